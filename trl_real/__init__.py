@@ -1,0 +1,46 @@
+"""Response Embedding-based Alignment (REAL) for TRL: label only the response pairs that are worth a label."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+__version__ = "0.1.0.dev0"
+
+# Public name -> the module that defines it, in the order of the flow. Names load on first use, so that
+# `import trl_real` imports neither torch nor TRL.
+_EXPORTS = {
+    "load_sample": "sample",
+    "SelectionConfig": "config",
+    "embed_responses": "embedding",
+    "real_select": "selection",
+    "select_budget": "budget",
+    "SelectionReport": "report",
+    "select_preferences": "preferences",
+    "RealDPOConfig": "real_dpo_config",
+    "RealDPOTrainer": "real_dpo_trainer",
+}
+
+__all__ = list(_EXPORTS)
+
+if TYPE_CHECKING:
+    from .budget import select_budget as select_budget
+    from .config import SelectionConfig as SelectionConfig
+    from .embedding import embed_responses as embed_responses
+    from .preferences import select_preferences as select_preferences
+    from .real_dpo_config import RealDPOConfig as RealDPOConfig
+    from .real_dpo_trainer import RealDPOTrainer as RealDPOTrainer
+    from .report import SelectionReport as SelectionReport
+    from .sample import load_sample as load_sample
+    from .selection import real_select as real_select
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

@@ -1,0 +1,164 @@
+"""The whole flow in one call: `select_preferences`."""
+
+from collections import Counter
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset, Features, List, Value
+from datasets.fingerprint import generate_random_fingerprint
+from datasets.formatting import PythonFormatter
+from datasets.formatting.formatting import LazyBatch
+
+from .budget import select_budget
+from .candidates import SKIP_REASONS, check_columns, eligible_responses, read_candidates
+from .config import SelectionConfig
+from .embedding import embed_responses, embedder_name
+from .report import Distribution, SelectionReport
+from .selection import group_prompts, read_vectors, real_select
+from .strategies import STRATEGIES
+
+
+# Few enough prompts that the progress bar moves, enough that the embedder can sort their responses by length.
+EMBED_BATCH = 128
+EMBED_OPTIONS = ("embedder", "embedder_max_length", "embedder_batch_size", "embedder_dtype")
+SELECT_OPTIONS = ("strategy", "strategy_kwargs", "pairs_per_prompt", "min_score_gap", "selection_seed")
+USED_UP = ("responses", "scores", "embeddings", "responses_cut")
+MESSAGES = List({"role": Value("string"), "content": Value("string")})
+
+
+def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) -> tuple[Dataset, SelectionReport]:
+    r"""
+    Embed the responses, pick the pair(s) of each prompt and spend the budget: [`embed_responses`], [`real_select`] and
+    [`select_budget`] in this order, with exact counts of all that was left out.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Candidates or given pairs, with the columns that [`real_select`] takes.
+        config ([`SelectionConfig`], *optional*):
+            The options. If `None`, the defaults.
+
+    Returns:
+        `tuple[Dataset, SelectionReport]`: The pairs, with the columns of [`real_select`] and without `responses`,
+        `scores` and `embeddings`; and what was done.
+
+    Raises:
+        `TypeError`: If `dataset` is no [`~datasets.Dataset`].
+        `ValueError`: If the columns are not known, the dataset is empty, or no prompt has a valid pair.
+
+    Example:
+
+    ```python
+    >>> from trl_real import SelectionConfig, load_sample, select_preferences
+
+    >>> pairs, report = select_preferences(load_sample(), SelectionConfig(strategy="easy", budget=0.5))
+    >>> pairs.column_names
+    ['topic', 'prompt', 'chosen', 'rejected', 'score_chosen', 'score_rejected', 'similarity']
+    ```
+    """
+    config = config or SelectionConfig()
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"`select_preferences` needs a `datasets.Dataset`, got {type(dataset).__name__}. For a `DatasetDict` call it "
+            "on each split; an `IterableDataset` goes through `dataset.map(real_select, batched=True)`."
+        )
+    given_pairs = check_columns(dataset.column_names, "select_preferences")
+    if len(dataset) == 0:
+        raise ValueError("The dataset is empty: there is nothing to select from.")
+
+    cut = None
+    if "embeddings" not in dataset.column_names and not STRATEGIES[config.strategy].seeded:
+        # An embedder that is an object has no name to cache its work under, and hashing it would pickle its weights.
+        uncached = None if isinstance(config.embedder, str) else generate_random_fingerprint()
+        dataset = dataset.map(
+            embed_responses,
+            batched=True,
+            batch_size=EMBED_BATCH,
+            fn_kwargs={name: getattr(config, name) for name in EMBED_OPTIONS},
+            desc="Embedding responses",
+            new_fingerprint=uncached,
+        )
+        cut = pc.sum(dataset.with_format("arrow")["responses_cut"][:]).as_py()
+
+    options = {name: getattr(config, name) for name in SELECT_OPTIONS}
+    picked = dataset.map(
+        real_select,
+        batched=True,
+        # Kept, so that they can be counted.
+        fn_kwargs={**options, "on_skip": "error" if config.on_skip == "error" else "keep"},
+        features=_pair_features(dataset.features),
+        desc="Selecting pairs",
+    )
+    reasons = picked.with_format("arrow")["skip_reason"][:]
+    skipped = Counter(reason for reason in reasons.to_pylist() if reason is not None)
+    if skipped.total() == len(picked):
+        why = "; ".join(f"{n} because {SKIP_REASONS[reason]} ({reason})" for reason, n in skipped.most_common())
+        raise ValueError(f"None of the {len(dataset)} rows has a valid pair: {why}.")
+    picked = picked.remove_columns([name for name in USED_UP if name in picked.column_names])
+    pairs = picked
+    if config.on_skip != "keep":
+        pairs = pairs.select(np.flatnonzero(pc.is_null(reasons).to_numpy())).remove_columns("skip_reason")
+    n_picked = len(pairs)
+    if config.budget is not None:
+        pairs = select_budget(pairs, config.budget, config.strategy, config.selection_seed)
+
+    similarities = pairs.with_format("arrow")["similarity"][:].drop_null().to_numpy()
+    n_responses, eligible = _survey(dataset, config.min_score_gap)
+    report = SelectionReport(
+        strategy=config.strategy,
+        embedder=embedder_name(config.embedder) if cut is not None or not STRATEGIES[config.strategy].seeded else None,
+        budget=config.budget,
+        given_pairs=given_pairs,
+        labelled=given_pairs or "scores" in dataset.column_names,
+        rows=len(dataset),
+        skipped=dict(skipped.most_common()),
+        dropped={"over_budget": n_picked - len(pairs)} if n_picked > len(pairs) else {},
+        pairs=len(similarities),
+        responses=n_responses,
+        responses_cut=cut,
+        eligible=Distribution.of(eligible),
+        picked=Distribution.of(similarities),
+    )
+    return pairs, report
+
+
+def _survey(dataset: Dataset, min_score_gap: float) -> tuple[int, np.ndarray]:
+    """Count the responses, and give the similarities of all pairs that could be labelled, NaN without embeddings."""
+    columns = [name for name in ("prompt", "chosen", "rejected", *USED_UP) if name in dataset.column_names]
+    n_responses, similarities = 0, []
+    for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=1000):
+        batch = LazyBatch(table, PythonFormatter(features=dataset.features))
+        candidates = read_candidates(batch, "select_preferences")
+        eligible = eligible_responses(candidates, min_score_gap)
+        vectors = read_vectors(batch, candidates, eligible) if "embeddings" in batch else None
+        n_responses += sum(len(row) for row in candidates.responses)
+        for group in group_prompts(eligible, vectors, min_score_gap):
+            first, second = np.triu_indices(group.similarity.shape[1], 1)
+            similarities.append(group.similarity[:, first, second][group.may_pair].astype(np.float32))
+    return n_responses, np.concatenate(similarities)
+
+
+def _pair_features(features: Features) -> Features:
+    """The features of the pairs that [`real_select`] makes, for when a whole batch holds nothing but nulls."""
+    out = Features(features)
+    if "chosen" in features and "rejected" in features:
+        responses = [features["chosen"], features["rejected"]]
+        names, prompt = ["chosen", "rejected"], features.get("prompt", features["chosen"])
+    else:
+        names = ["chosen", "rejected"] if "scores" in features else ["response_a", "response_b"]
+        responses, prompt = [features["responses"].feature] * 2, features["prompt"]
+    if not all(_is_text(feature) for feature in (prompt, *responses)):
+        prompt = MESSAGES if _is_text(prompt) else prompt
+        responses = [MESSAGES if _is_text(feature) else feature for feature in responses]
+    out["prompt"] = prompt
+    out.update(zip(names, responses, strict=True))
+    if names == ["response_a", "response_b"]:
+        out["pair_id"] = Value("string")
+    elif "scores" in features and "responses" in features and "chosen" not in features:
+        out["score_chosen"] = out["score_rejected"] = Value("float64")
+    out["similarity"] = Value("float32")
+    out["skip_reason"] = Value("string")
+    return out
+
+
+def _is_text(feature: object) -> bool:
+    return isinstance(feature, Value)

@@ -1,0 +1,179 @@
+"""DPO on the pairs that are worth a label: `RealDPOTrainer`."""
+
+import dataclasses
+import functools
+import inspect
+import textwrap
+from typing import Any, ClassVar
+
+from datasets import Dataset, IterableDataset
+from trl import DPOConfig, DPOTrainer
+
+from .candidates import check_columns
+from .config import SelectionConfig
+from .embedding import load_embedder
+from .preferences import select_preferences
+from .real_dpo_config import RealDPOConfig
+from .report import SelectionReport
+
+
+class RealDPOTrainer(DPOTrainer):
+    """
+    Trainer for Direct Preference Optimization on the most informative response pairs (REAL, arXiv 2409.17169).
+
+    The only change to [`~trl.DPOTrainer`] is what happens to the data before training: candidates, several responses a
+    prompt with scores, become pairs by [`select_preferences`], and pairs that `max_length` makes identical are
+    dropped. Data that comes in pairs is left as it is, unless there is a `budget` to spend on it. It takes the
+    arguments of [`~trl.DPOTrainer`], with these differences:
+
+    Args:
+        args ([`RealDPOConfig`] or [`~trl.DPOConfig`], *optional*):
+            Configuration for this trainer. A plain [`~trl.DPOConfig`] selects with the defaults of
+            [`SelectionConfig`].
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Candidates with the columns `prompt`, `responses` and `scores`, or whatever [`~trl.DPOTrainer`] takes.
+        eval_dataset (as in [`~trl.DPOTrainer`], *optional*):
+            The same. Candidates are paired by `eval_selection_strategy` and never budgeted.
+
+    Attributes:
+        selection_report ([`SelectionReport`] or `None`):
+            What was selected from `train_dataset`; `None` if it came in pairs and there is no budget.
+        selected_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            The pairs, as text or messages.
+
+    Example:
+
+    ```python
+    from trl_real import RealDPOConfig, RealDPOTrainer, load_sample
+
+    trainer = RealDPOTrainer(
+        model="Qwen/Qwen2.5-0.5B-Instruct",
+        args=RealDPOConfig(strategy="easy", budget=0.5),
+        train_dataset=load_sample(),
+    )
+    trainer.train()
+    ```
+    """
+
+    _tag_names: ClassVar[list[str]] = ["trl", "dpo", "trl-real"]
+    _name = "REAL"
+    _paper: ClassVar[dict[str, str]] = {
+        "title": "REAL: Response Embedding-based Alignment for LLMs",
+        "id": "2409.17169",
+        "citation": textwrap.dedent("""\
+            @article{zhang2024real,
+                title        = {{REAL: Response Embedding-based Alignment for LLMs}},
+                author       = {Honggen Zhang and Xufeng Zhao and Igor Molybog and June Zhang},
+                year         = 2024,
+                eprint       = {arXiv:2409.17169}
+            }"""),
+    }
+
+    # Wrapped rather than spelled out, so that the arguments are those of the TRL that is installed.
+    @functools.wraps(DPOTrainer.__init__)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        call = inspect.signature(super().__init__).bind(*args, **kwargs)
+        given = call.arguments
+        if given.get("args") is None:
+            model = given["model"]
+            name = model if isinstance(model, str) else model.config._name_or_path
+            given["args"] = RealDPOConfig(f"{name.split('/')[-1]}-REAL")
+        config = given["args"]
+        self.selection_report: SelectionReport | None = None
+        train_dataset = given.get("train_dataset")
+        if train_dataset is not None:
+            _check_rows(train_dataset, "train_dataset")
+            if _is_candidates(train_dataset) or _selection(config).budget is not None:
+                train_dataset, self.selection_report = select_preferences(train_dataset, _selection(config))
+        self.selected_dataset = given["train_dataset"] = train_dataset
+        if given.get("eval_dataset") is not None:
+            given["eval_dataset"] = self._pair_eval_dataset(given["eval_dataset"], config)
+        load_embedder.cache_clear()  # its memory is the policy's from here on
+        super().__init__(*call.args, **call.kwargs)
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        if eval_dataset is not None:
+            eval_dataset = self._pair_eval_dataset(eval_dataset, self.args)
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def _pair_eval_dataset(self, dataset: Any, config: DPOConfig) -> Any:
+        if isinstance(dataset, dict):
+            return {name: self._pair_eval_dataset(split, config) for name, split in dataset.items()}
+        if not _is_candidates(dataset):
+            return dataset
+        _check_rows(dataset, "eval_dataset")
+        strategy = getattr(config, "eval_selection_strategy", RealDPOConfig.eval_selection_strategy)
+        selection = dataclasses.replace(
+            _selection(config), strategy=strategy, strategy_kwargs=None, pairs_per_prompt=1, budget=None
+        )
+        return select_preferences(dataset, selection)[0]
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: DPOConfig, dataset_name: str
+    ) -> Dataset | IterableDataset:
+        prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        kept = prepared.filter(
+            _differ,
+            input_columns=["prompt_ids", "chosen_ids", "rejected_ids"],
+            fn_kwargs={"max_length": args.max_length, "truncation_mode": args.truncation_mode},
+        )
+        if isinstance(kept, Dataset):
+            identical = len(prepared) - len(kept)
+            if len(kept) == 0:
+                raise ValueError(
+                    f"No pair of the {dataset_name} dataset is left: {identical} of {len(dataset)} are identical once cut "
+                    f"to `max_length={args.max_length}`, in the rest the prompt alone is longer. Raise `max_length`."
+                )
+            if dataset_name == "train" and identical and self.selection_report is not None:
+                self.selection_report.dropped["identical_when_truncated"] = identical
+                self.selection_report.pairs -= identical
+        return kept
+
+
+def _selection(config: DPOConfig) -> SelectionConfig:
+    if not isinstance(config, SelectionConfig):
+        return SelectionConfig()
+    return SelectionConfig(
+        **{field.name: getattr(config, field.name) for field in dataclasses.fields(SelectionConfig)}
+    )
+
+
+def _is_candidates(dataset: Any) -> bool:
+    columns = getattr(dataset, "column_names", None) or ()
+    return "responses" in columns and not {"chosen", "rejected"} <= set(columns)
+
+
+def _check_rows(dataset: Any, name: str) -> None:
+    """Name what TRL would stumble over: other columns, no labels, no rows, nulls."""
+    columns = getattr(dataset, "column_names", None)
+    if columns is None or "chosen_ids" in columns:  # a stream of unknown columns, tokenized pairs
+        return
+    if not check_columns(columns, f"`{name}` of RealDPOTrainer") and "scores" not in columns:
+        raise ValueError(
+            f"`{name}` has `responses` but no `scores`, so that nothing tells the chosen response from the rejected one. "
+            f"Found: {columns}. Add a column `scores`, or select pairs with `real_select` and have people label them."
+        )
+    if not isinstance(dataset, Dataset):
+        return
+    if len(dataset) == 0:
+        raise ValueError(f"`{name}` is empty.")
+    for column in {"prompt", "chosen", "rejected"} & set(columns):
+        if _is_candidates(dataset) or not dataset.data.column(column).null_count:
+            continue
+        nulls = dataset.with_format("arrow")[column][:].null_count  # of the rows that are selected
+        if nulls:
+            raise ValueError(
+                f"Column `{column}` of `{name}` is null in {nulls} of {len(dataset)} rows. Remove them, for example with "
+                f"`dataset.filter(lambda row: row['{column}'] is not None)`."
+            )
+
+
+def _differ(
+    prompt: list[int], chosen: list[int], rejected: list[int], max_length: int | None, truncation_mode: str
+) -> bool:
+    """Whether two sides still differ as the collator will cut them."""
+    if max_length is None:
+        return chosen != rejected
+    if truncation_mode == "keep_end":
+        return (prompt + chosen)[-max_length:] != (prompt + rejected)[-max_length:]
+    return (prompt + chosen)[:max_length] != (prompt + rejected)[:max_length]

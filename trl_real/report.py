@@ -1,0 +1,155 @@
+"""What a selection did, in numbers: `SelectionReport`."""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .candidates import SKIP_REASONS
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+REASONS = {
+    **SKIP_REASONS,
+    "over_budget": "picked, but not within the budget",
+    "identical_when_truncated": "chosen and rejected are the same tokens once cut to `max_length`",
+}
+QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "max": 1.0}
+BINS = 40
+
+
+@dataclass
+class Distribution:
+    """
+    Similarities in short.
+
+    Attributes:
+        count (`int`): How many pairs there are, NaN included.
+        quantiles (`dict[str, float]`): Minimum, quartiles and maximum; empty if nothing was embedded.
+        histogram (`list[int]`): Counts in `BINS` equal bins from -1 to 1.
+    """
+
+    count: int = 0
+    quantiles: dict[str, float] = field(default_factory=dict)
+    histogram: list[int] = field(default_factory=lambda: [0] * BINS)
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Distribution":
+        """Describe `values`; NaN, where nothing was embedded, is counted and otherwise left out."""
+        array = np.asarray(values, dtype=np.float64)
+        count, array = len(array), array[np.isfinite(array)]
+        if not len(array):
+            return cls(count)
+        quantiles = np.quantile(array, list(QUANTILES.values()))
+        histogram, _ = np.histogram(np.clip(array, -1, 1), bins=BINS, range=(-1, 1))
+        return cls(
+            count,
+            {name: round(float(value), 6) for name, value in zip(QUANTILES, quantiles, strict=True)},
+            histogram.tolist(),
+        )
+
+
+@dataclass
+class SelectionReport:
+    r"""
+    What a selection did: everything that went in is in `pairs` or, by reason, in `skipped` and `dropped`.
+
+    Attributes:
+        strategy (`str`): The strategy.
+        embedder (`str` or `None`): Id, path or class of the embedder; `None` if nothing was embedded.
+        budget (`int`, `float` or `None`): The budget.
+        given_pairs (`bool`): Whether the rows came as pairs.
+        labelled (`bool`): Whether the pairs that came out have a chosen and a rejected side.
+        rows (`int`): Rows that went in: prompts, or given pairs.
+        skipped (`dict[str, int]`): Rows without a valid pair, by reason.
+        dropped (`dict[str, int]`): Pairs that were picked and dropped later, by reason.
+        pairs (`int`): Pairs that came out.
+        responses (`int`): Responses that went in.
+        responses_cut (`int` or `None`): How many of them were longer than the embedder's limit; `None` if unknown.
+        eligible (`Distribution`): Similarities of all pairs that could have been labelled.
+        picked (`Distribution`): Similarities of the pairs that came out.
+    """
+
+    strategy: str
+    embedder: str | None
+    budget: float | None
+    given_pairs: bool
+    labelled: bool
+    rows: int
+    skipped: dict[str, int]
+    dropped: dict[str, int]
+    pairs: int
+    responses: int
+    responses_cut: int | None
+    eligible: Distribution
+    picked: Distribution
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain Python objects, for JSON."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        what = "pairs" if self.given_pairs else "prompts"
+        lines = [
+            ("strategy", self.strategy),
+            ("embedder", self.embedder or "none"),
+            (f"{what} in", f"{self.rows:,} with {self.responses:,} responses"),
+        ]
+        if self.responses_cut:
+            lines.append(("responses cut", f"{self.responses_cut:,} were longer than the embedder's limit"))
+        lines += [(f"{what} skipped", f"{n:,}: {REASONS[reason]}") for reason, n in self.skipped.items()]
+        lines += [("pairs dropped", f"{n:,}: {REASONS[reason]}") for reason, n in self.dropped.items()]
+        share = f", of {self.eligible.count:,} that could be labelled" if self.eligible.count else ""
+        lines.append(("pairs out", f"{self.pairs:,} {'labelled' if self.labelled else 'to label'}{share}"))
+        for name, distribution in (("all pairs", self.eligible), ("pairs out", self.picked)):
+            if distribution.quantiles:
+                q = distribution.quantiles
+                lines.append(
+                    (f"similarity, {name}", f"median {q['median']:.2f}, half in {q['p25']:.2f} to {q['p75']:.2f}")
+                )
+        width = max(len(name) for name, _ in lines)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+    def plot(self, path: str | Path | None = None) -> "Figure":
+        r"""
+        Draw the similarities of the pairs that came out over those of all that could have been labelled.
+
+        Args:
+            path (`str` or `Path`, *optional*):
+                Where to save the figure; its ending decides the format.
+
+        Returns:
+            [`~matplotlib.figure.Figure`]: The figure.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError("`plot` needs Matplotlib: `pip install 'trl-real[plot]'`.") from error
+
+        edges = np.linspace(-1, 1, BINS + 1)
+        # A figure of its own, without pyplot, so that no global state or display is touched.
+        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for name, distribution, color in (
+            (f"all {self.eligible.count:,} pairs that could be labelled", self.eligible, "#b8bfc8"),
+            (f"{self.picked.count:,} pairs picked by '{self.strategy}'", self.picked, "#d9541e"),
+        ):
+            if distribution.quantiles:
+                shares = np.array(distribution.histogram) / sum(distribution.histogram)
+                axes.stairs(shares, edges, fill=True, alpha=0.75, color=color, label=name)
+                axes.axvline(distribution.quantiles["median"], color=color, linestyle="--", linewidth=1.2)
+        low = min((d.quantiles["min"] for d in (self.eligible, self.picked) if d.quantiles), default=-1.0)
+        axes.set_xlim(np.floor(low * 10) / 10, 1)
+        axes.set_xlabel("cosine similarity of the two responses (dashed: median)")
+        axes.set_ylabel("share of the pairs")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="upper left")
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
