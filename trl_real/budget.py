@@ -59,10 +59,9 @@ def select_budget(dataset: Dataset, budget: float, strategy: str = "easy", seed:
     check_strategy(strategy)
     share_or_count = check_budget(budget)
     order = STRATEGIES[strategy].order
-    if isinstance(share_or_count, int):
-        count = share_or_count
-    else:
-        count = math.floor(round(share_or_count * len(dataset), 9))  # 0.29 of 100 is 29, not 28
+    # Rounded before it is cut off, because 0.29 of 100 should be 29 and comes out as 28.999999999999996.
+    share = round(share_or_count * len(dataset), 9)
+    count = share_or_count if isinstance(share_or_count, int) else math.floor(share)
     if count > len(dataset):
         logger.warning("`budget=%d` is more than the %d pairs there are: all are kept.", count, len(dataset))
     if count == 0:

@@ -164,14 +164,20 @@ def load_embedder(embedder: str, max_length: int | None, dtype: str) -> "Sentenc
 def _mean_pooled(path: str, local: bool, model_kwargs: dict[str, Any]) -> "SentenceTransformer":
     """
     A bare transformer as an embedder: the mean of its last hidden layer over the tokens of the response, as in the
-    authors' code. Without a `modules.json` Sentence Transformers would take the last token of a causal model instead.
+    authors' code. Left to itself, Sentence Transformers would take the last token of a causal model, and would wrap
+    every text in the chat template, if there is one, as the message of a user.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     files = {"local_files_only": local, "trust_remote_code": False}
     transformer = Transformer(
-        path, model_kwargs={**model_kwargs, **files}, processor_kwargs=files, config_kwargs=files
+        path,
+        model_kwargs={**model_kwargs, **files},
+        processor_kwargs=files,
+        config_kwargs=files,
+        modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+        module_output_name="token_embeddings",
     )
     tokenizer = transformer.tokenizer
     if tokenizer.pad_token is None:

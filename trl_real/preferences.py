@@ -65,8 +65,11 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
     if len(dataset) == 0:
         raise ValueError("The dataset is empty: there is nothing to select from.")
 
-    cut = None
-    if "embeddings" not in dataset.column_names and not STRATEGIES[config.strategy].seeded:
+    embedder = None
+    if "embeddings" in dataset.column_names:
+        embedder = "column `embeddings`"
+    elif not STRATEGIES[config.strategy].seeded:
+        embedder = embedder_name(config.embedder)
         # An embedder that is an object has no name to cache its work under, and hashing it would pickle its weights.
         uncached = None if isinstance(config.embedder, str) else generate_random_fingerprint()
         dataset = dataset.map(
@@ -77,6 +80,8 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
             desc="Embedding responses",
             new_fingerprint=uncached,
         )
+    cut = None
+    if "responses_cut" in dataset.column_names:
         cut = pc.sum(dataset.with_format("arrow")["responses_cut"][:]).as_py()
 
     options = {name: getattr(config, name) for name in SELECT_OPTIONS}
@@ -105,7 +110,7 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
     n_responses, eligible = _survey(dataset, config.min_score_gap)
     report = SelectionReport(
         strategy=config.strategy,
-        embedder=embedder_name(config.embedder) if cut is not None or not STRATEGIES[config.strategy].seeded else None,
+        embedder=embedder,
         budget=config.budget,
         given_pairs=given_pairs,
         labelled=given_pairs or "scores" in dataset.column_names,

@@ -70,7 +70,7 @@ class RealDPOTrainer(DPOTrainer):
     }
 
     # Wrapped rather than spelled out, so that the arguments are those of the TRL that is installed.
-    @functools.wraps(DPOTrainer.__init__)
+    @functools.wraps(DPOTrainer.__init__, assigned=())  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         call = inspect.signature(super().__init__).bind(*args, **kwargs)
         given = call.arguments

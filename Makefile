@@ -1,0 +1,37 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test quality pytest test-lowest clean
+
+# From candidates to an aligned model, on the sample of the package.
+quickstart: $(VENV)/ready
+	$(BIN)/python examples/quickstart.py
+
+# All that CI checks.
+test: quality pytest
+
+quality: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+pytest: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,quality]"
+	touch $@
+
+# The same tests on the lowest versions that pyproject.toml admits.
+test-lowest: .venv-lowest/ready
+	.venv-lowest/bin/python -m pytest
+
+.venv-lowest/ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-lowest outputs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache

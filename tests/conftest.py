@@ -1,0 +1,155 @@
+"""Models that tests build on the spot, and a Hub that is not there."""
+
+import os
+import tempfile
+
+
+# Read when the libraries are imported: no network, no telemetry, and a cache that goes with the tests.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HOME=os.environ.get("TRL_REAL_TEST_HOME") or tempfile.mkdtemp(prefix="trl-real-tests-"),
+    HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+    CUDA_VISIBLE_DEVICES="",
+    TOKENIZERS_PARALLELISM="false",
+)
+os.environ["TRL_REAL_TEST_HOME"] = os.environ["HF_HOME"]  # shared with the processes that tests start
+
+import gzip
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+WORDS = ["the", "cat", "sat", "on", "a", "warm", "mat", "and", "ate", "fresh", "fish", "while", "rain", "fell", "over", "green", "hills", "far", "from", "any", "noisy", "town", "with", "no", "music", "but", "wind", "river", "stone", "light", "bread"]
+
+
+class HashEmbedder:
+    """Stands in for an encoder: the sum of a fixed random vector for each word. Counts what it is asked for."""
+
+    dim = 16
+
+    def __init__(self):
+        self.calls = []
+
+    def encode(self, sentences):
+        self.calls.append(list(sentences))
+        return np.stack([self.vector(sentence) for sentence in sentences])
+
+    def vector(self, sentence):
+        seeds = [zlib.crc32(word.encode("utf-8", "replace")) for word in sentence.split()] or [0]
+        return sum(np.random.default_rng(seed).standard_normal(self.dim) for seed in seeds).astype(np.float32)
+
+
+def sentence(rng, n_words=8):
+    return " ".join(rng.choice(WORDS, n_words))
+
+
+def candidate_rows(rng, n, k=(2, 6), scores=True, dim=None):
+    """Rows of distinct random responses."""
+    rows = []
+    for i in range(n):
+        size = int(rng.integers(k[0], k[1] + 1))
+        row = {
+            "prompt": f"question {i}",
+            "responses": [f"{sentence(rng)} {i} {j}" for j in range(size)],
+        }
+        if scores:
+            row["scores"] = rng.integers(0, 10, size).astype(float).tolist()
+        if dim:
+            row["embeddings"] = rng.standard_normal((size, dim)).astype(np.float32).tolist()
+        rows.append(row)
+    return rows
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def embedder():
+    return HashEmbedder()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.train_from_iterator(
+        [" ".join(WORDS)] * 3,
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<pad>", "<eos>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
+    fast.chat_template = (
+        "{% for message in messages %}{{ message.role + ': ' + message.content + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    return fast
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tmp_path_factory, tiny_tokenizer):
+    """Folder of a causal language model with random weights, without a pad token in its tokenizer."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("tiny_lm")
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tiny_tokenizer), n_positions=256, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=1
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).exists():
+            settings = json.loads((folder / name).read_text())
+            settings.pop("pad_token", None)
+            (folder / name).write_text(json.dumps(settings))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory, tiny_tokenizer):
+    """Folder of a Sentence Transformers model with random weights."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("tiny_encoder")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder / "bert")
+    tiny_tokenizer.save_pretrained(folder / "bert")
+    transformer = Transformer(str(folder / "bert"))
+    model = SentenceTransformer(modules=[transformer, Pooling(32, "cls"), Normalize()], device="cpu")
+    model.save(str(folder / "model"))
+    return str(folder / "model")
+
+
+def read_data(name):
+    """Rows of a file of real text in the folder that `TRL_REAL_DATA` names, or skip."""
+    folder = os.environ.get("TRL_REAL_DATA")
+    if not folder or not (Path(folder) / name).is_file():
+        pytest.skip(f"needs {name} in the folder that TRL_REAL_DATA names")
+    with gzip.open(Path(folder) / name, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]

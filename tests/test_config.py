@@ -1,0 +1,60 @@
+import dataclasses
+import math
+import re
+
+import numpy as np
+import pytest
+from transformers import HfArgumentParser
+
+from trl_real import SelectionConfig
+
+
+def test_every_field_has_help_and_a_documented_default():
+    for field in dataclasses.fields(SelectionConfig):
+        assert field.metadata["help"].endswith((".", "'.")), field.name
+        assert f"        {field.name} (" in SelectionConfig.__doc__, field.name
+
+
+def test_flags_are_parsed():
+    (config,) = HfArgumentParser(SelectionConfig).parse_args_into_dataclasses(
+        ["--strategy", "hard", "--budget", "500", "--embedder_max_length", "128", "--pairs_per_prompt", "2", "--min_score_gap", "0.5"]
+    )
+    assert config.strategy == "hard"
+    assert config.budget == 500
+    assert isinstance(config.budget, int)
+    assert (config.embedder_max_length, config.pairs_per_prompt, config.min_score_gap) == (128, 2, 0.5)
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, None), (0.35, 0.35), (500.0, 500), (1, 1), (np.int64(3), 3)])
+def test_budget_is_a_share_or_a_count(given, kept):
+    budget = SelectionConfig(budget=given).budget
+    assert budget == kept
+    assert type(budget) is type(kept)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"strategy": "eazy"}, ValueError, "`strategy` must be one of ['easy', 'hard', 'centroid', 'random'], got 'eazy'"),
+        ({"strategy_kwargs": {"tau": 1}}, ValueError, "`strategy_kwargs` for strategy 'easy' may hold nothing, got ['tau']"),
+        ({"strategy_kwargs": "{tau"}, ValueError, "`strategy_kwargs` must be JSON, got '{tau'"),
+        ({"strategy_kwargs": "[1]"}, TypeError, "`strategy_kwargs` must be a dict, got [1]"),
+        ({"embedder": 3}, TypeError, "`embedder` must be a model id, a local path or an object with a method `encode"),
+        ({"embedder_dtype": "int8"}, ValueError, "`embedder_dtype` must be one of ['auto', 'float32'"),
+        ({"embedder_max_length": 0}, ValueError, "`embedder_max_length` must be a whole number of at least 1, got 0"),
+        ({"pairs_per_prompt": 1.5}, ValueError, "`pairs_per_prompt` must be a whole number of at least 1, got 1.5"),
+        ({"min_score_gap": -1.0}, ValueError, "`min_score_gap` must be 0 or more, got -1.0"),
+        ({"min_score_gap": math.nan}, ValueError, "`min_score_gap` must be 0 or more, got nan"),
+        ({"on_skip": "warn"}, ValueError, "`on_skip` must be one of ['drop', 'keep', 'error'], got 'warn'"),
+        ({"budget": 1.0}, ValueError, "`budget=1.0` could mean one pair or all of them"),
+        ({"budget": 0}, ValueError, "`budget` must be a share between 0 and 1 or a whole number of pairs, got 0"),
+        ({"budget": 2.5}, ValueError, "`budget` must be a share between 0 and 1 or a whole number of pairs, got 2.5"),
+        ({"budget": math.nan}, ValueError, "`budget` must be a share between 0 and 1"),
+        ({"budget": math.inf}, ValueError, "`budget` must be a share between 0 and 1"),
+        ({"budget": "half"}, TypeError, "`budget` must be a share (float below 1) or a count (int), got 'half'"),
+        ({"budget": 5, "on_skip": "keep"}, ValueError, "`budget` cannot be combined with `on_skip='keep'`"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_named(options, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        SelectionConfig(**options)

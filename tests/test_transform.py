@@ -1,0 +1,65 @@
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+from conftest import candidate_rows
+from datasets import Dataset
+from datasets.fingerprint import Hasher
+
+import trl_real
+from trl_real import _transform, embed_responses, real_select
+
+
+SCRIPT = """
+import json, sys
+from datasets import Dataset
+from trl_real import real_select, embed_responses, _transform
+path, embedder, strategy, version = sys.argv[1:]
+if version:
+    _transform.__version__ = version
+dataset = Dataset.load_from_disk(path)
+embedded = dataset.map(embed_responses, batched=True, fn_kwargs={"embedder": embedder})
+pairs = embedded.map(real_select, batched=True, fn_kwargs={"strategy": strategy})
+print(json.dumps([embedded.cache_files[0]["filename"], pairs.cache_files[0]["filename"]]))
+"""
+
+
+def cache_files(path, embedder, strategy="easy", version=""):
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path), embedder, strategy, version], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_cache_is_hit_in_a_new_process_and_missed_by_another_config_or_version(tmp_path, tiny_encoder):
+    Dataset.from_list(candidate_rows(np.random.default_rng(0), 8)).save_to_disk(tmp_path / "data")
+    first = cache_files(tmp_path / "data", tiny_encoder)
+    assert cache_files(tmp_path / "data", tiny_encoder) == first
+    other_strategy = cache_files(tmp_path / "data", tiny_encoder, "hard")
+    assert other_strategy[0] == first[0]  # the embeddings serve every strategy
+    assert other_strategy[1] != first[1]
+    other_version = cache_files(tmp_path / "data", tiny_encoder, version="99.0")
+    assert other_version[0] != first[0]
+    assert other_version[1] != first[1]
+
+
+def test_pickles_without_weights_and_hashes_by_version(tiny_encoder, monkeypatch):
+    real_select({"prompt": ["p"], "responses": [["a cat", "the sea"]]}, embedder=tiny_encoder)  # loads the embedder
+    for transform in (real_select, embed_responses):
+        pickled = pickle.dumps(transform)
+        assert len(pickled) < 500
+        assert pickle.loads(pickled) is transform
+    before = Hasher.hash(real_select)
+    assert before == Hasher.hash(real_select)
+    monkeypatch.setattr(_transform, "__version__", "99.0")
+    assert before != Hasher.hash(real_select)
+    assert trl_real.__version__ != "99.0"
+
+
+def test_looks_like_the_function_it_wraps():
+    assert real_select.__name__ == "real_select"
+    assert "worth a label" in real_select.__doc__
+    assert repr(real_select) == "<transform trl_real.selection.real_select>"
