@@ -16,6 +16,7 @@ import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 import transformers
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -30,6 +31,7 @@ TINY_DEFAULTS = {
     "learning_rate": 1e-3,
     "num_train_epochs": 6,
     "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 1,  # so that every pair counts the same in an average over batches
     "max_length": 384,
     "bf16": False,
     "gradient_checkpointing": False,
@@ -56,7 +58,12 @@ class ScriptArguments:
 def main() -> None:
     parser = TrlParser((ScriptArguments, RealDPOConfig))
     tiny = not any(flag.split("=")[0] == "--model" for flag in sys.argv)
-    parser.set_defaults(output_dir="outputs/quickstart", report_to="none", **(TINY_DEFAULTS if tiny else {}))
+    parser.set_defaults(
+        output_dir="outputs/quickstart",
+        report_to="none",
+        use_cpu=not torch.cuda.is_available(),
+        **(TINY_DEFAULTS if tiny else {}),
+    )
     script, config = parser.parse_args_and_config()
     out = Path(config.output_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -103,7 +110,7 @@ def main() -> None:
 
 
 def show_pairs(train: Dataset, pairs: Dataset, config: RealDPOConfig, n: int = 3) -> None:
-    """Show a few picked pairs beside the pair of the same prompt that would have taught least."""
+    """Show a few picked pairs, and beside each the most similar pair of its prompt, which was passed over."""
     picked = pairs.select(range(min(n, len(pairs))))
     prompts = list(picked["prompt"])
     passed_over = train.filter(lambda row: row["prompt"] in prompts).map(
@@ -114,7 +121,7 @@ def show_pairs(train: Dataset, pairs: Dataset, config: RealDPOConfig, n: int = 3
     for row in picked:
         other = next(other for other in passed_over if other["prompt"] == row["prompt"])
         print(f"\n{line('prompt', row['prompt'])}")
-        for label, pair in (("picked", row), ("most similar", other)):
+        for label, pair in (("picked", row), ("passed over, most similar", other)):
             print(f"  {label}: similarity {pair['similarity']:.2f}")
             print(line(f"    chosen, score {pair['score_chosen']:g}", pair["chosen"]))
             print(line(f"    rejected, score {pair['score_rejected']:g}", pair["rejected"]))

@@ -24,7 +24,39 @@ import numpy as np
 import pytest
 
 
-WORDS = ["the", "cat", "sat", "on", "a", "warm", "mat", "and", "ate", "fresh", "fish", "while", "rain", "fell", "over", "green", "hills", "far", "from", "any", "noisy", "town", "with", "no", "music", "but", "wind", "river", "stone", "light", "bread"]
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "warm",
+    "mat",
+    "and",
+    "ate",
+    "fresh",
+    "fish",
+    "while",
+    "rain",
+    "fell",
+    "over",
+    "green",
+    "hills",
+    "far",
+    "from",
+    "any",
+    "noisy",
+    "town",
+    "with",
+    "no",
+    "music",
+    "but",
+    "wind",
+    "river",
+    "stone",
+    "light",
+    "bread",
+]
 
 
 class HashEmbedder:

@@ -38,7 +38,6 @@ def test_responses_without_a_score_are_left_out_and_do_not_enter_a_mean():
         (["a", "a", " a"], [1, 2, 3], "duplicate_responses"),
         (["a", "b"], None, None),
         (["a", "b"], [math.nan, math.nan], "missing_scores"),
-        (["a", "b"], None, None),
         (["a", "b", "c"], [1, None, None], "missing_scores"),
         (["a", "b", "c"], [1, 1, 1], "tied_scores"),
         (["a", "b"], [math.inf, math.inf], "tied_scores"),

@@ -17,7 +17,18 @@ def test_every_field_has_help_and_a_documented_default():
 
 def test_flags_are_parsed():
     (config,) = HfArgumentParser(SelectionConfig).parse_args_into_dataclasses(
-        ["--strategy", "hard", "--budget", "500", "--embedder_max_length", "128", "--pairs_per_prompt", "2", "--min_score_gap", "0.5"]
+        [
+            "--strategy",
+            "hard",
+            "--budget",
+            "500",
+            "--embedder_max_length",
+            "128",
+            "--pairs_per_prompt",
+            "2",
+            "--min_score_gap",
+            "0.5",
+        ]
     )
     assert config.strategy == "hard"
     assert config.budget == 500

@@ -62,6 +62,7 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
             "on each split; an `IterableDataset` goes through `dataset.map(real_select, batched=True)`."
         )
     given_pairs = check_columns(dataset.column_names, "select_preferences")
+    labelled = given_pairs or "scores" in dataset.column_names
     if len(dataset) == 0:
         raise ValueError("The dataset is empty: there is nothing to select from.")
 
@@ -90,7 +91,7 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
         batched=True,
         # Kept, so that they can be counted.
         fn_kwargs={**options, "on_skip": "error" if config.on_skip == "error" else "keep"},
-        features=_pair_features(dataset.features),
+        features=_pair_features(dataset.features, given_pairs, labelled),
         desc="Selecting pairs",
     )
     reasons = picked.with_format("arrow")["skip_reason"][:]
@@ -113,7 +114,7 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
         embedder=embedder,
         budget=config.budget,
         given_pairs=given_pairs,
-        labelled=given_pairs or "scores" in dataset.column_names,
+        labelled=labelled,
         rows=len(dataset),
         skipped=dict(skipped.most_common()),
         dropped={"over_budget": n_picked - len(pairs)} if n_picked > len(pairs) else {},
@@ -142,25 +143,24 @@ def _survey(dataset: Dataset, min_score_gap: float) -> tuple[int, np.ndarray]:
     return n_responses, np.concatenate(similarities)
 
 
-def _pair_features(features: Features) -> Features:
+def _pair_features(features: Features, given_pairs: bool, labelled: bool) -> Features:
     """The features of the pairs that [`real_select`] makes, for when a whole batch holds nothing but nulls."""
     out = Features(features)
-    if "chosen" in features and "rejected" in features:
-        responses = [features["chosen"], features["rejected"]]
-        names, prompt = ["chosen", "rejected"], features.get("prompt", features["chosen"])
+    names = ("chosen", "rejected") if given_pairs or labelled else ("response_a", "response_b")
+    if given_pairs:
+        responses, prompt = [features["chosen"], features["rejected"]], features.get("prompt", features["chosen"])
     else:
-        names = ["chosen", "rejected"] if "scores" in features else ["response_a", "response_b"]
         responses, prompt = [features["responses"].feature] * 2, features["prompt"]
     if not all(_is_text(feature) for feature in (prompt, *responses)):
         prompt = MESSAGES if _is_text(prompt) else prompt
         responses = [MESSAGES if _is_text(feature) else feature for feature in responses]
     out["prompt"] = prompt
     out.update(zip(names, responses, strict=True))
-    if names == ["response_a", "response_b"]:
-        out["pair_id"] = Value("string")
-    elif "scores" in features and "responses" in features and "chosen" not in features:
+    if not given_pairs and labelled:
         out["score_chosen"] = out["score_rejected"] = Value("float64")
     out["similarity"] = Value("float32")
+    if not given_pairs and not labelled:
+        out["pair_id"] = Value("string")
     out["skip_reason"] = Value("string")
     return out
 

@@ -99,9 +99,9 @@ class RealDPOTrainer(DPOTrainer):
     def _pair_eval_dataset(self, dataset: Any, config: DPOConfig) -> Any:
         if isinstance(dataset, dict):
             return {name: self._pair_eval_dataset(split, config) for name, split in dataset.items()}
+        _check_rows(dataset, "eval_dataset")
         if not _is_candidates(dataset):
             return dataset
-        _check_rows(dataset, "eval_dataset")
         strategy = getattr(config, "eval_selection_strategy", RealDPOConfig.eval_selection_strategy)
         selection = dataclasses.replace(
             _selection(config), strategy=strategy, strategy_kwargs=None, pairs_per_prompt=1, budget=None
@@ -146,7 +146,7 @@ def _is_candidates(dataset: Any) -> bool:
 def _check_rows(dataset: Any, name: str) -> None:
     """Name what TRL would stumble over: other columns, no labels, no rows, nulls."""
     columns = getattr(dataset, "column_names", None)
-    if columns is None or "chosen_ids" in columns:  # a stream of unknown columns, tokenized pairs
+    if columns is None or "chosen_ids" in columns:  # a stream of unknown columns, the name of a split, tokenized pairs
         return
     if not check_columns(columns, f"`{name}` of RealDPOTrainer") and "scores" not in columns:
         raise ValueError(

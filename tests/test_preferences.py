@@ -1,0 +1,145 @@
+import re
+
+import numpy as np
+import pytest
+from conftest import HashEmbedder, candidate_rows, read_data
+from datasets import Dataset, concatenate_datasets
+from test_selection import mixed_rows
+
+from trl_real import SelectionConfig, embed_responses, load_sample, real_select, select_budget, select_preferences
+
+
+@pytest.mark.parametrize("strategy", ["easy", "hard", "centroid", "random"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_is_the_stages_run_by_hand(strategy, labelled, tiny_encoder, rng):
+    data = Dataset.from_list(candidate_rows(rng, 40, scores=labelled))
+    config = SelectionConfig(strategy=strategy, embedder=tiny_encoder, budget=0.4, pairs_per_prompt=2, min_score_gap=1)
+    pairs, report = select_preferences(data, config)
+
+    by_hand = data
+    if strategy != "random":
+        by_hand = data.map(embed_responses, batched=True, batch_size=128, fn_kwargs={"embedder": tiny_encoder})
+    used = [name for name in ("responses", "scores", "embeddings", "responses_cut") if name in by_hand.column_names]
+    options = {"strategy": strategy, "pairs_per_prompt": 2, "min_score_gap": 1}
+    by_hand = by_hand.map(real_select, batched=True, remove_columns=used, fn_kwargs=options)
+    n_picked = len(by_hand)
+    by_hand = select_budget(by_hand, 0.4, strategy)
+    assert list(map(str, pairs)) == list(map(str, by_hand))
+    assert pairs.column_names == by_hand.column_names
+    assert report.pairs == len(pairs)
+    assert report.dropped == {"over_budget": n_picked - len(pairs)}
+    assert report.labelled == labelled
+
+
+def test_every_row_is_accounted_for(rng):
+    data = Dataset.from_list(mixed_rows(rng, 200))
+    pairs, report = select_preferences(data)
+    assert report.rows == 200 == report.pairs + sum(report.skipped.values())
+    assert report.pairs == len(pairs) == report.picked.count
+    assert set(report.skipped) == {"too_few_responses", "duplicate_responses", "missing_scores", "tied_scores"}
+    assert report.responses == sum(len(row) for row in data["responses"])
+    assert report.embedder == "column `embeddings`"
+    kept, again = select_preferences(data, SelectionConfig(on_skip="keep"))
+    assert len(kept) == 200
+    assert sum(reason is not None for reason in kept["skip_reason"]) == sum(report.skipped.values())
+    assert again == report
+    with pytest.raises(ValueError, match="has no valid pair"):
+        select_preferences(data, SelectionConfig(on_skip="error"))
+
+
+def test_eligible_pairs_are_all_that_could_be_labelled(embedder):
+    rows = [
+        {"prompt": "p", "responses": ["a", "b", "c", "a "], "scores": [1, 2, 2, 1]},  # a-b, a-c
+        {"prompt": "q", "responses": ["d", "e"], "scores": [1, 1]},  # none
+        {"prompt": "r", "responses": ["f", "g"], "scores": [1, 2]},  # one
+    ]
+    _, report = select_preferences(Dataset.from_list(rows), SelectionConfig(embedder=embedder))
+    assert (report.eligible.count, report.picked.count) == (3, 2)
+    assert report.embedder == "HashEmbedder"
+
+
+def test_cut_responses_are_counted(tiny_encoder):
+    rows = [{"prompt": "p", "responses": ["the cat", "fish " * 90], "scores": [1, 2]}] * 2
+    _, report = select_preferences(Dataset.from_list(rows), SelectionConfig(embedder=tiny_encoder))
+    assert report.responses_cut == 2
+    config = SelectionConfig(embedder=tiny_encoder, embedder_max_length=3)
+    assert select_preferences(Dataset.from_list(rows), config)[1].responses_cut == 2
+
+
+def test_given_pairs_are_budgeted_by_similarity(embedder, rng):
+    rows = [{"prompt": f"{i}", "chosen": f"a {i}", "rejected": "a" if i % 2 else f"b {i} c"} for i in range(20)]
+    pairs, report = select_preferences(Dataset.from_list(rows), SelectionConfig(embedder=embedder, budget=0.5))
+    similarity = {row["prompt"]: row["similarity"] for row in Dataset.from_list(rows).map(
+        real_select, batched=True, fn_kwargs={"embedder": embedder}, new_fingerprint="x")}  # fmt: skip
+    kept = set(pairs["prompt"])
+    assert len(kept) == 10
+    assert max(similarity[p] for p in kept) <= min(similarity[p] for p in similarity if p not in kept)
+    assert report.given_pairs
+    assert report.rows == 20
+    assert report.responses == 40
+    assert set(pairs.column_names) == {"prompt", "chosen", "rejected", "similarity"}
+
+
+def test_an_embedder_object_is_neither_hashed_nor_pickled(embedder, rng):
+    class Guarded(HashEmbedder):
+        def __reduce__(self):
+            raise AssertionError("pickled")
+
+    guarded = Guarded()
+    data = Dataset.from_list(candidate_rows(rng, 5, (3, 3)))
+    pairs, _ = select_preferences(data, SelectionConfig(embedder=guarded))
+    assert pairs["chosen"][:] == select_preferences(data, SelectionConfig(embedder=embedder))[0]["chosen"][:]
+
+
+@pytest.mark.parametrize("name", ["standard", "conversational"])
+def test_first_rows_without_a_pair_do_not_spoil_the_types(name):
+    data = load_sample(name)
+    tied = data.select([0]).map(lambda row: {"scores": [1.0] * len(row["scores"])})
+    data = concatenate_datasets([tied] * 3 + [data])
+    expected, _ = select_preferences(load_sample(name))
+    pairs, report = select_preferences(data)
+    assert pairs.features == expected.features
+    assert pairs["chosen"][:] == expected["chosen"][:]
+    assert report.skipped == {"tied_scores": 3}
+
+
+@pytest.mark.parametrize("wrap", ["prompt", "responses"])
+def test_text_beside_messages(wrap, embedder):
+    user, reply = [{"role": "user", "content": "Hi"}], lambda text: [{"role": "assistant", "content": text}]
+    row = {"prompt": user if wrap == "prompt" else "Hi", "scores": [1, 2]}
+    row["responses"] = ["a", "b"] if wrap == "prompt" else [reply("a"), reply("b")]
+    pairs, _ = select_preferences(Dataset.from_list([row]), SelectionConfig(embedder=embedder))
+    assert pairs[0]["prompt"] == user
+    assert pairs[0]["chosen"] == reply("b")
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ([], ValueError, "The dataset is empty: there is nothing to select from."),
+        ([{"prompt": "p", "responses": ["a"], "scores": [1.0]}, {"prompt": "p", "responses": ["a", "b"], "scores": [1.0, 1]}],
+         ValueError, "None of the 2 rows has a valid pair: 1 because fewer than two responses are not empty "
+         "(too_few_responses); 1 because no two scores differ by more than `min_score_gap` (tied_scores)."),
+        ([{"text": "a"}], ValueError, "select_preferences expects the columns `prompt` and `responses`"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_named(rows, error, message, embedder):
+    data = Dataset.from_list(rows) if rows else Dataset.from_dict({"prompt": [], "responses": []})
+    with pytest.raises(error, match=re.escape(message)):
+        select_preferences(data, SelectionConfig(embedder=embedder))
+
+
+def test_only_a_dataset_can_be_counted():
+    with pytest.raises(TypeError, match=re.escape("got IterableDataset. For a `DatasetDict` call it on each split")):
+        select_preferences(load_sample().to_iterable_dataset())
+
+
+@pytest.mark.slow
+def test_every_row_of_real_files_is_accounted_for(embedder):
+    for name in ("alpaca_eval_candidates.jsonl.gz", "hh_rlhf_harmless.jsonl.gz"):
+        rows = read_data(name)
+        keep = [column for column in ("prompt", "responses", "scores", "chosen", "rejected") if column in rows[0]]
+        data = Dataset.from_list([{column: row[column] for column in keep} for row in rows])
+        pairs, report = select_preferences(data, SelectionConfig(embedder=embedder))
+        assert report.rows == len(rows) == len(pairs) + sum(report.skipped.values())
+        assert np.isfinite(pairs["similarity"]).all()

@@ -1,0 +1,216 @@
+import inspect
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import candidate_rows
+from datasets import Dataset, DatasetDict
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DPOConfig, DPOTrainer
+
+from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, load_sample, select_preferences
+from trl_real.embedding import load_embedder
+
+
+@pytest.fixture
+def candidates(rng):
+    return Dataset.from_list(candidate_rows(rng, 24))
+
+
+@pytest.fixture
+def options(tmp_path):
+    """What makes a run short, quiet and repeatable."""
+    return {
+        "output_dir": str(tmp_path / "run"),
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "max_steps": 6,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "seed": 7,
+    }
+
+
+def losses(trainer):
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize("strategy", ["easy", "random"])
+def test_raw_candidates_give_the_losses_of_dpo_trainer_on_pairs_selected_by_hand(
+    strategy, candidates, options, tiny_lm, tiny_encoder
+):
+    selection = {"strategy": strategy, "embedder": tiny_encoder, "budget": 0.8}
+    trainer = RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options, **selection), train_dataset=candidates)
+    pairs, report = select_preferences(candidates, SelectionConfig(**selection))
+    by_hand = DPOTrainer(tiny_lm, args=DPOConfig(**options), train_dataset=pairs)
+    assert list(map(str, trainer.selected_dataset)) == list(map(str, pairs))
+    assert trainer.selection_report == report
+    assert losses(trainer) == losses(by_hand)
+    for ours, theirs in zip(trainer.model.parameters(), by_hand.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_conversational_candidates(options, tiny_lm, tiny_encoder):
+    args = RealDPOConfig(**options, embedder=tiny_encoder, max_length=256)
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=load_sample("conversational"))
+    pairs, _ = select_preferences(load_sample("conversational"), SelectionConfig(embedder=tiny_encoder))
+    by_hand = DPOTrainer(tiny_lm, args=DPOConfig(**options, max_length=256), train_dataset=pairs)
+    assert losses(trainer) == losses(by_hand)
+
+
+def given_pairs(n=12):
+    return Dataset.from_list(
+        [{"prompt": f"say {i}", "chosen": f" the cat sat {i}", "rejected": f" rain {'fell ' * i}"} for i in range(n)]
+    )
+
+
+def test_pairs_pass_through_untouched(options, tiny_lm):
+    args = RealDPOConfig(**options, embedder="no/such-model")
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=given_pairs())
+    assert trainer.selection_report is None
+    assert trainer.selected_dataset.to_list() == given_pairs().to_list()
+    assert losses(trainer) == losses(DPOTrainer(tiny_lm, args=DPOConfig(**options), train_dataset=given_pairs()))
+
+
+def test_a_budget_is_spent_on_pairs(options, tiny_lm, embedder):
+    args = RealDPOConfig(**options, embedder=embedder, budget=5)
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=given_pairs())
+    assert len(trainer.selected_dataset) == len(trainer.train_dataset) == 5
+    assert trainer.selection_report.dropped == {"over_budget": 7}
+
+
+def test_a_stream_of_pairs(options, tiny_lm):
+    trainer = RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options), train_dataset=given_pairs().to_iterable_dataset())
+    assert len(losses(trainer)) == 6
+
+
+@pytest.mark.parametrize("args", [None, DPOConfig])
+def test_works_without_args_and_with_those_of_trl(args, candidates, tiny_lm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # TRL trains in bfloat16 by default, for which transformers wants a GPU.
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
+    args = args and args(str(tmp_path / "run"), report_to="none")
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates)
+    assert trainer.selection_report.strategy == "easy"
+    assert trainer.selection_report.embedder == "sentence-transformers/all-MiniLM-L6-v2"
+    if args is None:
+        assert isinstance(trainer.args, RealDPOConfig)
+        assert trainer.args.output_dir.endswith("-REAL")
+
+
+def test_takes_model_objects_and_positional_arguments(candidates, options, tiny_lm, embedder):
+    model, reference = (AutoModelForCausalLM.from_pretrained(tiny_lm) for _ in range(2))
+    args = RealDPOConfig(**options, embedder=embedder)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    trainer = RealDPOTrainer(model, reference, args, None, candidates, candidates, tokenizer)
+    assert trainer.ref_model is not None
+    assert len(trainer.eval_dataset) == len(trainer.train_dataset)
+    assert list(inspect.signature(RealDPOTrainer).parameters) == list(inspect.signature(DPOTrainer).parameters)
+
+
+def test_evaluation_pairs_are_random_and_not_budgeted(candidates, options, tiny_lm, embedder):
+    args = RealDPOConfig(**options, embedder=embedder, strategy="hard", budget=3)
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates, eval_dataset=candidates)
+    expected, _ = select_preferences(candidates, SelectionConfig(strategy="random"))
+    assert len(trainer.train_dataset) == 3
+    assert trainer.eval_dataset["chosen"][:] == [row + "<eos>" for row in expected["chosen"]]
+    at_init = trainer.evaluate()
+    later = trainer.evaluate(candidates)
+    by_hand = trainer.evaluate(expected)
+    names = [name for name in at_init if name.startswith("eval_rewards") or name == "eval_loss"]
+    assert names
+    for name in names:
+        assert at_init[name] == later[name] == by_hand[name]
+
+
+def test_evaluation_of_several_datasets(candidates, options, tiny_lm, embedder):
+    splits = DatasetDict({"raw": candidates, "pairs": given_pairs()})
+    trainer = RealDPOTrainer(
+        tiny_lm, args=RealDPOConfig(**options, embedder=embedder), train_dataset=candidates, eval_dataset=splits
+    )
+    assert {"eval_raw_loss", "eval_pairs_loss"} <= set(trainer.evaluate())
+    assert {"eval_raw_loss", "eval_pairs_loss"} <= set(trainer.evaluate(splits))
+
+
+def test_pairs_that_truncation_makes_identical_are_dropped_and_counted(options, tiny_lm, embedder):
+    same, long = "the cat sat on the mat and", "the " * 40
+    rows = [{"prompt": "p", "responses": [f"{same} {long} x", f"{same} {long} y z"], "scores": [1, 2]}] * 3
+    rows += [{"prompt": f"q {i}", "responses": ["fish", "wind and rain"], "scores": [1, 2]} for i in range(5)]
+    args = RealDPOConfig(**options, embedder=embedder, max_length=20)
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list(rows))
+    assert len(trainer.train_dataset) == trainer.selection_report.pairs == 5
+    assert trainer.selection_report.dropped == {"identical_when_truncated": 3}
+    with pytest.raises(
+        ValueError, match=re.escape("No pair of the train dataset is left: 3 of 3 are identical once cut")
+    ):
+        RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list(rows[:3]))
+
+
+def test_the_embedder_is_freed_before_training(candidates, options, tiny_lm, tiny_encoder):
+    RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options, embedder=tiny_encoder), train_dataset=candidates)
+    assert load_embedder.cache_info().currsize == 0
+
+
+def test_saves_a_model_its_card_and_arguments_without_the_embedder(candidates, options, tiny_lm, embedder, tmp_path):
+    trainer = RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options, embedder=embedder), train_dataset=candidates)
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text()
+    for text in ("trl-real", "REAL: Response Embedding-based Alignment for LLMs", "2409.17169", "Honggen Zhang"):
+        assert text in card
+    saved = torch.load(tmp_path / "run" / "training_args.bin", weights_only=False)
+    assert saved.embedder == "HashEmbedder"
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+
+
+ROW = {"prompt": "p", "responses": ["a", "b"], "scores": [1.0, 2.0]}
+PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
+
+
+@pytest.mark.parametrize("argument", ["train_dataset", "eval_dataset"])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prompt": "p", "responses": ["a", "b"]}], "has `responses` but no `scores`"),
+        ([{"question": "p", "answer": "a"}], "of RealDPOTrainer expects the columns `prompt` and `responses`"),
+        ([PAIR, {**PAIR, "rejected": None}], "is null in 1 of 2 rows. Remove them"),
+        ([], "is empty."),
+        ([{**ROW, "scores": [1.0, 1.0]}], "None of the 1 rows has a valid pair"),
+    ],
+)
+def test_wrong_data_is_named_before_a_model_is_loaded(argument, rows, message, options, embedder):
+    data = Dataset.from_list(rows) if rows else Dataset.from_dict({"prompt": [], "chosen": [], "rejected": []})
+    datasets = {"train_dataset": Dataset.from_list([PAIR]), argument: data}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        RealDPOTrainer("no/such-model", args=RealDPOConfig(**options, embedder=embedder), **datasets)
+
+
+def test_nulls_in_rows_that_are_not_selected_do_no_harm(options, tiny_lm):
+    rows = Dataset.from_list([*given_pairs().to_list(), {**PAIR, "chosen": None}])
+    trainer = RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options), train_dataset=rows.select(range(12)))
+    assert len(trainer.train_dataset) == 12
+
+
+def test_a_missing_train_dataset_is_trls_error(tiny_lm, options):
+    with pytest.raises(ValueError, match="`train_dataset` is required"):
+        RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options))
+
+
+def test_peft(candidates, options, tiny_lm, embedder):
+    from peft import LoraConfig
+
+    trainer = RealDPOTrainer(
+        tiny_lm,
+        args=RealDPOConfig(**options, embedder=embedder),
+        train_dataset=candidates,
+        peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["c_attn"]),
+    )
+    assert np.isfinite(losses(trainer)).all()
+    assert trainer.ref_model is None
