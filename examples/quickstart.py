@@ -104,7 +104,7 @@ def main() -> None:
             print(f"{name:<22}{metric:<10}{before[name][metric]:>10.3f}{after[name][metric]:>10.3f}")
     if tiny:
         print(
-            "\nThe tiny model started from random weights: it learns the pairs it is shown, not what a good answer is."
+            "\nThe tiny model started from random weights: this shows that the parts work, not what alignment can do."
         )
     print(f"\nIn {out}: the model and its card, selected.jsonl, selection_report.json and similarity.png.")
 

@@ -140,7 +140,13 @@ def tiny_lm(tmp_path_factory, tiny_tokenizer):
     folder = tmp_path_factory.mktemp("tiny_lm")
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=len(tiny_tokenizer), n_positions=256, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=1
+        vocab_size=len(tiny_tokenizer),
+        n_positions=1024,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=1,
+        eos_token_id=1,
     )
     GPT2LMHeadModel(config).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)

@@ -55,7 +55,7 @@ def test_sentence_transformer_keeps_its_own_pooling(tiny_encoder, texts):
 
 def test_limit_is_the_models_own_up_to_512_and_what_is_cut_is_counted(tiny_encoder, tiny_lm):
     short, long = "the cat", " ".join(["the"] * 100)
-    for model, own_limit in ((tiny_encoder, 64), (tiny_lm, 256)):
+    for model, own_limit in ((tiny_encoder, 64), (tiny_lm, 512)):
         assert load_embedder(model, None, "float32").max_seq_length == own_limit
         tokenizer = load_embedder(model, 10, "float32").tokenizer
         cut = encode([short, long, short], model, 10, 32, "float32")[1]

@@ -1,0 +1,49 @@
+"""The examples in docstrings and README are run, and print what they say."""
+
+import contextlib
+import doctest
+import inspect
+import io
+import re
+from pathlib import Path
+
+import pytest
+from conftest import candidate_rows
+from datasets import Dataset
+
+import trl_real
+
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", README, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "name", ["load_sample", "embed_responses", "real_select", "select_budget", "select_preferences"]
+)
+def test_docstrings(name):
+    text = inspect.getdoc(getattr(trl_real, name)).replace("```", "")  # fences are no output
+    test = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
+    assert test.examples
+    output = io.StringIO()
+    doctest.DocTestRunner().run(test, out=output.write)
+    assert not output.getvalue(), output.getvalue()
+
+
+@pytest.mark.parametrize(("code", "printed"), BLOCKS, ids=lambda text: text.splitlines()[0][:40] if text else "silent")
+def test_readme(code, printed, tmp_path, monkeypatch, rng, tiny_lm):
+    monkeypatch.chdir(tmp_path)
+    Dataset.from_list(candidate_rows(rng, 30, (2, 3))).to_json("candidates.jsonl")
+    # The Hub is out of reach, and TRL trains in bfloat16 by default, for which transformers wants a GPU.
+    code = code.replace("Qwen/Qwen2.5-0.5B-Instruct", tiny_lm)
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(compile(code, "README.md", "exec"), {})
+    if printed:
+        assert output.getvalue() == printed
+
+
+def test_make_targets_of_the_readme_come_first():
+    targets = re.findall(r"^make (\S+)", README, re.MULTILINE)
+    assert targets[:2] == ["quickstart", "test"]

@@ -1,0 +1,69 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import candidate_rows
+from datasets import Dataset
+from transformers import AutoModelForCausalLM
+
+
+QUICKSTART = Path(__file__).parent.parent / "examples" / "quickstart.py"
+
+
+def run(*flags, cwd):
+    result = subprocess.run(
+        [sys.executable, str(QUICKSTART), *map(str, flags)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "HF_DATASETS_DISABLE_PROGRESS_BARS": "0"},
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.mark.slow
+def test_quickstart_does_what_it_says(tmp_path):
+    result = run("--num_train_epochs", 3, cwd=tmp_path)
+    out = tmp_path / "outputs" / "quickstart"
+    assert "prompts in             35 with" in result.stdout
+    assert result.stdout.count("picked: similarity") == result.stdout.count("passed over, most similar") == 3
+    assert "Embedding responses" in result.stderr  # progress
+    before, after = map(float, re.search(r"picked pairs +margin +(\S+) +(\S+)", result.stdout).groups())
+    assert before == 0 < 0.5 < after
+    before, after = map(float, re.search(r"picked pairs +accuracy +(\S+) +(\S+)", result.stdout).groups())
+    assert before == 0 < 0.9 < after
+
+    for name in ("similarity.png", "README.md", "selection_report.json", "selected.jsonl", "model.safetensors"):
+        assert (out / name).stat().st_size > 0
+    report = json.loads((out / "selection_report.json").read_text())
+    selected = Dataset.from_json(str(out / "selected.jsonl"))
+    assert len(selected) == report["pairs"] == 35
+    AutoModelForCausalLM.from_pretrained(out)
+
+
+def test_quickstart_takes_data_model_and_flags(tmp_path, tiny_lm, tiny_encoder, rng):
+    Dataset.from_list(candidate_rows(rng, 10)).to_json(tmp_path / "rows.jsonl.gz", compression="gzip")
+    result = run(
+        *(
+            "--data",
+            tmp_path / "rows.jsonl.gz",
+            "--model",
+            tiny_lm,
+            "--embedder",
+            tiny_encoder,
+            "--strategy",
+            "centroid",
+        ),
+        *("--max_steps", 1, "--output_dir", tmp_path / "out", "--held_out", 0.3),
+        cwd=tmp_path,
+    )
+    assert "strategy               centroid" in result.stdout
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert not (tmp_path / "out" / "tiny_model").exists()
+    assert "random weights" not in result.stdout
