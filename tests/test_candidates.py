@@ -2,8 +2,11 @@ import math
 import re
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from datasets import Dataset
 
+from trl_real import real_select
 from trl_real.candidates import SKIP_REASONS, eligible_responses, read_candidates, response_text, split_prompt
 
 
@@ -120,12 +123,24 @@ def test_implicit_prompt_of_messages_leaves_a_message_to_each_side():
         ({"prompt": ["p"], "responses": [["a", "b"]], "scores": [[True, 2]]}, TypeError, "found bool (True)"),
         ({"prompt": ["p"], "responses": [["a", "b"]], "scores": [0.5]}, TypeError, "found float (0.5)"),
         ({"prompt": ["p"], "chosen": ["a"], "rejected": [4]}, TypeError, "Column `rejected`, row 0 of the batch"),
+        ({"prompt": "p", "responses": ["a", "b"]}, ValueError,
+         "test takes a batch, got a single row. Call `dataset.map(test, batched=True)`."),
+        ({"prompt": ["p", "q"], "responses": [["a", "b"]]}, ValueError,
+         "The columns of a batch must have the same length, found {'prompt': 2, 'responses': 1}."),
+        (pa.table({"prompt": ["p"]}), TypeError, "test takes a batch as a dict of columns, got Table."),
         ({"chosen": [3], "rejected": ["a"]}, TypeError, "Column `chosen`, row 0 of the batch"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_named(batch, error, message):
     with pytest.raises(error, match=re.escape(message)):
         read_candidates(batch, "test")
+
+
+def test_a_map_that_is_not_batched():
+    data = Dataset.from_list([{"prompt": "p", "responses": ["a", "b"]}])
+    for dataset in (data, data.to_iterable_dataset()):
+        with pytest.raises(ValueError, match=re.escape("Call `dataset.map(real_select, batched=True)`.")):
+            list(dataset.map(real_select))
 
 
 def test_numpy_rows_are_read():

@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
-from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, load_sample, select_preferences
+from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, SelectionReport, load_sample, select_preferences
 from trl_real.embedding import load_embedder
 
 
@@ -73,7 +73,7 @@ def given_pairs(n=12):
 def test_pairs_pass_through_untouched(options, tiny_lm):
     args = RealDPOConfig(**options, embedder="no/such-model")
     trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=given_pairs())
-    assert trainer.selection_report is None
+    assert trainer.selection_report == SelectionReport.of_given_pairs(12)
     assert trainer.selected_dataset.to_list() == given_pairs().to_list()
     assert losses(trainer) == losses(DPOTrainer(tiny_lm, args=DPOConfig(**options), train_dataset=given_pairs()))
 
@@ -88,6 +88,7 @@ def test_a_budget_is_spent_on_pairs(options, tiny_lm, embedder):
 def test_a_stream_of_pairs(options, tiny_lm):
     trainer = RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options), train_dataset=given_pairs().to_iterable_dataset())
     assert len(losses(trainer)) == 6
+    assert trainer.selection_report is None
 
 
 @pytest.mark.parametrize("args", [None, DPOConfig])
@@ -138,17 +139,18 @@ def test_evaluation_of_several_datasets(candidates, options, tiny_lm, embedder):
     assert {"eval_raw_loss", "eval_pairs_loss"} <= set(trainer.evaluate(splits))
 
 
-def test_pairs_that_truncation_makes_identical_are_dropped_and_counted(options, tiny_lm, embedder):
+def test_pairs_that_truncation_makes_identical_are_dropped_and_counted(options, tiny_lm, embedder, caplog):
     same, long = "the cat sat on the mat and", "the " * 40
     rows = [{"prompt": "p", "responses": [f"{same} {long} x", f"{same} {long} y z"], "scores": [1, 2]}] * 3
+    rows += [{"prompt": long, "responses": ["fish", "rain"], "scores": [1, 2]}] * 2
     rows += [{"prompt": f"q {i}", "responses": ["fish", "wind and rain"], "scores": [1, 2]} for i in range(5)]
     args = RealDPOConfig(**options, embedder=embedder, max_length=20)
     trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list(rows))
     assert len(trainer.train_dataset) == trainer.selection_report.pairs == 5
-    assert trainer.selection_report.dropped == {"identical_when_truncated": 3}
-    with pytest.raises(
-        ValueError, match=re.escape("No pair of the train dataset is left: 3 of 3 are identical once cut")
-    ):
+    assert trainer.selection_report.dropped == {"prompt_too_long": 2, "identical_when_truncated": 3}
+    assert "Of the 10 pairs of the train dataset 5 are left: in 2 the prompt alone fills `max_length`" in caplog.text
+    message = "None of the 3 pairs of the train dataset can be used with `max_length=20`: in 3 chosen and rejected are"
+    with pytest.raises(ValueError, match=re.escape(message)):
         RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list(rows[:3]))
 
 

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from datasets.formatting.formatting import LazyRow, PythonFormatter
+
+
+# The columns that are read.
+COLUMNS = ("prompt", "responses", "scores", "chosen", "rejected", "embeddings")
 
 # Why a prompt has no pair, in the order in which the reasons are looked for.
 SKIP_REASONS = {
@@ -81,6 +86,7 @@ def check_columns(columns: Any, where: str) -> bool:
 
 def read_candidates(batch: Mapping[str, Any], where: str) -> Candidates:
     """Read the candidates of a batch that `datasets.map` hands over, or raise an error that names the column."""
+    _check_batch(batch, where)
     if check_columns(batch, where):
         return _read_given_pairs(batch)
     prompts = read_column(batch, "prompt")
@@ -137,8 +143,6 @@ def read_column(batch: Mapping[str, Any], name: str) -> list[Any]:
     from its Arrow table instead, the column stays untouched and goes to the output as it is.
     """
     if name in getattr(batch, "keys_to_format", ()):
-        from datasets.formatting import PythonFormatter
-
         formatter = PythonFormatter(features=batch.formatter.features)  # type: ignore[attr-defined]
         return formatter.format_column(batch.pa_table.select([name]))  # type: ignore[attr-defined]
     return list(batch[name])
@@ -243,6 +247,22 @@ def _text(response: Any, column: str, r: int) -> str:
         f"{_cell(column, r)}: expected a response as str or as a list of messages [{{'role': ..., 'content': ...}}], "
         f"found {_kind(response)}."
     )
+
+
+def _check_batch(batch: Any, where: str) -> None:
+    if not isinstance(batch, Mapping):
+        raise TypeError(
+            f"{where} takes a batch as a dict of columns, got {type(batch).__name__}. If the dataset has a format of "
+            "tables, map over `dataset.with_format(None)`."
+        )
+    columns = {
+        name: batch[name] for name in COLUMNS if name in batch and name not in getattr(batch, "keys_to_format", ())
+    }
+    if isinstance(batch, LazyRow) or any(isinstance(column, str) for column in columns.values()):
+        raise ValueError(f"{where} takes a batch, got a single row. Call `dataset.map({where}, batched=True)`.")
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"The columns of a batch must have the same length, found {lengths}.")
 
 
 def _check_prompt(prompt: Any, r: int) -> None:

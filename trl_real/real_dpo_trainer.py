@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import logging
 import textwrap
 from typing import Any, ClassVar
 
@@ -14,7 +15,10 @@ from .config import SelectionConfig
 from .embedding import load_embedder
 from .preferences import select_preferences
 from .real_dpo_config import RealDPOConfig
-from .report import SelectionReport
+from .report import REASONS, SelectionReport
+
+
+logger = logging.getLogger(__name__)
 
 
 class RealDPOTrainer(DPOTrainer):
@@ -37,9 +41,9 @@ class RealDPOTrainer(DPOTrainer):
 
     Attributes:
         selection_report ([`SelectionReport`] or `None`):
-            What was selected from `train_dataset`; `None` if it came in pairs and there is no budget.
+            What was selected from `train_dataset`, and what of it cannot be trained on; `None` for a stream of pairs.
         selected_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            The pairs, as text or messages.
+            The selected pairs, as text or messages.
 
     Example:
 
@@ -85,6 +89,8 @@ class RealDPOTrainer(DPOTrainer):
             _check_rows(train_dataset, "train_dataset")
             if _is_candidates(train_dataset) or _selection(config).budget is not None:
                 train_dataset, self.selection_report = select_preferences(train_dataset, _selection(config))
+            elif isinstance(train_dataset, Dataset):
+                self.selection_report = SelectionReport.of_given_pairs(len(train_dataset))
         self.selected_dataset = given["train_dataset"] = train_dataset
         if given.get("eval_dataset") is not None:
             given["eval_dataset"] = self._pair_eval_dataset(given["eval_dataset"], config)
@@ -117,16 +123,27 @@ class RealDPOTrainer(DPOTrainer):
             input_columns=["prompt_ids", "chosen_ids", "rejected_ids"],
             fn_kwargs={"max_length": args.max_length, "truncation_mode": args.truncation_mode},
         )
-        if isinstance(kept, Dataset):
-            identical = len(prepared) - len(kept)
+        if not isinstance(kept, Dataset):
+            return kept
+        # TRL drops the pairs whose prompt alone is too long, without a word.
+        counts = {
+            "prompt_too_long": len(dataset) - len(prepared),
+            "identical_when_truncated": len(prepared) - len(kept),
+        }
+        dropped = {reason: count for reason, count in counts.items() if count}
+        if dropped:
+            why = "; ".join(f"in {count} {REASONS[reason]}" for reason, count in dropped.items())
             if len(kept) == 0:
                 raise ValueError(
-                    f"No pair of the {dataset_name} dataset is left: {identical} of {len(dataset)} are identical once cut "
-                    f"to `max_length={args.max_length}`, in the rest the prompt alone is longer. Raise `max_length`."
+                    f"None of the {len(dataset)} pairs of the {dataset_name} dataset can be used with "
+                    f"`max_length={args.max_length}`: {why}. Raise `max_length`."
                 )
-            if dataset_name == "train" and identical and self.selection_report is not None:
-                self.selection_report.dropped["identical_when_truncated"] = identical
-                self.selection_report.pairs -= identical
+            logger.warning(
+                "Of the %d pairs of the %s dataset %d are left: %s.", len(dataset), dataset_name, len(kept), why
+            )
+            if dataset_name == "train" and self.selection_report is not None:
+                self.selection_report.dropped.update(dropped)
+                self.selection_report.pairs = len(kept)
         return kept
 
 

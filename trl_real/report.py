@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 REASONS = {
     **SKIP_REASONS,
     "over_budget": "picked, but not within the budget",
+    "prompt_too_long": "the prompt alone fills `max_length`",
     "identical_when_truncated": "chosen and rejected are the same tokens once cut to `max_length`",
 }
 QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "max": 1.0}
@@ -61,7 +62,7 @@ class SelectionReport:
     What a selection did: everything that went in is in `pairs` or, by reason, in `skipped` and `dropped`.
 
     Attributes:
-        strategy (`str`): The strategy.
+        strategy (`str` or `None`): The strategy; `None` if pairs were given and all are taken.
         embedder (`str` or `None`): Id, path or class of the embedder; `None` if nothing was embedded.
         budget (`int`, `float` or `None`): The budget.
         given_pairs (`bool`): Whether the rows came as pairs.
@@ -76,7 +77,7 @@ class SelectionReport:
         picked (`Distribution`): Similarities of the pairs that came out.
     """
 
-    strategy: str
+    strategy: str | None
     embedder: str | None
     budget: float | None
     given_pairs: bool
@@ -90,6 +91,25 @@ class SelectionReport:
     eligible: Distribution
     picked: Distribution
 
+    @classmethod
+    def of_given_pairs(cls, n_pairs: int) -> "SelectionReport":
+        """The report on pairs that are all taken as they come."""
+        return cls(
+            strategy=None,
+            embedder=None,
+            budget=None,
+            given_pairs=True,
+            labelled=True,
+            rows=n_pairs,
+            skipped={},
+            dropped={},
+            pairs=n_pairs,
+            responses=2 * n_pairs,
+            responses_cut=None,
+            eligible=Distribution(n_pairs),
+            picked=Distribution(n_pairs),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain Python objects, for JSON."""
         return dataclasses.asdict(self)
@@ -97,7 +117,7 @@ class SelectionReport:
     def __str__(self) -> str:
         what = "pairs" if self.given_pairs else "prompts"
         lines = [
-            ("strategy", self.strategy),
+            ("strategy", self.strategy or "none"),
             ("embedder", self.embedder or "none"),
             (f"{what} in", f"{self.rows:,} with {self.responses:,} responses"),
         ]
@@ -136,18 +156,19 @@ class SelectionReport:
         # A figure of its own, without pyplot, so that no global state or display is touched.
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         axes = figure.subplots()
-        for name, distribution, color in (
-            (f"all {self.eligible.count:,} pairs that could be labelled", self.eligible, "#b8bfc8"),
-            (f"{self.picked.count:,} pairs picked by '{self.strategy}'", self.picked, "#d9541e"),
+        for name, distribution, color, dark in (
+            (f"all {self.eligible.count:,} pairs that could be labelled", self.eligible, "#b8bfc8", "#5f6a78"),
+            (f"{self.picked.count:,} pairs picked by '{self.strategy}'", self.picked, "#d9541e", "#9c3206"),
         ):
             if distribution.quantiles:
                 shares = np.array(distribution.histogram) / sum(distribution.histogram)
                 axes.stairs(shares, edges, fill=True, alpha=0.75, color=color, label=name)
-                axes.axvline(distribution.quantiles["median"], color=color, linestyle="--", linewidth=1.2)
+                axes.axvline(distribution.quantiles["median"], color=dark, linestyle="--", linewidth=1.2)
         low = min((d.quantiles["min"] for d in (self.eligible, self.picked) if d.quantiles), default=-1.0)
         axes.set_xlim(np.floor(low * 10) / 10, 1)
         axes.set_xlabel("cosine similarity of the two responses (dashed: median)")
         axes.set_ylabel("share of the pairs")
+        axes.yaxis.set_major_formatter("{x:.0%}")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, loc="upper left")
         if path is not None:
