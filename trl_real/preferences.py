@@ -14,7 +14,8 @@ from .candidates import SKIP_REASONS, check_columns, eligible_responses, read_ca
 from .config import SelectionConfig
 from .embedding import embed_responses, embedder_name
 from .report import Distribution, SelectionReport
-from .selection import group_prompts, read_vectors, real_select
+from .selection import real_select
+from .similarity import group_prompts, read_vectors
 from .strategies import STRATEGIES
 
 

@@ -1,0 +1,129 @@
+"""From vectors to cosines: the responses of each prompt compared with one another."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from .candidates import Candidates, Eligible
+from .embedding import encode
+
+
+# Prompts are compared in slices whose embeddings hold at most this many numbers (32 MB in float64).
+SLICE = 1 << 22
+
+
+class Vectors(NamedTuple):
+    """Embeddings of a batch, `(n, dim)`, and for each row where those of its eligible responses stand in it."""
+
+    array: np.ndarray
+    where: list[np.ndarray]
+
+
+def read_vectors(batch: Mapping[str, Any], candidates: Candidates, eligible: list[Eligible]) -> Vectors:
+    """The column `embeddings`, from its Arrow memory where the batch has it."""
+    if "embeddings" in getattr(batch, "keys_to_format", ()):
+        column = batch.pa_table["embeddings"].combine_chunks()  # type: ignore[attr-defined]
+        counts, array = vectors_from_arrow(column)
+    else:
+        arrays = [np.asarray([] if row is None else row, dtype=np.float32) for row in batch["embeddings"]]
+        counts = np.array([len(row) for row in arrays])
+        dims = {row.shape[1:] for row in arrays if len(row)}
+        if len(dims) > 1 or any(len(dim) != 1 for dim in dims):
+            raise ValueError(
+                f"Column `embeddings`: expected (n_responses, dim) numbers a row with one dim, found the shapes "
+                f"{sorted({row.shape for row in arrays})}. Make the column with `embed_responses`."
+            )
+        array = np.concatenate([row for row in arrays if len(row)] or [np.zeros((0, 1), dtype=np.float32)])
+    for r, (count, responses) in enumerate(zip(counts, candidates.responses, strict=True)):
+        if count != len(responses) and eligible[r].reason is None:
+            raise ValueError(
+                f"Column `embeddings`, row {r} of the batch: found {count} vectors for {len(responses)} responses. Make "
+                "the column with `embed_responses` from the same responses."
+            )
+    array = array.astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise ValueError("Column `embeddings`: found NaN or infinity. Make the column with `embed_responses`.")
+    starts = np.cumsum(counts) - counts
+    return Vectors(array, [start + np.array(row.positions) for start, row in zip(starts, eligible, strict=True)])
+
+
+def embed_eligible(candidates: Candidates, eligible: list[Eligible], *embedder: Any) -> Vectors:
+    """Embed the eligible responses of the prompts that have a pair."""
+    texts: list[str] = []
+    where = []
+    for row, row_texts in zip(eligible, candidates.texts, strict=True):
+        positions = row.positions if row.reason is None else []
+        where.append(np.arange(len(texts), len(texts) + len(positions)))
+        texts.extend(row_texts[position] for position in positions)
+    if not texts:
+        return Vectors(np.zeros((0, 1), dtype=np.float32), where)
+    return Vectors(encode(texts, *embedder)[0], where)
+
+
+def vectors_from_arrow(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors a row, and all vectors `(n, dim)`, of a nested list column of any kind, without Python objects."""
+    if isinstance(column, pa.ExtensionArray):  # `datasets.Array2D`
+        column = column.storage
+    counts = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    vectors = column.flatten()
+    dims = np.unique(vectors.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
+    numbers = vectors.flatten()
+    if len(dims) > 1 or numbers.null_count:
+        raise ValueError(
+            f"Column `embeddings`: expected vectors of one dim without nulls, found dims {dims.tolist()} and "
+            f"{numbers.null_count} nulls. Make the column with `embed_responses`."
+        )
+    dim = int(dims[0]) if len(dims) else 1
+    return counts, numbers.to_numpy(zero_copy_only=False).reshape(-1, dim)
+
+
+@dataclass
+class Group:
+    """
+    Prompts of a batch with the same number k of eligible responses.
+
+    Attributes:
+        rows (`list[int]`): Which rows of the batch.
+        similarity (`np.ndarray` of shape `(n_rows, k, k)`): Cosines, NaN without embeddings.
+        may_pair (`np.ndarray` of shape `(n_rows, k * (k - 1) / 2)`, bool): Which pairs may be labelled, in the order of
+            `numpy.triu_indices(k, 1)`.
+    """
+
+    rows: list[int]
+    similarity: np.ndarray
+    may_pair: np.ndarray
+
+
+def group_prompts(eligible: list[Eligible], vectors: Vectors | None, min_score_gap: float) -> Iterator[Group]:
+    """Group the prompts that have a pair by their number of eligible responses, and compare these."""
+    rows_by_k = defaultdict(list)
+    for r, row in enumerate(eligible):
+        if row.reason is None:
+            rows_by_k[len(row.positions)].append(r)
+    for k, all_rows in rows_by_k.items():
+        step = max(1, SLICE // (k * (vectors.array.shape[1] if vectors else k)))
+        for start in range(0, len(all_rows), step):
+            rows = all_rows[start : start + step]
+            similarity = np.full((len(rows), k, k), np.nan)
+            if vectors is not None:
+                similarity = _cosine(vectors.array[np.stack([vectors.where[r] for r in rows])])
+            first, second = np.triu_indices(k, 1)
+            may_pair = np.ones((len(rows), len(first)), dtype=bool)
+            if eligible[rows[0]].scores:
+                scores = np.array([eligible[r].scores for r in rows])  # (n, k)
+                with np.errstate(invalid="ignore"):  # infinity minus infinity is a tie
+                    may_pair = np.abs(scores[:, first] - scores[:, second]) > min_score_gap
+            yield Group(rows, similarity, may_pair)
+
+
+def _cosine(embeddings: np.ndarray) -> np.ndarray:
+    """Cosines within each prompt, `(n, k, dim)` to `(n, k, k)` float64; those of a zero vector are zero."""
+    embeddings = embeddings.astype(np.float64)
+    norms = np.linalg.norm(embeddings, axis=2, keepdims=True)
+    embeddings /= np.where(norms > 0, norms, 1.0)
+    # Rounded, so that equal embeddings tie exactly wherever they stand in the product.
+    return np.round(embeddings @ embeddings.transpose(0, 2, 1), 9)
