@@ -1,3 +1,4 @@
+import copy
 import pickle
 import re
 
@@ -35,7 +36,7 @@ def test_has_all_of_both_parents_and_their_checks(tmp_path):
     }
     for options, message in (
         ({"strategy": "best"}, "`strategy` must be one of"),
-        ({"eval_selection_strategy": "best"}, "`strategy` must be one of"),
+        ({"eval_selection_strategy": "best"}, "`eval_selection_strategy` must be one of"),
         ({"loss_type": ["ipo", "sigmoid"], "loss_weights": [1.0]}, "`loss_weights` must have the same length"),
         ({"on_skip": "keep"}, "`on_skip='keep'` leaves rows without a pair, which cannot be trained on. Use 'drop'."),
     ):
@@ -50,3 +51,7 @@ def test_an_embedder_object_is_written_by_name(tmp_path):
     assert config.to_dict()["embedder"] == "HashEmbedder"
     assert '"embedder": "HashEmbedder"' in config.to_json_string()
     assert pickle.loads(pickle.dumps(config)).embedder == "HashEmbedder"
+    for twin in (copy.copy(config), copy.deepcopy(config)):
+        assert twin.embedder is embedder
+        assert twin.to_dict() == config.to_dict()
+    assert copy.deepcopy(config).loss_type is not config.loss_type

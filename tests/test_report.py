@@ -58,5 +58,10 @@ def test_is_json(report):
 def test_plot(report, tmp_path):
     figure = report.plot(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["all 80 pairs that could be labelled", "4 pairs picked by 'easy'"]
+
+
+def test_plot_of_what_was_not_embedded():
+    figure = SelectionReport.of_given_pairs(3).plot()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["nothing was embedded"]

@@ -4,9 +4,10 @@ import logging
 import math
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 
-from .config import check_budget
+from .config import check_budget, check_seed
 from .strategies import STRATEGIES, check_strategy
 
 
@@ -57,6 +58,7 @@ def select_budget(dataset: Dataset, budget: float, strategy: str = "easy", seed:
             "the data without `streaming=True`."
         )
     check_strategy(strategy)
+    check_seed("seed", seed)
     share_or_count = check_budget(budget)
     order = STRATEGIES[strategy].order
     # Rounded before it is cut off, because 0.29 of 100 should be 29 and comes out as 28.999999999999996.
@@ -76,7 +78,14 @@ def select_budget(dataset: Dataset, budget: float, strategy: str = "easy", seed:
                 f"`select_budget` ranks pairs by the column `similarity`. Found: {dataset.column_names}. Run "
                 "`dataset.map(real_select, batched=True)` first."
             )
-        similarity = dataset.with_format("arrow")["similarity"][:].to_numpy().astype(np.float64)
+        column = dataset.with_format("arrow")["similarity"][:]
+        if not (
+            pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)
+        ):
+            raise ValueError(
+                f"Column `similarity`: expected numbers, found {column.type}. Make it with `real_select`."
+            )
+        similarity = column.to_numpy().astype(np.float64)
         if not np.isfinite(similarity).any():
             raise ValueError(
                 "Column `similarity` holds no number to rank by: the pairs were picked at random and nothing was "

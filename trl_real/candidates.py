@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+import pyarrow as pa
 from datasets.formatting.formatting import LazyRow, PythonFormatter
 
 
@@ -32,11 +33,13 @@ class Candidates:
     The candidates of a batch of prompts.
 
     Attributes:
-        prompts (`list`): One a row, as it came in: text, messages or `None`.
-        responses (`list[list]`): The responses of each row as they came in; for given pairs `[chosen, rejected]`.
-        texts (`list[list[str]]`): The same as text, `""` for null.
+        prompts (`list`): One a row: text, messages or `None`.
+        responses (`list[list]`): The responses of each row, text or messages; for given pairs `[chosen, rejected]`.
+        texts (`list[list[str]]`): The responses as text, `""` for null.
         scores (`list[list[float]]` or `None`): One a response, NaN where missing; `None` if there is no such column.
         given_pairs (`bool`): Whether the rows came as `chosen` and `rejected`.
+        rewritten (`bool`): Whether prompts or given sides are no longer as they came in: an implicit prompt was split
+            off, or text became messages.
     """
 
     prompts: list[Any]
@@ -44,6 +47,12 @@ class Candidates:
     texts: list[list[str]]
     scores: list[list[float]] | None
     given_pairs: bool
+    rewritten: bool
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """The names of the two sides of a pair."""
+        return side_names(self.given_pairs or self.scores is not None)
 
 
 @dataclass
@@ -60,6 +69,11 @@ class Eligible:
     positions: list[int]
     scores: list[float]
     reason: str | None
+
+
+def side_names(labelled: bool) -> tuple[str, str]:
+    """The columns of the two sides of a pair."""
+    return ("chosen", "rejected") if labelled else ("response_a", "response_b")
 
 
 def check_columns(columns: Any, where: str) -> bool:
@@ -84,11 +98,16 @@ def check_columns(columns: Any, where: str) -> bool:
     )
 
 
-def read_candidates(batch: Mapping[str, Any], where: str) -> Candidates:
+def read_candidates(batch: Any, where: str) -> Candidates:
     """Read the candidates of a batch that `datasets.map` hands over, or raise an error that names the column."""
     _check_batch(batch, where)
-    if check_columns(batch, where):
-        return _read_given_pairs(batch)
+    candidates = _read_given_pairs(batch) if check_columns(batch, where) else _read_responses(batch)
+    if _has_messages(batch, candidates):
+        _make_messages(candidates)
+    return candidates
+
+
+def _read_responses(batch: Any) -> Candidates:
     prompts = read_column(batch, "prompt")
     for r, prompt in enumerate(prompts):
         _check_prompt(prompt, r)
@@ -97,14 +116,15 @@ def read_candidates(batch: Mapping[str, Any], where: str) -> Candidates:
     scores = None
     if "scores" in batch:
         scores = [_read_scores(row, len(responses[r]), r) for r, row in enumerate(read_column(batch, "scores"))]
-    return Candidates(prompts, responses, texts, scores, given_pairs=False)
+    return Candidates(prompts, responses, texts, scores, given_pairs=False, rewritten=False)
 
 
-def _read_given_pairs(batch: Mapping[str, Any]) -> Candidates:
-    prompts = read_column(batch, "prompt") if "prompt" in batch else None
+def _read_given_pairs(batch: Any) -> Candidates:
     pairs = [list(pair) for pair in zip(read_column(batch, "chosen"), read_column(batch, "rejected"), strict=True)]
     texts = [[_text(pair[0], "chosen", r), _text(pair[1], "rejected", r)] for r, pair in enumerate(pairs)]
-    if prompts is None:
+    if "prompt" in batch:
+        prompts = read_column(batch, "prompt")
+    else:
         prompts = []
         for r, pair in enumerate(pairs):
             prompt, pairs[r] = split_prompt(*pair)
@@ -112,7 +132,36 @@ def _read_given_pairs(batch: Mapping[str, Any]) -> Candidates:
             texts[r] = ["" if response is None else response_text(response) for response in pairs[r]]
     for r, prompt in enumerate(prompts):
         _check_prompt(prompt, r)
-    return Candidates(prompts, pairs, texts, scores=None, given_pairs=True)
+    return Candidates(prompts, pairs, texts, scores=None, given_pairs=True, rewritten="prompt" not in batch)
+
+
+def _has_messages(batch: Any, candidates: Candidates) -> bool:
+    """Whether prompts or responses are messages, by the types of the columns where these are known."""
+    if hasattr(batch, "pa_table"):
+        schema = batch.pa_table.schema
+        names = ["prompt", *candidates.sides] if candidates.given_pairs else ["prompt", "responses"]
+        types = {name: schema.field(name).type for name in names if name in schema.names}
+        if "responses" in types:
+            types["responses"] = getattr(types["responses"], "value_type", types["responses"])
+        return any(pa.types.is_nested(t) or isinstance(t, pa.BaseExtensionType) for t in types.values())
+    rows = zip(candidates.prompts, candidates.responses, strict=True)
+    return any(isinstance(value, list) for prompt, responses in rows for value in (prompt, *responses))
+
+
+def _make_messages(candidates: Candidates) -> None:
+    """Turn the prompts and responses that are text into messages."""
+    if any(isinstance(prompt, str) for prompt in candidates.prompts):
+        candidates.prompts = [_as_message(prompt, "user") for prompt in candidates.prompts]
+        candidates.rewritten = True
+    if any(isinstance(response, str) for row in candidates.responses for response in row):
+        candidates.responses = [
+            [_as_message(response, "assistant") for response in row] for row in candidates.responses
+        ]
+        candidates.rewritten = True
+
+
+def _as_message(value: Any, role: str) -> Any:
+    return [{"role": role, "content": value}] if isinstance(value, str) else value
 
 
 def split_prompt(chosen: Any, rejected: Any) -> tuple[Any, list[Any]]:
@@ -130,22 +179,27 @@ def split_prompt(chosen: Any, rejected: Any) -> tuple[Any, list[Any]]:
             break
         shared += 1
     if isinstance(chosen, str):
-        while shared > 0 and not chosen[shared].isspace():
+        while shared > 0 and not (chosen[shared].isspace() and rejected[shared].isspace()):
             shared -= 1
     return chosen[:shared], [chosen[shared:], rejected[shared:]]
 
 
-def read_column(batch: Mapping[str, Any], name: str) -> list[Any]:
+def read_column(batch: Any, name: str) -> list[Any]:
     """
     A column of the batch as Python objects, whatever format the dataset has.
 
     A batch of `Dataset.map` decodes a column on access, and writes back what was accessed from Python objects. Decoded
     from its Arrow table instead, the column stays untouched and goes to the output as it is.
     """
-    if name in getattr(batch, "keys_to_format", ()):
-        formatter = PythonFormatter(features=batch.formatter.features)  # type: ignore[attr-defined]
-        return formatter.format_column(batch.pa_table.select([name]))  # type: ignore[attr-defined]
+    if is_untouched(batch, name):
+        formatter = PythonFormatter(features=batch.formatter.features)
+        return formatter.format_column(batch.pa_table.select([name]))
     return list(batch[name])
+
+
+def is_untouched(batch: Any, name: str) -> bool:
+    """Whether the column is in the Arrow table of a batch of `Dataset.map` and nobody has read it yet."""
+    return name in getattr(batch, "keys_to_format", ())
 
 
 def response_text(messages: Any) -> str:
@@ -159,12 +213,23 @@ def response_text(messages: Any) -> str:
             content = "".join(part.get("text") or "" for part in content)
         lines.append(content or "")
         if message.get("tool_calls"):
-            lines.append(json.dumps(message["tool_calls"], sort_keys=True))
+            lines.append(as_json(message["tool_calls"]))
     return "\n".join(line for line in lines if line)
 
 
+def as_json(value: Any) -> str:
+    """Text or messages as one line of JSON, without the nulls that Arrow gives to messages with fewer keys."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: clean(item) for key, item in value.items() if item is not None}
+        return [clean(item) for item in value] if isinstance(value, list) else value
+
+    return json.dumps(clean(value), sort_keys=True, default=str)
+
+
 def eligible_responses(candidates: Candidates, min_score_gap: float) -> list[Eligible]:
-    """Which responses of each prompt may form a pair; given pairs are taken as they are unless one side is null."""
+    """Which responses of each prompt may form a pair; given pairs are taken as they are unless something is null."""
     eligible = []
     for r, (prompt, texts) in enumerate(zip(candidates.prompts, candidates.texts, strict=True)):
         if candidates.given_pairs:
@@ -255,9 +320,7 @@ def _check_batch(batch: Any, where: str) -> None:
             f"{where} takes a batch as a dict of columns, got {type(batch).__name__}. If the dataset has a format of "
             "tables, map over `dataset.with_format(None)`."
         )
-    columns = {
-        name: batch[name] for name in COLUMNS if name in batch and name not in getattr(batch, "keys_to_format", ())
-    }
+    columns = {name: batch[name] for name in COLUMNS if name in batch and not is_untouched(batch, name)}
     if isinstance(batch, LazyRow) or any(isinstance(column, str) for column in columns.values()):
         raise ValueError(f"{where} takes a batch, got a single row. Call `dataset.map({where}, batched=True)`.")
     lengths = {name: len(column) for name, column in columns.items()}
@@ -271,7 +334,15 @@ def _check_prompt(prompt: Any, r: int) -> None:
 
 
 def _is_messages(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(message, Mapping) and "role" in message for message in value)
+    return isinstance(value, list) and all(
+        isinstance(message, Mapping) and "role" in message and _is_content(message.get("content")) for message in value
+    )
+
+
+def _is_content(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(part, Mapping) and isinstance(part.get("text"), str | None) for part in value)
+    return isinstance(value, str | None)
 
 
 def _cell(column: str, r: int) -> str:

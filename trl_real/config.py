@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -20,18 +20,18 @@ class SelectionConfig:
     r"""
     Configuration of the selection: which pairs to build from several responses a prompt, and how many to keep.
 
-    [`real_select`], [`embed_responses`] and [`select_budget`] take the same names as keyword arguments, and
-    [`RealDPOConfig`] adds them to those of [`~trl.DPOConfig`].
+    [`real_select`] and [`embed_responses`] take what concerns them under the same names, and [`RealDPOConfig`] adds all
+    of it to [`~trl.DPOConfig`].
 
     Parameters:
         strategy (`str`, *optional*, defaults to `"easy"`):
             Which pair of a prompt to pick: `"easy"` the least similar, `"hard"` the most similar, `"centroid"` the
             responses nearest to the two 2-means centroids, `"random"` any. All four are from the REAL paper
             (arXiv 2409.17169).
-        embedder (`str`, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
+        embedder (`str` or object, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
             What turns a response into a vector: a Sentence Transformers id or path, a causal language model id or path
-            (mean of the last hidden layer over the response's tokens, as in the paper), or an object with a method
-            `encode(list[str])` that returns one vector a text.
+            (mean of the last hidden layer over the response's tokens, as in the paper), or, from Python, an object with
+            a method `encode(list[str])` that returns one vector a text.
         embedder_max_length (`int`, *optional*):
             How many tokens of a response are embedded; longer ones are cut and counted. If `None`, the model's own
             limit, at most 512. An embedder object keeps its own limit.
@@ -120,8 +120,9 @@ class SelectionConfig:
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
-        if not self.min_score_gap >= 0:  # written so that NaN fails too
-            raise ValueError(f"`min_score_gap` must be 0 or more, got {self.min_score_gap!r}.")
+        if not isinstance(self.min_score_gap, Real) or not self.min_score_gap >= 0:  # so that NaN fails too
+            raise ValueError(f"`min_score_gap` must be a number of 0 or more, got {self.min_score_gap!r}.")
+        check_seed("selection_seed", self.selection_seed)
         if self.on_skip == "keep" and self.budget is not None:
             raise ValueError(
                 "`budget` cannot be combined with `on_skip='keep'`: a row without a pair has no place in a budget. "
@@ -136,6 +137,12 @@ def check_embedder(embedder: object) -> None:
             "`embedder` must be a model id, a local path or an object with a method `encode(list[str])`, got "
             f"{type(embedder).__name__}."
         )
+
+
+def check_seed(name: str, seed: object) -> None:
+    """Raise unless `seed`, the value of the option `name`, is a whole number that NumPy takes as a seed."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"`{name}` must be a whole number of at least 0, got {seed!r}.")
 
 
 def check_budget(budget: float) -> float:

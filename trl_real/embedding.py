@@ -124,7 +124,7 @@ def encode(
 
 
 def embedder_name(embedder: Any) -> str:
-    """How reports, cards and messages name an embedder."""
+    """How reports and messages name an embedder."""
     return embedder if isinstance(embedder, str) else type(embedder).__qualname__
 
 
@@ -146,7 +146,7 @@ def load_embedder(embedder: str, max_length: int | None, dtype: str) -> "Sentenc
             )
         else:
             model = _mean_pooled(path, local, model_kwargs)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise OSError(f"The embedder {embedder!r} cannot be loaded from {path!r}: {error}") from error
     limit = min(model.max_seq_length or MAX_LENGTH, MAX_LENGTH)
     if max_length is not None:
@@ -194,10 +194,12 @@ def _locate(embedder: str) -> tuple[str, bool]:
     from huggingface_hub import model_info, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
 
-    if embedder == DEFAULT_EMBEDDER and (folder := _offline_folder()) is not None:
-        return str(folder), True
     if Path(embedder).is_dir():
         return embedder, True
+    if embedder == DEFAULT_EMBEDDER.split("/")[1]:  # as Sentence Transformers spells it
+        embedder = DEFAULT_EMBEDDER
+    if embedder == DEFAULT_EMBEDDER and (folder := _offline_folder()) is not None:
+        return str(folder), True
     try:
         model_info(embedder, timeout=10)
     except HFValidationError as error:

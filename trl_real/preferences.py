@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset
 from datasets.fingerprint import generate_random_fingerprint
 from datasets.formatting import PythonFormatter
 from datasets.formatting.formatting import LazyBatch
@@ -14,7 +14,7 @@ from .candidates import SKIP_REASONS, check_columns, eligible_responses, read_ca
 from .config import SelectionConfig
 from .embedding import embed_responses, embedder_name
 from .report import Distribution, SelectionReport
-from .selection import real_select
+from .selection import pair_features, real_select
 from .similarity import group_prompts, read_vectors
 from .strategies import STRATEGIES
 
@@ -24,7 +24,6 @@ EMBED_BATCH = 128
 EMBED_OPTIONS = ("embedder", "embedder_max_length", "embedder_batch_size", "embedder_dtype")
 SELECT_OPTIONS = ("strategy", "strategy_kwargs", "pairs_per_prompt", "min_score_gap", "selection_seed")
 USED_UP = ("responses", "scores", "embeddings", "responses_cut")
-MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
 
 def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) -> tuple[Dataset, SelectionReport]:
@@ -43,8 +42,10 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
         `scores` and `embeddings`; and what was done.
 
     Raises:
-        `TypeError`: If `dataset` is no [`~datasets.Dataset`].
-        `ValueError`: If the columns are not known, the dataset is empty, or no prompt has a valid pair.
+        `TypeError`: If `dataset` is no [`~datasets.Dataset`], or holds something else than text or messages.
+        `ValueError`: If the columns are not known, the dataset is empty, no prompt has a valid pair, or the budget keeps
+            none.
+        `OSError`: If the embedder cannot be found.
 
     Example:
 
@@ -56,7 +57,9 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
     ['topic', 'prompt', 'chosen', 'rejected', 'score_chosen', 'score_rejected', 'similarity']
     ```
     """
-    config = config or SelectionConfig()
+    config = SelectionConfig() if config is None else config
+    if not isinstance(config, SelectionConfig):
+        raise TypeError(f"`config` must be a `SelectionConfig`, got {type(config).__name__}.")
     if not isinstance(dataset, Dataset):
         raise TypeError(
             f"`select_preferences` needs a `datasets.Dataset`, got {type(dataset).__name__}. For a `DatasetDict` call it "
@@ -66,6 +69,9 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
     labelled = given_pairs or "scores" in dataset.column_names
     if len(dataset) == 0:
         raise ValueError("The dataset is empty: there is nothing to select from.")
+    dataset = dataset.with_format(None)
+    if given_pairs and "responses" in dataset.column_names:  # what the pairs were picked from
+        dataset = dataset.remove_columns([name for name in USED_UP if name in dataset.column_names])
 
     embedder = None
     if "embeddings" in dataset.column_names:
@@ -83,7 +89,7 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
             new_fingerprint=uncached,
         )
     cut = None
-    if "responses_cut" in dataset.column_names:
+    if {"embeddings", "responses_cut"} <= set(dataset.column_names):
         cut = pc.sum(dataset.with_format("arrow")["responses_cut"][:]).as_py()
 
     options = {name: getattr(config, name) for name in SELECT_OPTIONS}
@@ -92,7 +98,7 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
         batched=True,
         # Kept, so that they can be counted.
         fn_kwargs={**options, "on_skip": "error" if config.on_skip == "error" else "keep"},
-        features=_pair_features(dataset.features, given_pairs, labelled),
+        features=pair_features(dataset.features, given_pairs, labelled),
         desc="Selecting pairs",
     )
     reasons = picked.with_format("arrow")["skip_reason"][:]
@@ -142,29 +148,3 @@ def _survey(dataset: Dataset, min_score_gap: float) -> tuple[int, np.ndarray]:
             first, second = np.triu_indices(group.similarity.shape[1], 1)
             similarities.append(group.similarity[:, first, second][group.may_pair].astype(np.float32))
     return n_responses, np.concatenate(similarities)
-
-
-def _pair_features(features: Features, given_pairs: bool, labelled: bool) -> Features:
-    """The features of the pairs that [`real_select`] makes, for when a whole batch holds nothing but nulls."""
-    out = Features(features)
-    names = ("chosen", "rejected") if given_pairs or labelled else ("response_a", "response_b")
-    if given_pairs:
-        responses, prompt = [features["chosen"], features["rejected"]], features.get("prompt", features["chosen"])
-    else:
-        responses, prompt = [features["responses"].feature] * 2, features["prompt"]
-    if not all(_is_text(feature) for feature in (prompt, *responses)):
-        prompt = MESSAGES if _is_text(prompt) else prompt
-        responses = [MESSAGES if _is_text(feature) else feature for feature in responses]
-    out["prompt"] = prompt
-    out.update(zip(names, responses, strict=True))
-    if not given_pairs and labelled:
-        out["score_chosen"] = out["score_rejected"] = Value("float64")
-    out["similarity"] = Value("float32")
-    if not given_pairs and not labelled:
-        out["pair_id"] = Value("string")
-    out["skip_reason"] = Value("string")
-    return out
-
-
-def _is_text(feature: object) -> bool:
-    return isinstance(feature, Value)

@@ -1,5 +1,6 @@
 """Selection and DPO in one set of flags: `RealDPOConfig`."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -33,7 +34,7 @@ class RealDPOConfig(SelectionConfig, DPOConfig):
         # Named one by one: `super()` would stop at the first parent, which knows nothing of the second.
         SelectionConfig.__post_init__(self)
         DPOConfig.__post_init__(self)
-        check_strategy(self.eval_selection_strategy)
+        check_strategy(self.eval_selection_strategy, name="eval_selection_strategy")
         if self.on_skip == "keep":
             raise ValueError("`on_skip='keep'` leaves rows without a pair, which cannot be trained on. Use 'drop'.")
 
@@ -43,3 +44,14 @@ class RealDPOConfig(SelectionConfig, DPOConfig):
     def __getstate__(self) -> dict[str, Any]:
         # `training_args.bin` is a pickle of this object, which an embedder's weights have no place in.
         return {**self.__dict__, "embedder": embedder_name(self.embedder)}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RealDPOConfig":
+        # A copy, unlike a pickle, keeps the embedder.
+        twin = copy.copy(self)
+        twin.__dict__.update(copy.deepcopy({name: v for name, v in self.__dict__.items() if name != "embedder"}, memo))
+        return twin
+
+    def __copy__(self) -> "RealDPOConfig":
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin

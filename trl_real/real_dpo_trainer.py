@@ -53,7 +53,7 @@ class RealDPOTrainer(DPOTrainer):
     trainer = RealDPOTrainer(
         model="Qwen/Qwen2.5-0.5B-Instruct",
         args=RealDPOConfig(strategy="easy", budget=0.5),
-        train_dataset=load_sample(),
+        train_dataset=load_sample("conversational"),
     )
     trainer.train()
     ```
@@ -81,11 +81,11 @@ class RealDPOTrainer(DPOTrainer):
         if given.get("args") is None:
             model = given["model"]
             name = model if isinstance(model, str) else model.config._name_or_path
-            given["args"] = RealDPOConfig(f"{name.split('/')[-1]}-REAL")
+            given["args"] = RealDPOConfig(output_dir=f"{name.split('/')[-1]}-REAL")
         config = given["args"]
         self.selection_report: SelectionReport | None = None
         train_dataset = given.get("train_dataset")
-        if train_dataset is not None:
+        if isinstance(train_dataset, Dataset | IterableDataset):
             _check_rows(train_dataset, "train_dataset")
             if _is_candidates(train_dataset) or _selection(config).budget is not None:
                 train_dataset, self.selection_report = select_preferences(train_dataset, _selection(config))
@@ -118,13 +118,13 @@ class RealDPOTrainer(DPOTrainer):
         self, dataset: Any, processing_class: Any, args: DPOConfig, dataset_name: str
     ) -> Dataset | IterableDataset:
         prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
-        kept = prepared.filter(
-            _differ,
-            input_columns=["prompt_ids", "chosen_ids", "rejected_ids"],
-            fn_kwargs={"max_length": args.max_length, "truncation_mode": args.truncation_mode},
-        )
-        if not isinstance(kept, Dataset):
-            return kept
+        options: dict[str, Any] = {
+            "input_columns": ["prompt_ids", "chosen_ids", "rejected_ids"],
+            "fn_kwargs": {"max_length": args.max_length, "truncation_mode": args.truncation_mode},
+        }
+        if not isinstance(prepared, Dataset):
+            return prepared.filter(_differ, **options)
+        kept = prepared.filter(_differ, desc=f"Dropping identical pairs from {dataset_name} dataset", **options)
         # TRL drops the pairs whose prompt alone is too long, without a word.
         counts = {
             "prompt_too_long": len(dataset) - len(prepared),
@@ -141,7 +141,7 @@ class RealDPOTrainer(DPOTrainer):
             logger.warning(
                 "Of the %d pairs of the %s dataset %d are left: %s.", len(dataset), dataset_name, len(kept), why
             )
-            if dataset_name == "train" and self.selection_report is not None:
+            if dataset is self.selected_dataset and self.selection_report is not None:
                 self.selection_report.dropped.update(dropped)
                 self.selection_report.pairs = len(kept)
         return kept
@@ -156,14 +156,21 @@ def _selection(config: DPOConfig) -> SelectionConfig:
 
 
 def _is_candidates(dataset: Any) -> bool:
-    columns = getattr(dataset, "column_names", None) or ()
+    columns = _column_names(dataset) or ()
     return "responses" in columns and not {"chosen", "rejected"} <= set(columns)
+
+
+def _column_names(dataset: Any) -> list[str] | None:
+    columns = getattr(dataset, "column_names", None)
+    if columns is None and isinstance(dataset, IterableDataset):  # of a generator, whose columns nobody knows yet
+        columns = list(next(iter(dataset), {}))
+    return columns
 
 
 def _check_rows(dataset: Any, name: str) -> None:
     """Name what TRL would stumble over: other columns, no labels, no rows, nulls."""
-    columns = getattr(dataset, "column_names", None)
-    if columns is None or "chosen_ids" in columns:  # a stream of unknown columns, the name of a split, tokenized pairs
+    columns = _column_names(dataset)
+    if columns is None or "chosen_ids" in columns:  # the name of a split, tokenized pairs
         return
     if not check_columns(columns, f"`{name}` of RealDPOTrainer") and "scores" not in columns:
         raise ValueError(

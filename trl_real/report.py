@@ -59,7 +59,7 @@ class Distribution:
 @dataclass
 class SelectionReport:
     r"""
-    What a selection did: everything that went in is in `pairs` or, by reason, in `skipped` and `dropped`.
+    What a selection did: each row is in `skipped` or has pairs, and each picked pair is in `dropped` or in `pairs`.
 
     Attributes:
         strategy (`str` or `None`): The strategy; `None` if pairs were given and all are taken.
@@ -74,7 +74,7 @@ class SelectionReport:
         responses (`int`): Responses that went in.
         responses_cut (`int` or `None`): How many of them were longer than the embedder's limit; `None` if unknown.
         eligible (`Distribution`): Similarities of all pairs that could have been labelled.
-        picked (`Distribution`): Similarities of the pairs that came out.
+        picked (`Distribution`): Similarities of the selected pairs, before training dropped any for their length.
     """
 
     strategy: str | None
@@ -170,7 +170,10 @@ class SelectionReport:
         axes.set_ylabel("share of the pairs")
         axes.yaxis.set_major_formatter("{x:.0%}")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="upper left")
+        if axes.get_legend_handles_labels()[0]:
+            figure.legend(frameon=False, loc="outside upper left", ncols=2)
+        else:
+            axes.text(0.5, 0.5, "nothing was embedded", ha="center", transform=axes.transAxes)
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure

@@ -1,18 +1,31 @@
 """From candidates to pairs: `real_select`."""
 
 import hashlib
-import json
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from datasets import Features, List, Value
 
 from ._transform import Transform
-from .candidates import SKIP_REASONS, Candidates, Eligible, eligible_responses, read_candidates
+from .candidates import (
+    SKIP_REASONS,
+    Candidates,
+    Eligible,
+    as_json,
+    eligible_responses,
+    is_untouched,
+    read_candidates,
+    read_column,
+    side_names,
+)
 from .config import SelectionConfig
 from .similarity import embed_eligible, group_prompts, read_vectors, vectors_from_arrow
 from .strategies import STRATEGIES, pick_pairs
+
+
+MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
 
 @Transform
@@ -34,8 +47,8 @@ def real_select(
     Pick the pair(s) of each prompt that are worth a label. For `dataset.map(..., batched=True)`.
 
     Responses that are equal (after Unicode NFC and `strip()`) merge, empty ones and, where there are scores, those
-    without one are left out. Ties in score are never labelled. Picks depend on the responses alone: not on the prompt,
-    the order of the responses, or the batch.
+    without one are left out. Ties in score are never labelled. Picks depend on the responses and their scores alone: not on
+    the prompt, the order of the responses, or the batch.
 
     Args:
         batch (`dict`):
@@ -102,7 +115,8 @@ def real_select(
     candidates = read_candidates(batch, "real_select")
     eligible = eligible_responses(candidates, min_score_gap)
     vectors = None
-    if "embeddings" in batch:
+    # The vectors of given pairs are those of both sides, not of the responses that they may have been picked from.
+    if "embeddings" in batch and not (candidates.given_pairs and "responses" in batch):
         vectors = read_vectors(batch, candidates, eligible)
     elif not STRATEGIES[strategy].seeded:
         vectors = embed_eligible(
@@ -122,7 +136,7 @@ def real_select(
         for r, similarity, row in zip(group.rows, group.similarity, pairs.tolist(), strict=True):
             picks[r] = [Pick(first[p], second[p], similarity[first[p], second[p]]) for p in row if p >= 0]
 
-    rows: list[tuple[int, Pick | None]] = []
+    rows: list[Pair] = []
     for r, found in enumerate(picks):
         if not found and eligible[r].reason is None:
             eligible[r].reason = "no_pair_for_strategy"
@@ -133,10 +147,10 @@ def real_select(
                 f"{candidates.prompts[r]!r:.80}. Mend the row, or drop such rows with `on_skip='drop'`."
             )
         if found:
-            rows.extend((r, pick) for pick in found)
+            rows.extend(_pair(candidates, eligible[r], r, pick, selection_seed) for pick in found)
         elif on_skip == "keep":
-            rows.append((r, None))
-    _write(batch, candidates, eligible, rows, selection_seed, on_skip == "keep")
+            rows.append(_pair(candidates, eligible[r], r, None, selection_seed))
+    _write(batch, candidates, rows, with_reason=on_skip == "keep")
     return batch
 
 
@@ -148,6 +162,60 @@ class Pick(NamedTuple):
     similarity: float
 
 
+@dataclass
+class Pair:
+    """
+    A row of the output; all but `row`, `prompt` and `skip_reason` is null in a row without a pair.
+
+    Attributes:
+        row (`int`): The row of the batch that it comes from.
+        prompt (`str` or `list`): The prompt.
+        sides (`list`): Chosen and rejected, or what an annotator sees as a and b.
+        scores (`list`): The scores of both sides; null without scores.
+        similarity (`float` or `None`): The cosine.
+        pair_id (`str` or `None`): The hash of an unlabelled pair.
+        skip_reason (`str` or `None`): Why there is no pair.
+    """
+
+    row: int
+    prompt: Any
+    sides: list[Any]
+    scores: list[float | None]
+    similarity: float | None
+    pair_id: str | None
+    skip_reason: str | None
+
+
+def _pair(candidates: Candidates, eligible: Eligible, r: int, pick: Pick | None, selection_seed: int) -> Pair:
+    """Label the picked pair by its scores, or shuffle its sides where there are none."""
+    prompt, responses = candidates.prompts[r], candidates.responses[r]
+    pair = Pair(r, prompt, [None, None], [None, None], None, None, eligible.reason)
+    if candidates.given_pairs:
+        pair.sides = list(responses)
+    if pick is None:
+        return pair
+    pair.similarity = float(np.float32(pick.similarity))
+    if candidates.given_pairs:
+        return pair
+    order = [pick.first, pick.second]
+    if eligible.scores:
+        order.sort(key=eligible.scores.__getitem__, reverse=True)
+        pair.scores = [eligible.scores[i] for i in order]
+        pair.sides = [responses[eligible.positions[i]] for i in order]
+        return pair
+    pair.sides = [responses[eligible.positions[i]] for i in order]
+    pair.pair_id = pair_id(prompt, *pair.sides)
+    if _seed([pair.pair_id], selection_seed) % 2:
+        pair.sides.reverse()
+    return pair
+
+
+def pair_id(prompt: Any, response_a: Any, response_b: Any) -> str:
+    """A hash of the prompt and both responses, 32 hexadecimal digits, the same whichever side a response is on."""
+    sides = sorted([as_json(response_a), as_json(response_b)])
+    return hashlib.sha256("\n".join([as_json(prompt), *sides]).encode()).hexdigest()[:32]
+
+
 def _seed(texts: list[str], selection_seed: int) -> int:
     """The seed of a prompt: a hash of the texts of its responses, in their order, and of the seed of the selection."""
     digest = hashlib.blake2b(str(selection_seed).encode(), digest_size=8)
@@ -157,109 +225,85 @@ def _seed(texts: list[str], selection_seed: int) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _write(
-    batch: Any,
-    candidates: Candidates,
-    eligible: list[Eligible],
-    rows: list[tuple[int, Pick | None]],
-    selection_seed: int,
-    with_reason: bool,
-) -> None:
+def _write(batch: Any, candidates: Candidates, pairs: list[Pair], with_reason: bool) -> None:
     """Change the batch in place, since `datasets` would merge a new dict into the old rows."""
-    prompts, pairs, scores, identities = [], [], [], []
-    for r, pick in rows:
-        row, responses = eligible[r], candidates.responses[r]
-        pair: list[Any] = [None, None]
-        pair_scores: list[float | None] = [None, None]
-        if candidates.given_pairs:
-            pair = responses
-        elif pick is not None:
-            order = [pick.first, pick.second]
-            if row.scores and row.scores[pick.first] < row.scores[pick.second]:
-                order.reverse()
-            pair = [responses[row.positions[i]] for i in order]
-            pair_scores = [row.scores[i] for i in order] if row.scores else pair_scores
-        prompt, pair = _conversational(candidates.prompts[r], pair, responses)
-        if not candidates.given_pairs and candidates.scores is None:
-            identity = None if pick is None else pair_id(prompt, *pair)
-            if identity is not None and _seed([identity], selection_seed) % 2:
-                pair.reverse()
-            identities.append(identity)
-        prompts.append(prompt)
-        pairs.append(pair)
-        scores.append(pair_scores)
-
-    had_prompt = "prompt" in batch
-    _repeat_rows(batch, [r for r, _ in rows], len(eligible))
-    rewrite = not had_prompt or any(p is not candidates.prompts[r] for p, (r, _) in zip(prompts, rows, strict=True))
-    if rewrite:
-        batch["prompt"] = _typed(prompts, pa.string())
-    if rewrite or not candidates.given_pairs:
-        unlabelled = not candidates.given_pairs and candidates.scores is None
-        for side, name in enumerate(("response_a", "response_b") if unlabelled else ("chosen", "rejected")):
-            batch[name] = _typed([pair[side] for pair in pairs], pa.string())
+    columns: dict[str, list[Any]] = {}
+    if candidates.rewritten:
+        columns["prompt"] = [pair.prompt for pair in pairs]
+    if candidates.rewritten or not candidates.given_pairs:
+        for side, name in enumerate(candidates.sides):
+            columns[name] = [pair.sides[side] for pair in pairs]
     if candidates.scores is not None:
         for side, name in enumerate(("score_chosen", "score_rejected")):
-            batch[name] = _typed([pair[side] for pair in scores], pa.float64())
-    similarities = [None if pick is None else float(np.float32(pick.similarity)) for _, pick in rows]
-    batch["similarity"] = _typed(similarities, pa.float32())
-    if identities:
-        batch["pair_id"] = _typed(identities, pa.string())
+            columns[name] = [pair.scores[side] for pair in pairs]
+    columns["similarity"] = [pair.similarity for pair in pairs]
+    if candidates.sides == ("response_a", "response_b"):
+        columns["pair_id"] = [pair.pair_id for pair in pairs]
     if with_reason:
-        batch["skip_reason"] = _typed([eligible[r].reason for r, _ in rows], pa.string())
+        columns["skip_reason"] = [pair.skip_reason for pair in pairs]
+
+    rows = [pair.row for pair in pairs]
+    if rows != list(range(len(candidates.prompts))):  # the columns that only ride along, too
+        for name in set(batch) - set(columns):
+            values = _embeddings(batch) if name == "embeddings" else read_column(batch, name)
+            batch[name] = [values[r] for r in rows]
+    if hasattr(batch, "pa_table"):  # from `Dataset.map`, which writes Arrow; a stream does not
+        features = batch.formatter.features or Features.from_arrow_schema(batch.pa_table.schema)
+        schema = pair_features(features, candidates.given_pairs, candidates.scores is not None).arrow_schema
+        columns = {name: _TypedList(values, schema.field(name).type) for name, values in columns.items()}
+    for name, values in columns.items():
+        batch[name] = values
 
 
-def _repeat_rows(batch: Any, rows: list[int], n_rows: int) -> None:
-    """Give every column of the batch the rows of the output, also those that only ride along."""
-    if rows == list(range(n_rows)):
-        return
-    for name in list(batch):
-        if name == "embeddings" and name in getattr(batch, "keys_to_format", ()):
-            counts, array = vectors_from_arrow(batch.pa_table[name].combine_chunks())
-            values: Any = np.split(array, np.cumsum(counts)[:-1])
-        else:
-            values = batch[name]
-        batch[name] = [values[r] for r in rows]
-
-
-def _conversational(prompt: Any, pair: list[Any], responses: list[Any]) -> tuple[Any, list[Any]]:
-    """Turn the text of a row into messages where its prompt or its responses are messages already."""
-    if isinstance(prompt, list) or any(isinstance(response, list) for response in responses):
-        if isinstance(prompt, str):
-            prompt = [{"role": "user", "content": prompt}]
-        pair = [[{"role": "assistant", "content": text}] if isinstance(text, str) else text for text in pair]
-    return prompt, pair
-
-
-def pair_id(prompt: Any, response_a: Any, response_b: Any) -> str:
-    """A hash of the prompt and both responses, 32 hexadecimal digits, the same whichever side a response is on."""
-    sides = sorted([_content(response_a), _content(response_b)])
-    return hashlib.sha256("\n".join([_content(prompt), *sides]).encode()).hexdigest()[:32]
-
-
-def _content(value: Any) -> str:
-    """Text or messages as one line of JSON, without the nulls that Arrow adds to messages with other keys."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: clean(item) for key, item in value.items() if item is not None}
-        return [clean(item) for item in value] if isinstance(value, list) else value
-
-    return json.dumps(clean(value), sort_keys=True, default=str)
+def _embeddings(batch: Any) -> Any:
+    """The column `embeddings` row by row, as arrays rather than as Python numbers where that is possible."""
+    if not is_untouched(batch, "embeddings"):
+        return batch["embeddings"]
+    counts, array = vectors_from_arrow(batch.pa_table["embeddings"].combine_chunks())
+    return np.split(array, np.cumsum(counts)[:-1])
 
 
 class _TypedList(list[Any]):
-    """A list that keeps its Arrow type where all it holds is null, as a whole batch of skipped prompts does."""
+    """
+    A column for `Dataset.map` that knows its Arrow type.
 
-    arrow_type: pa.DataType
+    Without it the type would come from the first batch, whatever that happens to hold: null where all its prompts are
+    skipped, messages with fewer keys than later ones have.
+    """
+
+    def __init__(self, values: list[Any], arrow_type: pa.DataType):
+        super().__init__(values)
+        self.arrow_type = arrow_type
 
     def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:
+        if "json" in str(self.arrow_type):  # `datasets.Json`, which `datasets` encodes by itself
+            return pa.array(list(self))
         return pa.array(list(self), type=type or self.arrow_type)
 
 
-def _typed(values: list[Any], arrow_type: pa.DataType) -> list[Any]:
-    if any(isinstance(value, list) for value in values):  # messages, whose type `datasets` finds out
-        return values
-    typed = _TypedList(values)
-    typed.arrow_type = arrow_type
-    return typed
+def pair_features(features: Features, given_pairs: bool, labelled: bool) -> Features:
+    """The features of what [`real_select`] makes of rows with `features`, with `skip_reason`."""
+    out = Features(features)
+    if given_pairs:
+        sides = [features["chosen"], features["rejected"]]
+        prompt = features.get("prompt", features["chosen"])
+    else:
+        sides, prompt = [_item(features["responses"])] * 2, features["prompt"]
+    if not all(isinstance(feature, Value) for feature in (prompt, *sides)):
+        prompt = MESSAGES if isinstance(prompt, Value) else prompt
+        sides = [MESSAGES if isinstance(side, Value) else side for side in sides]
+    out["prompt"] = prompt
+    out.update(zip(side_names(given_pairs or labelled), sides, strict=True))
+    if labelled and not given_pairs:
+        out["score_chosen"] = out["score_rejected"] = Value("float64")
+    out["similarity"] = Value("float32")
+    if not (labelled or given_pairs):
+        out["pair_id"] = Value("string")
+    out["skip_reason"] = Value("string")
+    return out
+
+
+def _item(feature: Any) -> Any:
+    """The feature of a response, from that of a list of them; of text where no row has any."""
+    item = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    return Value("string") if item is None or item == Value("null") else item

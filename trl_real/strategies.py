@@ -23,7 +23,7 @@ import numpy as np
 EXACT_2MEANS = 16
 RESTARTS = 64
 # Prompts are taken in slices, so that no array holds many more numbers than this.
-SLICE = 1 << 20
+MAX_COSTS = 1 << 20
 
 
 def easy(similarity: np.ndarray) -> np.ndarray:
@@ -63,8 +63,8 @@ def centroid(similarity: np.ndarray) -> np.ndarray:
 
 
 def _slices(n: int, numbers: int) -> list[slice]:
-    """Slices of n prompts, each of which takes `numbers` numbers, that stay within `SLICE`."""
-    step = max(1, SLICE // numbers)
+    """Slices of n prompts, each of which takes `numbers` numbers, that stay within `MAX_COSTS`."""
+    step = max(1, MAX_COSTS // numbers)
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
@@ -141,14 +141,17 @@ class Strategy:
     Attributes:
         cost (`Callable`): The function above.
         order (`str`): Which pairs come first under a budget: `"least similar"`, `"most similar"` or `"random"`.
+            With `"random"`, `cost` is a function of the prompts' seeds instead of their similarities.
         tolerance (`float`): Costs within this of the least are a tie, which goes to the less similar pair.
-        seeded (`bool`): Whether `cost` is a function of the prompts' seeds instead of their similarities.
     """
 
     cost: Callable[..., np.ndarray]
     order: str
     tolerance: float = 0.0
-    seeded: bool = False
+
+    @property
+    def seeded(self) -> bool:
+        return self.order == "random"
 
 
 STRATEGIES = {
@@ -156,14 +159,14 @@ STRATEGIES = {
     "hard": Strategy(hard, order="most similar"),
     # A response is its own centroid in a cluster of one and equally far from it in a cluster of two: many exact ties.
     "centroid": Strategy(centroid, order="least similar", tolerance=1e-6),
-    "random": Strategy(random, order="random", seeded=True),
+    "random": Strategy(random, order="random"),
 }
 
 
-def check_strategy(strategy: str, strategy_kwargs: dict[str, Any] | None = None) -> None:
-    """Raise unless `strategy` is known and takes `strategy_kwargs`."""
-    if strategy not in STRATEGIES:
-        raise ValueError(f"`strategy` must be one of {list(STRATEGIES)}, got {strategy!r}.")
+def check_strategy(strategy: str, strategy_kwargs: dict[str, Any] | None = None, name: str = "strategy") -> None:
+    """Raise unless `strategy`, the value of the option `name`, is known and takes `strategy_kwargs`."""
+    if not isinstance(strategy, str) or strategy not in STRATEGIES:
+        raise ValueError(f"`{name}` must be one of {list(STRATEGIES)}, got {strategy!r}.")
     parameters = inspect.signature(STRATEGIES[strategy].cost).parameters
     known = [name for name in parameters if name not in ("similarity", "seeds", "k")]
     unknown = sorted(set(strategy_kwargs or {}) - set(known))
