@@ -34,6 +34,7 @@ TINY_DEFAULTS = {
     "per_device_eval_batch_size": 1,  # so that every pair counts the same in an average over batches
     "max_length": 384,
     "bf16": False,
+    "save_strategy": "no",
     "gradient_checkpointing": False,
     "dataloader_pin_memory": False,
 }
@@ -71,6 +72,8 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
 
     dataset = load_sample() if script.data is None else Dataset.from_json(script.data)
+    if missing := {"prompt", "responses", "scores"} - set(dataset.column_names):
+        raise ValueError(f"{script.data} has no columns {sorted(missing)}. Found: {dataset.column_names}.")
     model = script.model or str(build_tiny_model(dataset, out / "tiny_model"))
     if isinstance(dataset[0]["prompt"], str) and AutoTokenizer.from_pretrained(model).chat_template is not None:
         # A chat model wants messages. Responses that are text become messages by themselves.
@@ -81,7 +84,8 @@ def main() -> None:
     title("1. Select")
     pairs, report = select_preferences(train, config)
     print(report)
-    show_pairs(train, pairs, config)
+    if config.strategy != "random":  # which embeds nothing, so that there is nothing to compare
+        show_pairs(train, pairs, config)
     report.plot(out / "similarity.png")
     (out / "selection_report.json").write_text(json.dumps(report.to_dict(), indent=2))
     pairs.to_json(out / "selected.jsonl", force_ascii=False)
@@ -93,12 +97,14 @@ def main() -> None:
     trainer.train()
     after = evaluate(trainer)
     trainer.save_model()
-    trainer.create_model_card()
+    trainer.create_model_card(model_name=out.name)
 
     title("3. Compare")
-    print("Margin: how much more the model has come to prefer chosen to rejected than it did before training.")
-    print("Accuracy: the share of pairs for which that is above zero; before training there is nothing above zero.\n")
-    print(f"{'':32}{'before':>10}{'after':>10}")
+    print("margin:   how much more the model prefers chosen to rejected than it did before training")
+    print(
+        "accuracy: the share of pairs whose margin is above zero; none is before training, half is by chance after it"
+    )
+    print(f"\n{'':32}{'before':>10}{'after':>10}")
     for name in before:
         for metric in before[name]:
             print(f"{name:<22}{metric:<10}{before[name][metric]:>10.3f}{after[name][metric]:>10.3f}")
@@ -106,22 +112,24 @@ def main() -> None:
         print(
             "\nThe tiny model started from random weights: this shows that the parts work, not what alignment can do."
         )
-    print(f"\nIn {out}: the model and its card, selected.jsonl, selection_report.json and similarity.png.")
+    print(f"\nIn {out}: the model and its card (README.md), selected.jsonl, selection_report.json and similarity.png.")
 
 
 def show_pairs(train: Dataset, pairs: Dataset, config: RealDPOConfig, n: int = 3) -> None:
-    """Show a few picked pairs, and beside each the most similar pair of its prompt, which was passed over."""
+    """Show a few picked pairs, and beside each the opposite pair of its prompt, which was passed over."""
     picked = pairs.select(range(min(n, len(pairs))))
     prompts = list(picked["prompt"])
-    passed_over = train.filter(lambda row: row["prompt"] in prompts).map(
-        real_select,
-        batched=True,
-        fn_kwargs={"strategy": "hard", "embedder": config.embedder, "embedder_dtype": config.embedder_dtype},
+    opposite = "easy" if config.strategy == "hard" else "hard"
+    options = {
+        name: getattr(config, name) for name in ("embedder", "embedder_max_length", "embedder_dtype", "min_score_gap")
+    }
+    passed_over = train.filter(lambda row: row["prompt"] in prompts, desc="Finding the shown prompts").map(
+        real_select, batched=True, fn_kwargs={"strategy": opposite, **options}, desc="Selecting what was passed over"
     )
     for row in picked:
         other = next(other for other in passed_over if other["prompt"] == row["prompt"])
         print(f"\n{line('prompt', row['prompt'])}")
-        for label, pair in (("picked", row), ("passed over, most similar", other)):
+        for label, pair in ((f"picked by {config.strategy}", row), (f"passed over, picked by {opposite}", other)):
             print(f"  {label}: similarity {pair['similarity']:.2f}")
             print(line(f"    chosen, score {pair['score_chosen']:g}", pair["chosen"]))
             print(line(f"    rejected, score {pair['score_rejected']:g}", pair["rejected"]))
@@ -183,4 +191,7 @@ def title(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, TypeError, ValueError) as error:
+        sys.exit(f"error: {error}")

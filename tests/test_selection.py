@@ -6,7 +6,7 @@ import unicodedata
 import numpy as np
 import pytest
 from conftest import candidate_rows, read_data
-from datasets import Dataset, load_dataset
+from datasets import Array2D, Dataset, LargeList, List, Value, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_strategies import brute_force_2means
@@ -374,3 +374,114 @@ def test_plain_files_work_as_the_readme_says(tmp_path, tiny_encoder, rng):
     assert {"chosen", "rejected"} <= set(
         data.map(real_select, batched=True, fn_kwargs={"strategy": "centroid", "embedder": tiny_encoder}).column_names
     )
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def reply(text, **keys):
+    return [{"role": "assistant", "content": text, **keys}]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 1000])
+@pytest.mark.parametrize("layout", ["labelled", "unlabelled", "implicit", "mixed"])
+def test_batches_of_skipped_messages(layout, batch_size, tiny_encoder):
+    if layout == "implicit":
+        good = {"chosen": user("q") + reply("a"), "rejected": user("q") + reply("b")}
+        bad = {"chosen": user("q") + reply("a"), "rejected": None}
+    else:
+        good = {"prompt": user("q"), "responses": [reply("a"), reply("b")], "scores": [1.0, 2.0]}
+        bad = {**good, "responses": [reply("a"), reply("a")]}
+    if layout == "mixed":
+        good, bad = {**good, "responses": ["a", "b"]}, {**bad, "responses": ["a", "a "]}
+    rows = [bad, bad, good, bad, good]
+    if layout == "unlabelled":
+        rows = [{"prompt": row["prompt"], "responses": row["responses"]} for row in rows]
+    data = Dataset.from_list(rows)
+    options = {"on_skip": "keep", "embedder": tiny_encoder}
+    kept = data.map(real_select, batched=True, batch_size=batch_size, fn_kwargs=options)
+    first, second = ("response_a", "response_b") if layout == "unlabelled" else ("chosen", "rejected")
+    assert [row["skip_reason"] is None for row in kept] == [False, False, True, False, True]
+    for row in kept:
+        if row["skip_reason"] is None:
+            assert {row[first][0]["content"], row[second][0]["content"]} == {"a", "b"}
+            assert row["prompt"] == user("q")
+
+
+def test_messages_whose_keys_differ_from_batch_to_batch():
+    good = {"prompt": user("q"), "responses": [reply("a b"), reply("c")], "scores": [1.0, 2.0]}
+    call = {"function": {"name": "f"}}
+    other = {**good, "responses": [reply(None, tool_calls=[call]), reply("c")], "scores": [2.0, 1.0]}
+    data = Dataset.from_list([good] * 3 + [other])
+    for options in ({"batch_size": 2}, {"num_proc": 2}):
+        pairs = data.map(real_select, batched=True, fn_kwargs={"strategy": "random"}, **options)
+        assert pairs[3]["chosen"] == [{"role": "assistant", "content": None, "tool_calls": [call]}]
+
+
+@pytest.mark.parametrize("strategy", ["easy", "random"])
+def test_picks_on_tool_calls_do_not_depend_on_the_keys_of_other_rows(strategy, embedder):
+    def row(i, **arguments):
+        calls = [reply(None, tool_calls=[{"name": "f", "arguments": {**arguments, "n": str(j)}}]) for j in range(4)]
+        return {"prompt": user(f"q {i}"), "responses": calls, "scores": [1.0, 2.0, 3.0, 4.0]}
+
+    rows = [row(0, x="1"), row(1, y="2"), row(2)]
+    together = select([dict(row) for row in Dataset.from_list(rows)], strategy=strategy, embedder=embedder)
+    alone = [select([row], strategy=strategy, embedder=embedder)[0] for row in rows]
+    for name in ("score_chosen", "score_rejected", "similarity"):
+        np.testing.assert_array_equal([row[name] for row in together], [row[name] for row in alone])
+
+
+def test_given_text_sides_of_a_conversational_prompt(embedder, tiny_encoder):
+    row = {"prompt": user("q"), "chosen": "a", "rejected": "b"}
+    expected = (user("q"), reply("a"), reply("b"))
+    (out,) = select([row], embedder=embedder)
+    assert (out["prompt"], out["chosen"], out["rejected"]) == expected
+    (out,) = Dataset.from_list([row]).map(real_select, batched=True, fn_kwargs={"embedder": tiny_encoder})
+    assert (out["prompt"], out["chosen"], out["rejected"]) == expected
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "pandas"])
+def test_formats_do_not_change_picks(kind, rng):
+    data = Dataset.from_list(mixed_rows(rng, 20))
+    expected = data.map(real_select, batched=True)
+    if kind == "pandas":
+        with pytest.raises(TypeError, match=r"got DataFrame\. If the dataset has a format of tables, map over"):
+            data.with_format(kind).map(real_select, batched=True)
+        return
+    found = data.with_format(kind).map(real_select, batched=True).with_format(None)
+    assert found.select_columns(PICK).to_list() == expected.select_columns(PICK).to_list()
+
+
+def test_embeddings_of_responses_do_not_stand_for_given_pairs(embedder, rng):
+    rows = candidate_rows(rng, 3, (3, 3), dim=embedder.dim)
+    pairs = select(rows)
+    again = select([{name: v for name, v in row.items() if name != "similarity"} for row in pairs], embedder=embedder)
+    assert [row["chosen"] for row in again] == [row["chosen"] for row in pairs]
+    assert embedder.calls
+
+
+@pytest.mark.parametrize(
+    "value", [[1.0, 2.0], None, 3.0, [["a"], ["b"]], [[], []], [[[1.0]], [[2.0]]], [[1.0], [2.0, 3.0]]]
+)
+@pytest.mark.parametrize("in_arrow", [True, False])
+def test_malformed_embeddings_are_one_error(value, in_arrow):
+    rows = [{"prompt": "p", "responses": ["a", "b"], "scores": [1.0, 2.0], "embeddings": value}] * 2
+    with pytest.raises(ValueError, match=r"Column `embeddings`.*Make the column with `embed_responses`"):
+        Dataset.from_list(rows).map(real_select, batched=True) if in_arrow else select(rows)
+
+
+@pytest.mark.parametrize("kind", ["float64", "fixed", "large", "array2d"])
+def test_embeddings_of_any_list_type(kind, rng):
+    rows = candidate_rows(rng, 20, (3, 3), dim=4)
+    data = Dataset.from_list(rows)
+    number = Value("float64" if kind == "float64" else "float32")
+    feature = {
+        "float64": List(List(number)),
+        "fixed": List(List(number, length=4), length=3),
+        "large": LargeList(LargeList(number)),
+        "array2d": Array2D((3, 4), "float32"),
+    }[kind]
+    cast = data.cast_column("embeddings", feature)
+    options = {"batched": True, "fn_kwargs": {"pairs_per_prompt": 2}}
+    assert cast.map(real_select, **options)["chosen"][:] == data.map(real_select, **options)["chosen"][:]
