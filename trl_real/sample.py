@@ -13,10 +13,13 @@ def load_sample(name: str = "standard") -> Dataset:
     Load the sample that ships with the package: prompts of many kinds with 4 to 6 responses each, of clearly different
     quality, written and scored (1 to 10) for this project.
 
+    It is for trying things out, not for judging strategies: most prompts have one response that is off topic, and
+    `"easy"` mostly picks that one.
+
     Args:
         name (`str`, *optional*, defaults to `"standard"`):
-            `"standard"` for prompts and responses as text, `"conversational"` for messages: several turns, and rules
-            in a system message.
+            `"standard"` for prompts and responses as text, `"conversational"` for messages, as chat models want them:
+            several turns, and rules in a system message.
 
     Returns:
         [`~datasets.Dataset`]: Columns `topic`, `prompt`, `responses` and `scores`.
