@@ -1,4 +1,7 @@
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -207,8 +210,6 @@ def test_an_unreachable_hub_is_not_tried_again_and_again(endpoint):
         "try:\n    embedding.load_embedder(embedding.DEFAULT_EMBEDDER, None, 'auto')\n"
         "except OSError as error:\n    print(time.time() - start, error)\n"
     )
-    import os
-
     env = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
     seconds, message = result.stdout.split(" ", 1)
@@ -222,8 +223,6 @@ def test_a_name_that_is_no_model():
 
 
 def test_pickled_weights_are_not_loaded(tmp_path, tiny_lm):
-    import shutil
-
     shutil.copytree(tiny_lm, tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tiny_lm)
     (tmp_path / "model" / "model.safetensors").unlink()
@@ -250,3 +249,15 @@ def test_a_stand_in_counts_nothing_as_cut():
     dataset = Dataset.from_list(candidate_rows(np.random.default_rng(0), 3))
     dataset = dataset.map(embed_responses, batched=True, fn_kwargs={"embedder": HashEmbedder()})
     assert dataset["responses_cut"][:] == [None] * 3
+
+
+def test_code_in_the_folder_of_a_model_is_not_run(tmp_path, tiny_encoder):
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(tiny_encoder, folder)
+    (folder / "custom.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Custom: pass\n")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["type"] = "custom.Custom"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises((OSError, ImportError)):
+        vectors(["a"], str(folder))
+    assert not ran.exists()
