@@ -137,7 +137,7 @@ def test_a_prompt_is_picked_from_alone_as_in_a_batch(strategy, k, monkeypatch):
         for i in range(40)
     ]
     assert (together == np.concatenate(alone)).all()
-    monkeypatch.setattr(strategies, "SLICE", 1)
+    monkeypatch.setattr(strategies, "MAX_COSTS", 1)
     assert (together == pick_pairs(strategy, similarity, eligible, 2, seeds)).all()
 
 
