@@ -141,10 +141,9 @@ def test_picks_do_not_depend_on_the_prompt_or_the_order_of_the_responses(strateg
         order = rng.permutation(len(row["responses"]))
         parts = {name: [row[name][i] for i in order] for name in ("responses", "scores", "embeddings")}
         shuffled.append({"prompt": "another " + row["prompt"], **parts})
-    pick = lambda row: [row[name] for name in PICK]  # noqa: E731
     before, after = select(rows, strategy=strategy), select(shuffled, strategy=strategy)
     assert len(before) > 30
-    assert list(map(pick, before)) == list(map(pick, after))
+    assert [[row[name] for name in PICK] for row in before] == [[row[name] for name in PICK] for row in after]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
