@@ -245,6 +245,12 @@ def test_a_forked_worker_does_not_hang_after_the_parent_has_embedded(tiny_encode
     assert result.returncode == 0, result.stderr
 
 
+def test_an_empty_batch(embedder):
+    out = embed_responses({"prompt": [], "responses": []}, embedder=embedder)
+    assert out == {"prompt": [], "responses": [], "embeddings": [], "responses_cut": []}
+    assert real_select(out)["similarity"] == []
+
+
 def test_a_stand_in_counts_nothing_as_cut():
     dataset = Dataset.from_list(candidate_rows(np.random.default_rng(0), 3))
     dataset = dataset.map(embed_responses, batched=True, fn_kwargs={"embedder": HashEmbedder()})

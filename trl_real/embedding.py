@@ -84,9 +84,12 @@ def embed_responses(
     texts = read_candidates(batch, "embed_responses").texts
     flat = [text for row in texts for text in row]
     vectors, cut = encode(flat, embedder, embedder_max_length, embedder_batch_size, embedder_dtype)
-    ends = np.cumsum([len(row) for row in texts])[:-1]
-    batch["embeddings"] = np.split(vectors, ends)
-    batch["responses_cut"] = [None] * len(texts) if cut is None else [int(row.sum()) for row in np.split(cut, ends)]
+    ends = np.cumsum([len(row) for row in texts])
+    batch["embeddings"] = np.split(vectors, ends)[:-1]
+    if cut is None:
+        batch["responses_cut"] = [None] * len(texts)
+    else:
+        batch["responses_cut"] = [int(row.sum()) for row in np.split(cut, ends)[:-1]]
     return batch
 
 

@@ -260,7 +260,7 @@ def _embeddings(batch: Any) -> Any:
     if not is_untouched(batch, "embeddings"):
         return batch["embeddings"]
     counts, array = vectors_from_arrow(batch.pa_table["embeddings"].combine_chunks())
-    return np.split(array, np.cumsum(counts)[:-1])
+    return np.split(array, np.cumsum(counts))[:-1]
 
 
 class _TypedList(list[Any]):

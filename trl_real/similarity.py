@@ -71,7 +71,9 @@ def _vectors_from_lists(column: Any) -> tuple[np.ndarray, np.ndarray]:
     if len({shape[1:] for shape in shapes}) > 1 or any(len(shape) != 2 or shape[1] == 0 for shape in shapes):
         raise _no_vectors(f"the shapes {sorted(shapes)}")
     dim = next((shape[1] for shape in shapes), 1)
-    return np.array([len(row) for row in rows]), np.concatenate([row.reshape(-1, dim) for row in rows])
+    none = np.zeros((0, dim), dtype=np.float32)  # for a batch without rows
+    counts = np.array([len(row) for row in rows], dtype=np.int64)
+    return counts, np.concatenate([none, *(row.reshape(-1, dim) for row in rows)])
 
 
 def _is_list(arrow_type: pa.DataType) -> bool:
