@@ -83,6 +83,24 @@ def test_bfloat16_is_close_and_comes_out_as_float32(tiny_encoder, texts):
     assert not np.array_equal(low, high)
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": True}, "bfloat16"),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, "bfloat16"),
+        ({"architecture": "aarch64", "bf16": True}, "bfloat16"),
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, "float32"),
+        ({"architecture": "aarch64", "bf16": False, "neon": True}, "float32"),
+    ],
+)
+def test_auto_is_bfloat16_where_the_cpu_computes_in_it(capabilities, dtype, tiny_encoder, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    load_embedder.cache_clear()
+    model = load_embedder(tiny_encoder, None, "auto")
+    load_embedder.cache_clear()
+    assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
+
+
 def test_each_distinct_text_is_embedded_once(embedder):
     found, cut = encode(["a", "b", "a", "", " ", "b"], embedder, None, 32, "float32")
     assert embedder.calls == [["a", "b"]]

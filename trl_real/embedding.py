@@ -252,8 +252,10 @@ def _native_dtype() -> Any:
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
-        native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
+        capabilities: dict[str, Any] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # older torch has no such function
+        native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # x86 twice, Arm
     return torch.bfloat16 if native else torch.float32
 
 
