@@ -1,9 +1,15 @@
-"""What makes a function a good citizen of `datasets.map`."""
+"""What makes a function a good citizen of `datasets.map`: a version in its cache, and every format of a dataset."""
 
 import functools
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Generic, ParamSpec, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from datasets import Features
+from datasets.formatting.formatting import LazyBatch, PythonFormatter
 
 from . import __version__
 
@@ -14,11 +20,13 @@ R = TypeVar("R")
 
 class Transform(Generic[P, R]):
     """
-    A batched map function that `datasets` caches per version of this package.
+    A batched map function that `datasets` caches per version of this package, and that takes every format.
 
     `datasets` fingerprints a map by pickling its function, and a plain function pickles as nothing but its name: an
     upgrade that changes what the function does would silently be served the old cache. This wrapper pickles as its
     name and the package version, and never as anything else, so that no model weights can end up in a fingerprint.
+
+    The function gets a mapping of lists, which it changes in place and returns.
     """
 
     def __init__(self, function: Callable[P, R]):
@@ -26,7 +34,23 @@ class Transform(Generic[P, R]):
         self._function = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._function(*args, **kwargs)
+        if not args or not _is_formatted(args[0]):
+            return self._function(*args, **kwargs)
+        batch, *others = args
+        # `Dataset.map` removes the columns of `remove_columns` from a `LazyBatch` alone, and a stream from the very dict
+        # or a table. Both hand over the same batches: only the caller tells them apart.
+        in_dataset = sys._getframe(1).f_globals.get("__name__") == "datasets.arrow_dataset"
+        if isinstance(batch, dict) and not in_dataset:
+            for name, column in batch.items():
+                batch[name] = [_as_python(value) for value in column]
+            return self._function(batch, *others, **kwargs)
+        lazy = _as_lazy_batch(batch)
+        self._function(lazy, *others, **kwargs)
+        if not in_dataset:
+            return _as_table(lazy)
+        if not isinstance(batch, dict):  # nothing of a table is merged with the answer
+            list(lazy.values())
+        return lazy
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _load, (self._function.__module__, self._function.__qualname__, __version__)
@@ -37,3 +61,69 @@ class Transform(Generic[P, R]):
 
 def _load(module: str, name: str, version: str) -> Any:
     return getattr(import_module(module), name)
+
+
+def _is_formatted(batch: Any) -> bool:
+    """Whether a batch comes from a dataset with a format: as a table, or with arrays."""
+    if isinstance(batch, dict):
+        return any(
+            hasattr(column, "__array__") or (isinstance(column, list) and any(map(_is_array, column)))
+            for column in batch.values()
+        )
+    return isinstance(batch, pa.Table) or hasattr(batch, "to_arrow") or type(batch).__name__ == "DataFrame"
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__")
+
+
+def _as_python(value: Any) -> Any:
+    """
+    A value of a row as Python objects. Matrices, which only embeddings are, stay arrays.
+
+    Formats make float32 of numbers and NaN of null: the shortest decimal that reads as the float32 is what was there.
+    """
+    if isinstance(value, list):
+        return [_as_python(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _as_python(item) for key, item in value.items()}
+    if not _is_array(value):
+        return value
+    array = np.asarray(value)
+    if array.ndim > 1:
+        return array
+    if array.dtype == np.float32:
+        array = array.astype(np.str_).astype(np.float64)
+    if array.dtype.kind == "f":
+        array = np.where(np.isnan(array), None, array.astype(object))
+    return _as_python(array.tolist())
+
+
+def _as_lazy_batch(batch: Any) -> LazyBatch:
+    if isinstance(batch, dict):
+        columns = {name: [_as_python(value) for value in column] for name, column in batch.items()}
+        batch = pa.table({name: [_as_lists(value) for value in column] for name, column in columns.items()})
+    elif hasattr(batch, "to_arrow"):  # Polars
+        batch = batch.to_arrow()
+    elif not isinstance(batch, pa.Table):
+        batch = pa.Table.from_pandas(batch, preserve_index=False)
+    return LazyBatch(batch, PythonFormatter(features=Features.from_arrow_schema(batch.schema)))
+
+
+def _as_lists(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _as_table(batch: LazyBatch) -> pa.Table:
+    """The columns of a batch as a table, those that nobody touched as they came."""
+    table = batch.pa_table
+    columns = {}
+    for name in batch:
+        if name in batch.keys_to_format:
+            columns[name] = table[name]
+        elif hasattr(batch[name], "__arrow_array__"):
+            columns[name] = pa.array(batch[name])
+        else:
+            known = table.schema.field(name).type if name in table.schema.names else None
+            columns[name] = pa.array([_as_lists(value) for value in batch[name]], type=known)
+    return pa.table(columns)

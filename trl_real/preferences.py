@@ -10,9 +10,10 @@ from datasets.formatting import PythonFormatter
 from datasets.formatting.formatting import LazyBatch
 
 from .budget import select_budget
-from .candidates import SKIP_REASONS, check_columns, eligible_responses, read_candidates
+from .candidates import check_columns, read_candidates
 from .config import SelectionConfig
 from .embedding import embed_responses, embedder_name
+from .policies import SKIP_REASONS, eligible_responses
 from .report import Distribution, SelectionReport
 from .selection import pair_features, real_select
 from .similarity import group_prompts, read_vectors

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .candidates import SKIP_REASONS
+from .policies import SKIP_REASONS
 
 
 if TYPE_CHECKING:

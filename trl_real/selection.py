@@ -6,26 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from datasets import Features, List, Value
+from datasets import Features, Value
 
 from ._transform import Transform
-from .candidates import (
-    SKIP_REASONS,
-    Candidates,
-    Eligible,
-    as_json,
-    eligible_responses,
-    is_untouched,
-    read_candidates,
-    read_column,
-    side_names,
-)
+from .candidates import Candidates, is_untouched, read_candidates, read_column, side_names
 from .config import SelectionConfig
+from .messages import MESSAGES, as_json
+from .policies import SKIP_REASONS, Eligible, eligible_responses
 from .similarity import embed_eligible, group_prompts, read_vectors, vectors_from_arrow
 from .strategies import STRATEGIES, pick_pairs
-
-
-MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
 
 @Transform

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from .candidates import Candidates, Eligible, is_untouched
+from .candidates import Candidates, is_untouched
 from .embedding import encode
+from .policies import Eligible
 
 
 # Prompts are compared in slices whose embeddings hold at most this many numbers (32 MB in float64).

@@ -1,0 +1,110 @@
+"""Text and messages: what a prompt and a response are made of."""
+
+import json
+import os.path
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import List, Value
+
+
+# How HH-RLHF (arXiv 2204.05862) and what follows it write a dialogue as text.
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+TURN = re.compile(r"\n\n(Human|Assistant):")
+ROLES = {"Human": "user", "Assistant": "assistant"}
+
+MESSAGES = List({"role": Value("string"), "content": Value("string")})
+
+
+def is_messages(value: Any) -> bool:
+    """Whether `value` is a list of messages, whose contents are text, parts or null."""
+    return isinstance(value, list) and all(
+        isinstance(message, Mapping) and "role" in message and _is_content(message.get("content")) for message in value
+    )
+
+
+def _is_content(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(part, Mapping) and isinstance(part.get("text"), str | None) for part in value)
+    return isinstance(value, str | None)
+
+
+def response_text(messages: Any) -> str:
+    """The text of a response: itself, or the contents and tool calls of its messages, one a line."""
+    if isinstance(messages, str):
+        return messages
+    lines = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list):  # parts, of which only text can be embedded
+            content = "".join(part.get("text") or "" for part in content)
+        lines.append(content or "")
+        if message.get("tool_calls"):
+            lines.append(as_json(message["tool_calls"]))
+    return "\n".join(line for line in lines if line)
+
+
+def as_json(value: Any) -> str:
+    """Text or messages as one line of JSON, without the nulls that Arrow gives to messages with fewer keys."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: clean(item) for key, item in value.items() if item is not None}
+        return [clean(item) for item in value] if isinstance(value, list) else value
+
+    return json.dumps(clean(value), sort_keys=True, default=str)
+
+
+def as_message(value: Any, role: str) -> Any:
+    """Text as one message of `role`; messages and null stay what they are."""
+    return [{"role": role, "content": value}] if isinstance(value, str) else value
+
+
+def as_conversation(prompt: Any, responses: list[Any]) -> tuple[Any, list[Any]]:
+    """A prompt and its responses as messages: one each, or the turns of a dialogue that is written as text."""
+    if not (isinstance(prompt, str) and prompt.startswith(HUMAN)):
+        return as_message(prompt, "user"), [as_message(response, "assistant") for response in responses]
+    turns = _turns(prompt)
+    if turns[-1] == {"role": "assistant", "content": ""}:  # where the responses begin
+        turns.pop()
+    return turns, [
+        _turns(ASSISTANT + response) if isinstance(response, str) else response for response in responses
+    ]
+
+
+def _turns(dialogue: str) -> list[dict[str, str]]:
+    _, *turns = TURN.split(dialogue)
+    return [{"role": ROLES[name], "content": text.strip()} for name, text in zip(turns[::2], turns[1::2], strict=True)]
+
+
+def split_prompt(chosen: Any, rejected: Any) -> tuple[Any, list[Any]]:
+    """
+    Split a pair with an implicit prompt into the prompt, which both sides begin with, and the two responses.
+
+    Dialogues written as text are split after the last `"\\n\\nAssistant:"` that both share; the prompt is `None` if they
+    share none. Of messages, and of other text, which is split before white space, a response keeps at least the last
+    message or character, even where it is all that the other one begins with.
+    """
+    if chosen is None or rejected is None:
+        return None, [chosen, rejected]
+    if isinstance(chosen, str) and chosen.startswith(HUMAN):
+        turn = os.path.commonprefix([chosen, rejected]).rfind(ASSISTANT)
+        if turn < 0:
+            return None, [chosen, rejected]
+        shared = turn + len(ASSISTANT)
+    else:
+        shared = 0
+        for a, b in zip(chosen[:-1], rejected[:-1], strict=False):
+            if a != b:
+                break
+            shared += 1
+        if isinstance(chosen, str):
+            while shared > 0 and not (chosen[shared].isspace() and rejected[shared].isspace()):
+                shared -= 1
+    return chosen[:shared], [chosen[shared:], rejected[shared:]]
+
+
+def prompts_differ(responses: list[Any]) -> bool:
+    """Whether a response of a dialogue goes on with other turns, so that the sides were not given the same prompt."""
+    return any(isinstance(response, str) and TURN.search(response) is not None for response in responses)
