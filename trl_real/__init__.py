@@ -11,8 +11,11 @@ __version__ = "0.1.0.dev0"
 _EXPORTS = {
     "load_sample": "sample",
     "SelectionConfig": "config",
+    "to_candidates": "conversion",
     "embed_responses": "embedding",
     "real_select": "selection",
+    "to_label_tasks": "labels",
+    "apply_labels": "labels",
     "select_budget": "budget",
     "SelectionReport": "report",
     "select_preferences": "preferences",
@@ -25,7 +28,10 @@ __all__ = list(_EXPORTS)
 if TYPE_CHECKING:
     from .budget import select_budget as select_budget
     from .config import SelectionConfig as SelectionConfig
+    from .conversion import to_candidates as to_candidates
     from .embedding import embed_responses as embed_responses
+    from .labels import apply_labels as apply_labels
+    from .labels import to_label_tasks as to_label_tasks
     from .preferences import select_preferences as select_preferences
     from .real_dpo_config import RealDPOConfig as RealDPOConfig
     from .real_dpo_trainer import RealDPOTrainer as RealDPOTrainer

@@ -36,16 +36,17 @@ class Transform(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if not args or not _is_formatted(args[0]):
             return self._function(*args, **kwargs)
-        batch, *others = args
+        batch: Any = args[0]
         # `Dataset.map` removes the columns of `remove_columns` from a `LazyBatch` alone, and a stream from the very dict
         # or a table. Both hand over the same batches: only the caller tells them apart.
         in_dataset = sys._getframe(1).f_globals.get("__name__") == "datasets.arrow_dataset"
         if isinstance(batch, dict) and not in_dataset:
             for name, column in batch.items():
                 batch[name] = [_as_python(value) for value in column]
-            return self._function(batch, *others, **kwargs)
-        lazy = _as_lazy_batch(batch)
-        self._function(lazy, *others, **kwargs)
+            return self._function(*args, **kwargs)
+        lazy: Any = _as_lazy_batch(batch)
+        function: Callable[..., Any] = self._function
+        function(lazy, *args[1:], **kwargs)
         if not in_dataset:
             return _as_table(lazy)
         if not isinstance(batch, dict):  # nothing of a table is merged with the answer
@@ -90,13 +91,11 @@ def _as_python(value: Any) -> Any:
     if not _is_array(value):
         return value
     array = np.asarray(value)
-    if array.ndim > 1:
-        return array
+    if array.ndim != 1:
+        return array if array.ndim else _as_python(array.reshape(1))[0]
     if array.dtype == np.float32:
         array = array.astype(np.str_).astype(np.float64)
-    if array.dtype.kind == "f":
-        array = np.where(np.isnan(array), None, array.astype(object))
-    return _as_python(array.tolist())
+    return [None if item != item else _as_python(item) for item in array.tolist()]
 
 
 def _as_lazy_batch(batch: Any) -> LazyBatch:

@@ -85,18 +85,20 @@ def read_candidates(batch: Any, where: str) -> Candidates:
 def _read_responses(batch: Any) -> Candidates:
     prompts = read_column(batch, "prompt")
     for r, prompt in enumerate(prompts):
-        _check_prompt(prompt, r)
-    responses = [_read_list(row, "responses", r) or [] for r, row in enumerate(read_column(batch, "responses"))]
-    texts = [[_text(response, "responses", r) for response in row] for r, row in enumerate(responses)]
+        check_prompt(prompt, "prompt", r)
+    responses = [read_list(row, "responses", r) or [] for r, row in enumerate(read_column(batch, "responses"))]
+    texts = [[read_text(response, "responses", r) for response in row] for r, row in enumerate(responses)]
     scores = None
     if "scores" in batch:
-        scores = [_read_scores(row, len(responses[r]), r) for r, row in enumerate(read_column(batch, "scores"))]
+        scores = [
+            read_scores(row, len(responses[r]), "scores", r) for r, row in enumerate(read_column(batch, "scores"))
+        ]
     return Candidates(prompts, responses, texts, scores, _read_reasons(batch, prompts), False, rewritten=False)
 
 
 def _read_given_pairs(batch: Any) -> Candidates:
     pairs = [list(pair) for pair in zip(read_column(batch, "chosen"), read_column(batch, "rejected"), strict=True)]
-    texts = [[_text(pair[0], "chosen", r), _text(pair[1], "rejected", r)] for r, pair in enumerate(pairs)]
+    texts = [[read_text(pair[0], "chosen", r), read_text(pair[1], "rejected", r)] for r, pair in enumerate(pairs)]
     prompts = read_column(batch, "prompt") if "prompt" in batch else [None] * len(pairs)
     reasons = _read_reasons(batch, prompts)
     rewritten = "prompt" not in batch
@@ -104,8 +106,8 @@ def _read_given_pairs(batch: Any) -> Candidates:
         if "prompt" not in batch or _repeats_prompt(prompt, pair):
             if None not in pair and isinstance(pair[0], str) != isinstance(pair[1], str):
                 raise TypeError(
-                    f"{_cell('rejected', r)}: expected the same kind as `chosen`, text or messages, for the prompt to be "
-                    f"split off, found {_kind(pair[1])}."
+                    f"{cell('rejected', r)}: expected the same kind as `chosen`, text or messages, for the prompt to be "
+                    f"split off, found {kind(pair[1])}."
                 )
             prompts[r], pairs[r] = split_prompt(*pair)
             texts[r] = ["" if response is None else response_text(response) for response in pairs[r]]
@@ -113,7 +115,7 @@ def _read_given_pairs(batch: Any) -> Candidates:
                 reasons[r] = reasons[r] or "no_shared_turn"
             rewritten = True
         else:
-            _check_prompt(prompt, r)
+            check_prompt(prompt, "prompt", r)
     return Candidates(prompts, pairs, texts, None, reasons, given_pairs=True, rewritten=rewritten)
 
 
@@ -150,7 +152,9 @@ def _make_messages(candidates: Candidates) -> None:
         candidates.prompts = [as_message(prompt, "user") for prompt in candidates.prompts]
         candidates.rewritten = True
     if any(isinstance(response, str) for row in candidates.responses for response in row):
-        candidates.responses = [[as_message(response, "assistant") for response in row] for row in candidates.responses]
+        candidates.responses = [
+            [as_message(response, "assistant") for response in row] for row in candidates.responses
+        ]
         candidates.rewritten = True
 
 
@@ -172,38 +176,38 @@ def is_untouched(batch: Any, name: str) -> bool:
     return name in getattr(batch, "keys_to_format", ())
 
 
-def _read_list(value: Any, column: str, r: int) -> list[Any] | None:
-    if hasattr(value, "tolist"):  # NumPy and torch formats
-        value = value.tolist()
+def read_list(value: Any, column: str, r: int) -> list[Any] | None:
+    """A cell that holds one item a response, or null."""
     if not (value is None or isinstance(value, list)):
-        raise TypeError(f"{_cell(column, r)}: expected a list, one item a response, found {_kind(value)}.")
+        raise TypeError(f"{cell(column, r)}: expected a list, one item a response, found {kind(value)}.")
     return value
 
 
-def _read_scores(value: Any, n_responses: int, r: int) -> list[float]:
+def read_scores(value: Any, n_responses: int, column: str, r: int) -> list[float]:
     """The scores of a row as floats, NaN for a missing one."""
-    scores = _read_list(value, "scores", r)
+    scores = read_list(value, column, r)
     if scores is None:
         return [math.nan] * n_responses
     if len(scores) != n_responses:
         raise ValueError(
-            f"{_cell('scores', r)}: found {len(scores)} scores for {n_responses} responses. Give one score a response, "
+            f"{cell(column, r)}: found {len(scores)} scores for {n_responses} responses. Give one score a response, "
             "None where it is missing."
         )
     for score in scores:
         if score is not None and (isinstance(score, bool) or not isinstance(score, Real)):
-            raise TypeError(f"{_cell('scores', r)}: expected numbers or None, found {_kind(score)}.")
+            raise TypeError(f"{cell(column, r)}: expected numbers or None, found {kind(score)}.")
     return [math.nan if score is None else float(score) for score in scores]
 
 
-def _text(response: Any, column: str, r: int) -> str:
+def read_text(response: Any, column: str, r: int) -> str:
+    """The text of a response, `""` for null."""
     if response is None:
         return ""
     if isinstance(response, str) or is_messages(response):
         return response_text(response)
     raise TypeError(
-        f"{_cell(column, r)}: expected a response as str or as a list of messages [{{'role': ..., 'content': ...}}], "
-        f"found {_kind(response)}."
+        f"{cell(column, r)}: expected a response as str or as a list of messages [{{'role': ..., 'content': ...}}], "
+        f"found {kind(response)}."
     )
 
 
@@ -218,14 +222,17 @@ def _check_batch(batch: Any, where: str) -> None:
         raise ValueError(f"The columns of a batch must have the same length, found {lengths}.")
 
 
-def _check_prompt(prompt: Any, r: int) -> None:
+def check_prompt(prompt: Any, column: str, r: int) -> None:
+    """Raise unless a prompt is text, messages or null."""
     if not (prompt is None or isinstance(prompt, str) or is_messages(prompt)):
-        raise TypeError(f"{_cell('prompt', r)}: expected str or a list of messages, found {_kind(prompt)}.")
+        raise TypeError(f"{cell(column, r)}: expected str or a list of messages, found {kind(prompt)}.")
 
 
-def _cell(column: str, r: int) -> str:
+def cell(column: str, r: int) -> str:
+    """Where a cell is, for messages."""
     return f"Column `{column}`, row {r} of the batch"
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
+    """What a value is, for messages."""
     return f"{type(value).__name__} ({value!r:.60})"

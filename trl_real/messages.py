@@ -1,7 +1,6 @@
 """Text and messages: what a prompt and a response are made of."""
 
 import json
-import os.path
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,25 @@ TURN = re.compile(r"\n\n(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
 
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
+
+
+def item_feature(feature: Any) -> Any:
+    """The feature of a response, from that of a list of them; of text where no row has any."""
+    item = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    return Value("string") if item is None or item == Value("null") else item
+
+
+def joint_features(prompt: Any, sides: list[Any]) -> tuple[Any, list[Any]]:
+    """The features of a prompt and of responses where text becomes messages if anything is messages."""
+    nested = [feature for feature in (prompt, *sides) if not isinstance(feature, Value)]
+    if not nested:
+        return prompt, sides
+    # Whole conversations as sides hold the prompt, too, with all that its messages have.
+    message = item_feature(nested[0])
+    whole = isinstance(message, dict) and isinstance(message.get("content"), Value)
+    wrapped = nested[0] if whole else MESSAGES
+    prompt, *sides = (wrapped if isinstance(feature, Value) else feature for feature in (prompt, *sides))
+    return prompt, sides
 
 
 def is_messages(value: Any) -> bool:
@@ -68,9 +86,7 @@ def as_conversation(prompt: Any, responses: list[Any]) -> tuple[Any, list[Any]]:
     turns = _turns(prompt)
     if turns[-1] == {"role": "assistant", "content": ""}:  # where the responses begin
         turns.pop()
-    return turns, [
-        _turns(ASSISTANT + response) if isinstance(response, str) else response for response in responses
-    ]
+    return turns, [_turns(ASSISTANT + response) if isinstance(response, str) else response for response in responses]
 
 
 def _turns(dialogue: str) -> list[dict[str, str]]:
@@ -89,7 +105,9 @@ def split_prompt(chosen: Any, rejected: Any) -> tuple[Any, list[Any]]:
     if chosen is None or rejected is None:
         return None, [chosen, rejected]
     if isinstance(chosen, str) and chosen.startswith(HUMAN):
-        turn = os.path.commonprefix([chosen, rejected]).rfind(ASSISTANT)
+        turn = chosen.rfind(ASSISTANT)
+        while turn >= 0 and not rejected.startswith(chosen[: turn + len(ASSISTANT)]):
+            turn = chosen.rfind(ASSISTANT, 0, turn)
         if turn < 0:
             return None, [chosen, rejected]
         shared = turn + len(ASSISTANT)
@@ -105,6 +123,10 @@ def split_prompt(chosen: Any, rejected: Any) -> tuple[Any, list[Any]]:
     return chosen[:shared], [chosen[shared:], rejected[shared:]]
 
 
-def prompts_differ(responses: list[Any]) -> bool:
-    """Whether a response of a dialogue goes on with other turns, so that the sides were not given the same prompt."""
-    return any(isinstance(response, str) and TURN.search(response) is not None for response in responses)
+def prompts_differ(prompt: Any, responses: list[Any]) -> bool:
+    """Whether a response to a dialogue goes on with other turns: then the last prompts of the sides differ."""
+    return (
+        isinstance(prompt, str)
+        and prompt.startswith(HUMAN)
+        and any(isinstance(response, str) and TURN.search(response) is not None for response in responses)
+    )

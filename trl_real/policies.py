@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from .candidates import Candidates
 
 
-# Why a row has no pair, in the order in which the reasons are looked for. The first are those of `to_candidates`.
+# Why a row has no pair, or a pair no preference, in the order in which the reasons are looked for.
 SKIP_REASONS = {
     "missing_response": "`chosen` or `rejected` is null",
     "no_shared_turn": "the two dialogues share no assistant turn",
@@ -18,6 +18,8 @@ SKIP_REASONS = {
     "missing_scores": "fewer than two distinct responses have a score",
     "tied_scores": "no two scores differ by more than `min_score_gap`",
     "no_pair_for_strategy": "the strategy can use none of the pairs that may be labelled",
+    "missing_label": "nobody has labelled the pair",
+    "tied_labels": "the labels prefer neither side by more than half",
 }
 
 # What was done to rows and responses on the way, without costing the row.
@@ -68,7 +70,8 @@ def eligible_responses(candidates: Candidates, min_score_gap: float) -> list[Eli
                 row.reason = _why_too_few(texts)
             elif row.scores and not max(row.scores) - min(row.scores) > min_score_gap:
                 row.reason = "tied_scores"
-        row.reason = candidates.reasons[r] or row.reason
+        if candidates.reasons[r] in SKIP_REASONS:
+            row.reason = candidates.reasons[r]
         eligible.append(row)
     return eligible
 

@@ -11,7 +11,7 @@ from datasets import Features, Value
 from ._transform import Transform
 from .candidates import Candidates, is_untouched, read_candidates, read_column, side_names
 from .config import SelectionConfig
-from .messages import MESSAGES, as_json
+from .messages import as_json, item_feature, joint_features
 from .policies import SKIP_REASONS, Eligible, eligible_responses
 from .similarity import embed_eligible, group_prompts, read_vectors, vectors_from_arrow
 from .strategies import STRATEGIES, pick_pairs
@@ -277,11 +277,8 @@ def pair_features(features: Features, given_pairs: bool, labelled: bool) -> Feat
         sides = [features["chosen"], features["rejected"]]
         prompt = features.get("prompt", features["chosen"])
     else:
-        sides, prompt = [_item(features["responses"])] * 2, features["prompt"]
-    if not all(isinstance(feature, Value) for feature in (prompt, *sides)):
-        prompt = MESSAGES if isinstance(prompt, Value) else prompt
-        sides = [MESSAGES if isinstance(side, Value) else side for side in sides]
-    out["prompt"] = prompt
+        sides, prompt = [item_feature(features["responses"])] * 2, features["prompt"]
+    out["prompt"], sides = joint_features(prompt, sides)
     out.update(zip(side_names(given_pairs or labelled), sides, strict=True))
     if labelled and not given_pairs:
         out["score_chosen"] = out["score_rejected"] = Value("float64")
@@ -290,9 +287,3 @@ def pair_features(features: Features, given_pairs: bool, labelled: bool) -> Feat
         out["pair_id"] = Value("string")
     out["skip_reason"] = Value("string")
     return out
-
-
-def _item(feature: Any) -> Any:
-    """The feature of a response, from that of a list of them; of text where no row has any."""
-    item = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
-    return Value("string") if item is None or item == Value("null") else item

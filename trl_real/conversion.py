@@ -1,0 +1,411 @@
+"""From any known layout of preference data to candidates or given pairs: `to_candidates`."""
+
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, IterableDataset, List, Value
+
+from ._transform import Transform
+from .candidates import cell, check_prompt, kind, read_candidates, read_column, read_list, read_scores, read_text
+from .config import ON_SKIP
+from .grouping import COUNTS, group_rows
+from .layouts import LAYOUTS, column_names, find_layout, first_values
+from .messages import MESSAGES, as_conversation, item_feature, joint_features, prompts_differ
+from .policies import POLICIES, SKIP_REASONS
+
+
+logger = logging.getLogger(__name__)
+
+# What a response that comes as a dict is made of.
+TEXT_FIELDS = ("response", "text", "content", "completion", "answer", "generation", "output")
+# The score is the first of these by which all responses of a prompt are scored, for one scale is not another:
+# UltraFeedback's `overall_score` runs to 10, its `fine-grained_score` and ratings to 5. Of a rank, 1 is the best.
+SCORE_FIELDS = ("overall_score", "fine-grained_score", "annotations", "score", "rating", "reward", "rank")
+NUMBER = re.compile(r"\s*[-+]?\d+(\.\d+)?\s*")
+OUTPUTS = ("prompt", "responses", "scores")
+
+
+def to_candidates(
+    dataset: Any,
+    layout: str | None = None,
+    group: bool | None = None,
+    *,
+    prompt_column: str | None = None,
+    responses_column: str | None = None,
+    scores_column: str | None = None,
+    chosen_column: str | None = None,
+    rejected_column: str | None = None,
+    conversational: bool = False,
+    on_skip: str = "drop",
+) -> Any:
+    r"""
+    Bring a dataset in any known layout into the columns that [`real_select`] takes.
+
+    Args:
+        dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or a dict of them):
+            Preference data; the splits of a [`~datasets.DatasetDict`] are converted one by one.
+        layout (`str`, *optional*):
+            The layout, if the columns leave a doubt:
+
+            - `"candidates"`: a prompt and a list of responses (text, messages, or dicts with a text and perhaps a score
+              or rank), perhaps a list of scores or ranks.
+            - `"ultrafeedback"`: `instruction` and `completions`, of which the score is the `overall_score`, the
+              `fine-grained_score` or the mean of the ratings, whichever comes first among those that all have.
+            - `"nectar"`: `prompt` and `answers` with a `rank`; the score is minus the rank.
+            - `"shp"`: `history`, `human_ref_A`, `human_ref_B`, `score_A`, `score_B`, one row a pair of comments.
+            - `"unpaired"`: a prompt, a `completion` and a `label` or score, one row a response.
+            - `"preference"`: `chosen` and `rejected`, perhaps a prompt; without one the prompt is what both begin with.
+            - `"hh"`: dialogues as text in `chosen` and `rejected`, split after the last `"\n\nAssistant:"` they share.
+        group (`bool`, *optional*):
+            Whether all rows of a prompt become one. If `None`, those rows do that carry a score for each response
+            (`"shp"`, `"unpaired"`), and pairs stay pairs with their human label. Of grouped pairs the score of a
+            response is the number of pairs that it won.
+        prompt_column, responses_column, scores_column, chosen_column, rejected_column (`str`, *optional*):
+            Columns with other names than the usual. Where each row holds one response, name that and its score.
+        conversational (`bool`, *optional*, defaults to `False`):
+            Whether text becomes messages; dialogues become one message a turn.
+        on_skip (`str`, *optional*, defaults to `"drop"`):
+            What happens to a row that cannot be converted: `"drop"` it, with a warning that counts, `"keep"` it
+            with a `skip_reason`, or `"error"`. A stream drops without a count: [`real_select`] counts nothing either,
+            [`select_preferences`] counts both.
+
+    Returns:
+        As `dataset`: rows with `prompt`, `responses` and, if there are any, `scores`; or, from pairs that are not
+        grouped, `prompt`, `chosen` and `rejected`. Every other column rides along; where rows are grouped as a list with
+        one item a row, except for `tools`, `chat_template_kwargs`, `post_id` and `domain`, which rows of a prompt share.
+        Grouped responses are distinct and not empty, in the order in which they first occur. A column `scores` that is
+        empty throughout is removed.
+
+    Raises:
+        `ValueError`: If the layout is not known or its columns are missing or in doubt, or, with `on_skip="error"`, a row
+            cannot be converted.
+        `TypeError`: If `dataset` is no dataset, or a cell holds something else than its layout says.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from trl_real import to_candidates
+
+    >>> votes = Dataset.from_dict(
+    ...     {
+    ...         "prompt": ["Is tea a drink?", "Is tea a drink?", "Is tea a drink?"],
+    ...         "completion": ["Yes.", "No.", "Yes, a hot one."],
+    ...         "label": [True, False, True],
+    ...     }
+    ... )
+    >>> to_candidates(votes)[0]
+    {'prompt': 'Is tea a drink?', 'responses': ['Yes.', 'No.', 'Yes, a hot one.'], 'scores': [1.0, 0.0, 1.0]}
+    ```
+    """
+    columns = {
+        "prompt_column": prompt_column,
+        "responses_column": responses_column,
+        "scores_column": scores_column,
+        "chosen_column": chosen_column,
+        "rejected_column": rejected_column,
+    }
+    if isinstance(dataset, dict):
+        splits = {}
+        for split, rows in dataset.items():
+            splits[split] = to_candidates(
+                rows, layout, group, conversational=conversational, on_skip=on_skip, **columns
+            )
+        return type(dataset)(splits)
+    named = {name.removesuffix("_column"): column for name, column in columns.items() if column is not None}
+    converted = convert(dataset, layout, group, named, conversational, on_skip)
+    if converted.skipped and on_skip == "drop":
+        logger.warning(
+            "`to_candidates` dropped %d of %d rows: %s.",
+            converted.skipped.total(),
+            converted.rows,
+            "; ".join(f"in {n} {SKIP_REASONS[reason]} ({reason})" for reason, n in converted.skipped.most_common()),
+        )
+    for policy, n in converted.policies.items():
+        logger.info("`to_candidates`, layout '%s': %d %s.", converted.layout, n, POLICIES[policy])
+    return converted.dataset
+
+
+class Converted(NamedTuple):
+    """A converted dataset and what was done to it; of a stream nothing is counted."""
+
+    dataset: Any
+    layout: str
+    rows: int
+    skipped: Counter[str]
+    policies: Counter[str]
+
+
+def convert(
+    dataset: Any,
+    layout: str | None = None,
+    group: bool | None = None,
+    named: dict[str, str] | None = None,
+    conversational: bool = False,
+    on_skip: str = "drop",
+) -> Converted:
+    """[`to_candidates`] of one dataset, with counts."""
+    if not isinstance(dataset, Dataset | IterableDataset):
+        raise TypeError(f"`dataset` must be a `Dataset` or `IterableDataset`, got {type(dataset).__name__}.")
+    if on_skip not in ON_SKIP:
+        raise ValueError(f"`on_skip` must be one of {list(ON_SKIP)}, got {on_skip!r}.")
+    if group not in (None, True, False):
+        raise TypeError(f"`group` must be True, False or None, got {group!r}.")
+    source = dataset.with_format(None)
+    name, columns = find_layout(source, layout, named)
+    pairs, grouped = LAYOUTS[name].pairs, LAYOUTS[name].grouped if group is None else group
+    outputs = ("prompt", "chosen", "rejected") if pairs and not grouped else ("prompt", "responses", "scores")
+    clash = (set(outputs) & set(column_names(source) or [])) - set(columns.values())
+    if clash:
+        raise ValueError(
+            f"The layout '{name}' is read from {sorted(columns.values())} here, and would replace the columns "
+            f"{sorted(clash)}. Rename or remove them."
+        )
+    rows = (_convert_pairs if pairs else _convert_responses)(source, name, columns, grouped, conversational)
+    if grouped:
+        shared = [column for column in LAYOUTS[name].key if column in (column_names(rows) or [])]
+        rows = group_rows(rows, ("prompt", *shared), wins=pairs)
+    return _account(source, rows, name, on_skip)
+
+
+def _convert_pairs(dataset: Any, layout: str, columns: dict[str, str], grouped: bool, conversational: bool) -> Any:
+    """Pairs with an explicit prompt or, to be grouped, as candidates of which one has won."""
+    dataset = dataset.rename_columns({column: part for part, column in columns.items() if part != column})
+    features = dataset.features
+    if features is not None:
+        parts = [features.get("prompt", features["chosen"]), features["chosen"], features["rejected"]]
+        if "prompt" in features and not (grouped or conversational):
+            are_text = {isinstance(feature, Value) for feature in parts}
+            if len(are_text) == 1:
+                return dataset  # as it should be
+        prompt, sides = joint_features(parts[0], parts[1:])
+        if conversational:
+            prompt, *sides = (MESSAGES if isinstance(feature, Value) else feature for feature in (prompt, *sides))
+        read = {"prompt": prompt, "chosen": sides[0], "rejected": sides[1]}
+        if grouped:
+            read = {"prompt": prompt, "responses": List(sides[0]), "scores": List(Value("float64"))}
+        others = {name: feature for name, feature in features.items() if name not in ("prompt", "chosen", "rejected")}
+        features = Features(read | others | {"skip_reason": Value("string"), COUNTS[0]: Value("int64")})
+    return _map(
+        dataset,
+        _write_pairs,
+        features,
+        {"grouped": grouped, "conversational": conversational},
+        used_up=["chosen", "rejected"] if grouped else [],
+    )
+
+
+@Transform
+def _write_pairs(batch: Any, grouped: bool, conversational: bool) -> Any:
+    candidates = read_candidates(batch, "to_candidates")
+    reasons, differing = candidates.reasons, []
+    prompts, pairs = candidates.prompts, candidates.responses
+    for r, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True)):
+        if None in pair:
+            reasons[r] = "missing_response"
+        differing.append(int(prompts_differ(prompt, pair)))
+        if conversational:
+            prompts[r], pairs[r] = as_conversation(prompt, pair)
+    batch["prompt"] = prompts
+    if grouped:
+        batch["responses"], batch["scores"] = pairs, [[1.0, 0.0]] * len(pairs)
+    else:
+        batch["chosen"], batch["rejected"] = ([pair[side] for pair in pairs] for side in (0, 1))
+    batch["skip_reason"], batch[COUNTS[0]] = reasons, differing
+    return batch
+
+
+def _convert_responses(dataset: Any, layout: str, columns: dict[str, str], grouped: bool, conversational: bool) -> Any:
+    """Candidates: `prompt`, `responses` and perhaps `scores`."""
+    features, fields = dataset.features, list[str]()
+    one_response = "human_ref_A" if layout == "shp" else columns["responses"] if layout == "unpaired" else None
+    if one_response:
+        item = features and features[one_response]
+    else:
+        item = features and item_feature(features[columns["responses"]])
+        fields = list(item) if isinstance(item, dict) else _fields(dataset, columns["responses"])
+    text_field = None
+    if fields and "role" not in fields:
+        text_field = next((field for field in TEXT_FIELDS if field in fields), None)
+        if text_field is None:
+            raise ValueError(
+                f"Column `{columns['responses']}` holds dicts without a text. Found: {fields}. Expected one of "
+                f"{list(TEXT_FIELDS)}, or a list of texts or messages."
+            )
+    rated = text_field is not None and bool({*SCORE_FIELDS} & {*fields})
+    if features is not None:
+        usual = all(part == column for part, column in columns.items()) and columns.keys() <= {*OUTPUTS}
+        if layout == "candidates" and usual and not (fields or conversational):
+            return dataset  # as they should be
+        if text_field:
+            item = item[text_field] if isinstance(item, dict) else None
+        elif fields:
+            item = List(item)
+        prompt = features[columns["prompt"]]
+        if conversational:
+            prompt, item = (MESSAGES if isinstance(feature, Value) else feature for feature in (prompt, item))
+        read = {"prompt": prompt, "responses": List(item)}
+        if rated or columns.keys() & {"scores", "ranks", "score_A"}:
+            read["scores"] = List(Value("float64"))
+        others = {name: feature for name, feature in features.items() if name not in columns.values()}
+        features = Features(read | others)
+    return _map(
+        dataset,
+        _write_responses,
+        features,
+        {
+            "layout": layout,
+            "columns": columns,
+            "text_field": text_field,
+            "rated": rated,
+            "conversational": conversational,
+        },
+        used_up=[column for column in columns.values() if column not in OUTPUTS],
+    )
+
+
+def _fields(dataset: Any, column: str) -> list[str]:
+    """The fields of the dicts in a column of a stream, from its first rows."""
+    rows = [row for row in first_values(dataset, column) if isinstance(row, list)]
+    return list(dict.fromkeys(field for row in rows for item in row if isinstance(item, Mapping) for field in item))
+
+
+@Transform
+def _write_responses(
+    batch: Any, layout: str, columns: dict[str, str], text_field: str | None, rated: bool, conversational: bool
+) -> Any:
+    cells = {part: read_column(batch, column) for part, column in columns.items()}
+    prompts = cells["prompt"]
+    for r, prompt in enumerate(prompts):
+        check_prompt(prompt, columns["prompt"], r)
+    scores: list[Any] | None = None
+    if layout == "shp":
+        responses = [list(pair) for pair in zip(cells["human_ref_A"], cells["human_ref_B"], strict=True)]
+        scores = [
+            [_number(value, columns[part], r) for part, value in (("score_A", a), ("score_B", b))]
+            for r, (a, b) in enumerate(zip(cells["score_A"], cells["score_B"], strict=True))
+        ]
+    elif layout == "unpaired":
+        responses = [[response] for response in cells["responses"]]
+        if "scores" in cells:
+            scores = [[_number(value, columns["scores"], r)] for r, value in enumerate(cells["scores"])]
+    else:
+        lists = [read_list(row, columns["responses"], r) or [] for r, row in enumerate(cells["responses"])]
+        responses = [[_response(item, text_field) for item in row] for row in lists]
+        if "scores" in cells:
+            scores = [read_scores(v, len(lists[r]), columns["scores"], r) for r, v in enumerate(cells["scores"])]
+        elif "ranks" in cells:
+            ranks = (read_scores(v, len(lists[r]), columns["ranks"], r) for r, v in enumerate(cells["ranks"]))
+            scores = [[-rank for rank in row] for row in ranks]
+        elif rated:
+            scores = [_ratings(row) for row in lists]
+    for r, row in enumerate(responses):
+        for response in row:
+            read_text(response, columns.get("responses", "human_ref_A"), r)
+        if conversational:
+            prompts[r], responses[r] = as_conversation(prompts[r], row)
+    batch["prompt"], batch["responses"] = prompts, responses
+    if scores is not None:
+        batch["scores"] = [[None if s is None or math.isnan(s) else s for s in row] for row in scores]
+    return batch
+
+
+def _response(item: Any, text_field: str | None) -> Any:
+    """The text or messages of an item of a list of responses."""
+    if not isinstance(item, Mapping):
+        return item
+    return [item] if text_field is None else item.get(text_field)
+
+
+def _number(value: Any, column: str, r: int) -> float | None:
+    if value is None or isinstance(value, Real):  # a label may be a bool
+        return None if value is None else float(value)
+    raise TypeError(f"{cell(column, r)}: expected a number, a bool or None, found {kind(value)}.")
+
+
+def _ratings(items: list[Any]) -> list[float | None]:
+    """The scores of a prompt, all from the one field that has most of them."""
+    best: list[float | None] = [None] * len(items)
+    for field in SCORE_FIELDS:
+        scores = [_rating(item.get(field), field) if isinstance(item, Mapping) else None for item in items]
+        if best.count(None) > scores.count(None):
+            best = scores
+    return best
+
+
+def _rating(value: Any, field: str) -> float | None:
+    """A rating as a number, or `None` if it is missing or cannot be read; of several aspects the mean of the known."""
+    if field == "annotations":
+        aspects = value.values() if isinstance(value, Mapping) else ()
+        ratings = [_rating(aspect.get("Rating"), "Rating") for aspect in aspects if isinstance(aspect, Mapping)]
+        known = [rating for rating in ratings if rating is not None]
+        return sum(known) / len(known) if known else None
+    if isinstance(value, str):
+        value = float(value) if NUMBER.fullmatch(value) else None
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        return None
+    return -float(value) if field == "rank" else float(value)
+
+
+def _map(dataset: Any, function: Any, features: Features | None, options: dict[str, Any], used_up: list[str]) -> Any:
+    described = {"desc": "Reading preference data"} if isinstance(dataset, Dataset) else {}
+    return dataset.map(
+        function, batched=True, fn_kwargs=options, remove_columns=used_up or None, features=features, **described
+    )
+
+
+def _account(source: Any, rows: Any, layout: str, on_skip: str) -> Converted:
+    """Count what was done, and drop what could not be converted."""
+    names = column_names(rows) or []
+    counted = [name for name in COUNTS if name in names]
+    if isinstance(source, IterableDataset):
+        rows = rows.remove_columns(counted) if counted else rows
+        if "skip_reason" in names and on_skip != "keep":
+            rows = rows.filter(_is_converted, input_columns=["skip_reason"], fn_kwargs={"on_skip": on_skip})
+            rows = rows.remove_columns(["skip_reason"])
+        return Converted(rows, layout, 0, Counter(), Counter())
+    table = rows.with_format("arrow")
+    policies = Counter({name[1:]: pc.sum(table[name][:]).as_py() or 0 for name in counted})
+    policies["grouped_rows"] = len(source) - len(rows)
+    rows = rows.remove_columns(counted)
+    skipped: Counter[str] = Counter()
+    if "skip_reason" in names:
+        reasons = table["skip_reason"][:].to_pylist()
+        skipped.update(reason for reason in reasons if reason in SKIP_REASONS)
+        if on_skip == "error":
+            for reason in reasons:
+                _is_converted(reason, on_skip)
+        if on_skip != "keep":
+            kept = np.flatnonzero([reason not in SKIP_REASONS for reason in reasons])
+            rows = (rows.select(kept) if skipped else rows).remove_columns("skip_reason")
+    if "scores" in rows.column_names and _has_no_score(rows):
+        rows = rows.remove_columns("scores")
+    return Converted(rows, layout, len(source), skipped, +policies)
+
+
+def _is_converted(reason: str | None, on_skip: str) -> bool:
+    if on_skip == "error" and reason in SKIP_REASONS:
+        raise ValueError(
+            f"A row cannot be converted: {SKIP_REASONS[reason]} ({reason}). Mend it, or drop such rows with `on_skip='drop'`."
+        )
+    return reason not in SKIP_REASONS
+
+
+def _has_no_score(dataset: Dataset) -> bool:
+    """Whether a column `scores` is null or NaN throughout, so that the data is unlabelled."""
+    for table in dataset.select_columns(["scores"]).with_format("arrow").iter(batch_size=10_000):
+        scores = table["scores"].combine_chunks()
+        if pa.types.is_nested(scores.type):
+            scores = scores.flatten()
+        known = scores.drop_null()
+        if len(known) and not (pa.types.is_floating(known.type) and pc.all(pc.is_nan(known)).as_py()):
+            return False
+    return len(dataset) > 0

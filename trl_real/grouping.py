@@ -1,0 +1,133 @@
+"""From several rows of a prompt to one: rows are found wherever they lie, and their responses are put together."""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets.fingerprint import Hasher
+
+from . import __version__
+from ._transform import Transform
+from .messages import as_json, response_text
+from .policies import equal_responses, mean_score
+
+
+# How often a policy was applied to a row: columns until they are counted. The first is that of pairs.
+COUNTS = ("_differing_prompts", "_empty_responses", "_equal_responses", "_averaged_scores")
+
+
+def group_rows(dataset: Any, key: tuple[str, ...], wins: bool) -> Any:
+    """
+    Make one row of all rows of candidates that agree in the columns `key`, of which the first is the prompt.
+
+    The rows of a prompt may lie anywhere in a [`~datasets.Dataset`], which is neither sorted nor loaded; in a stream they
+    are grouped where they are adjacent, and one prompt is held at a time. A row without a prompt, or with a
+    `skip_reason`, stays alone.
+
+    Args:
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Rows with `responses` and perhaps `scores`.
+        key (`tuple[str, ...]`):
+            Columns that stay as they are. Any other becomes a list, one item a row.
+        wins (`bool`):
+            Whether the scores of equal responses are wins, which are summed. Otherwise their mean is kept.
+
+    Returns:
+        As `dataset`, with the columns of `COUNTS`.
+    """
+    features = None if dataset.features is None else _grouped_features(dataset.features, key)
+    if isinstance(dataset, IterableDataset):
+        stream = {"stream": dataset, "key": key, "wins": wins}
+        return IterableDataset.from_generator(_stream_groups, features=features, gen_kwargs=stream)
+    keys = pa.table({"key": pa.array(_row_keys(dataset, key), pa.binary(16)), "row": np.arange(len(dataset))})
+    groups = keys.group_by("key", use_threads=False).aggregate([("row", "list")])["row_list"].combine_chunks()
+    order, bounds = groups.values.to_numpy(), groups.offsets.to_numpy()
+    # Mapped over the first row of each prompt, so that the result is cached beside the dataset.
+    return dataset.select(order[bounds[:-1]]).map(
+        _group_batch,
+        batched=True,
+        with_indices=True,
+        fn_kwargs={"rows": dataset.select(order).with_format("arrow"), "bounds": bounds, "key": key, "wins": wins},
+        features=features,
+        # Not of the arguments, which may hold the whole dataset.
+        new_fingerprint=Hasher.hash([dataset._fingerprint, key, wins, __version__]),
+        desc="Grouping rows by prompt",
+    )
+
+
+def _row_keys(dataset: Dataset, key: tuple[str, ...]) -> Iterator[bytes]:
+    columns = [*key, *({"skip_reason"} & set(dataset.column_names))]
+    row_numbers = itertools.count()
+    for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=10_000):
+        for row, n in zip(table.to_pylist(), row_numbers, strict=False):
+            yield _row_key(row, key) or n.to_bytes(16, "little")
+
+
+def _row_key(row: dict[str, Any], key: tuple[str, ...]) -> bytes | None:
+    """A hash of what the rows of a prompt have in common; `None` for a row that stays alone."""
+    if row[key[0]] is None or row.get("skip_reason") is not None:
+        return None
+    text = "\n".join(as_json(row.get(name)) for name in key)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+@Transform
+def _group_batch(
+    batch: Any, indices: list[int], rows: Dataset, bounds: np.ndarray, key: tuple[str, ...], wins: bool
+) -> Any:
+    """Put all rows of some prompts in the place of the first."""
+    start = bounds[indices[0]]
+    ends = (bounds[indices[0] : indices[-1] + 2] - start).tolist()
+    columns = rows[start : start + ends[-1]].to_pydict()
+    groups = [
+        _merge({name: values[a:b] for name, values in columns.items()}, key, wins) for a, b in itertools.pairwise(ends)
+    ]
+    for name in groups[0]:
+        if name not in key:
+            batch[name] = [group[name] for group in groups]
+    return batch
+
+
+def _stream_groups(stream: IterableDataset, key: tuple[str, ...], wins: bool) -> Iterator[dict[str, Any]]:
+    keyed = ((_row_key(row, key) or n, row) for n, row in enumerate(stream))
+    for _, group in itertools.groupby(keyed, key=lambda item: item[0]):
+        rows = [row for _, row in group]
+        yield _merge({name: [row.get(name) for row in rows] for name in rows[0]}, key, wins)
+
+
+def _merge(columns: dict[str, list[Any]], key: tuple[str, ...], wins: bool) -> dict[str, Any]:
+    """The row of a prompt, from the columns of all its rows: distinct responses in the order of their first mention."""
+    row: dict[str, Any] = {
+        name: values[0] if name in key or name == "skip_reason" else values for name, values in columns.items()
+    }
+    responses = _flatten(columns["responses"])
+    texts = ["" if response is None else response_text(response) for response in responses]
+    groups = sorted(equal_responses(texts), key=min)
+    row["responses"] = [responses[group[0]] for group in groups]
+    n_texts = sum(map(len, groups))
+    counts = (sum(columns.get(COUNTS[0], [])), len(texts) - n_texts, n_texts - len(groups), 0)
+    row.update(zip(COUNTS, counts, strict=True))
+    if "scores" in columns:
+        scores = [math.nan if score is None else score for score in _flatten(columns["scores"])]
+        row["scores"] = []
+        for group in groups:
+            merged = [scores[position] for position in group]
+            score, averaged = (sum(merged), False) if wins else mean_score(merged)
+            row["scores"].append(None if math.isnan(score) else score)
+            row["_averaged_scores"] += averaged
+    return row
+
+
+def _flatten(lists: list[list[Any] | None]) -> list[Any]:
+    return list(itertools.chain.from_iterable(items or [] for items in lists))
+
+
+def _grouped_features(features: Features, key: tuple[str, ...]) -> Features:
+    single = {*key, "responses", "scores", "skip_reason"}  # a row with a reason stays alone
+    grouped = {name: feature if name in single else List(feature) for name, feature in features.items()}
+    return Features(grouped | dict.fromkeys(COUNTS, Value("int64")))

@@ -1,0 +1,136 @@
+"""The layouts that preference data comes in: how each is recognised."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from datasets import IterableDataset
+
+from .messages import HUMAN
+
+
+# The names under which a part of a row may come, the usual one first.
+PROMPT = ("prompt", "instruction", "question", "query")
+RESPONSES = ("responses", "completions", "answers", "candidates", "generations")
+SCORES = ("scores", "ratings", "rewards")
+RESPONSE = ("completion", "response", "answer", "generation")
+SCORE = ("label", "score", "rating", "reward")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    How a layout is recognised, and what its rows are.
+
+    Attributes:
+        parts (`dict[str, tuple[str, ...]]`): What a row must have, and the columns that each part may be in.
+        optional (`dict[str, tuple[str, ...]]`): What it may have.
+        pairs (`bool`): Whether rows are given pairs.
+        grouped (`bool`): Whether rows are grouped by prompt, because each carries a score for each of its responses.
+        key (`tuple[str, ...]`): What the rows of a prompt have in common beside the prompt.
+    """
+
+    parts: dict[str, tuple[str, ...]]
+    optional: dict[str, tuple[str, ...]]
+    pairs: bool = False
+    grouped: bool = False
+    key: tuple[str, ...] = ("tools", "chat_template_kwargs")
+
+
+# In the order in which they are looked for.
+LAYOUTS = {
+    "hh": Layout({"chosen": ("chosen",), "rejected": ("rejected",)}, {}, pairs=True),
+    "preference": Layout({"chosen": ("chosen",), "rejected": ("rejected",)}, {"prompt": PROMPT}, pairs=True),
+    "shp": Layout(
+        {"prompt": ("history",), **{name: (name,) for name in ("human_ref_A", "human_ref_B", "score_A", "score_B")}},
+        {"labels": ("labels",)},
+        grouped=True,
+        key=("post_id", "domain"),
+    ),
+    "ultrafeedback": Layout({"prompt": ("instruction",), "responses": ("completions",)}, {}),
+    "nectar": Layout({"prompt": ("prompt",), "responses": ("answers",)}, {}),
+    "candidates": Layout({"prompt": PROMPT, "responses": RESPONSES}, {"scores": SCORES, "ranks": ("ranks", "rank")}),
+    "unpaired": Layout({"prompt": PROMPT, "responses": RESPONSE}, {"scores": SCORE}, grouped=True),
+}
+
+
+class Found(NamedTuple):
+    """A layout as a dataset has it: its name, and the column of each part."""
+
+    layout: str
+    columns: dict[str, str]
+
+
+def column_names(dataset: Any) -> list[str] | None:
+    """The columns of a dataset, of a stream that has no features those of its first row; `None` for anything else."""
+    columns = getattr(dataset, "column_names", None)
+    if columns is None and isinstance(dataset, IterableDataset):
+        columns = list(next(iter(dataset), {}))
+    return columns
+
+
+def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] | None = None) -> Found:
+    """
+    Recognise the layout of a dataset by its columns and, where these fit several, by its first rows.
+
+    Args:
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]): The rows.
+        layout (`str`, *optional*): The layout, if the user named it.
+        named (`dict[str, str]`, *optional*): The columns that the user named, by part.
+
+    Raises:
+        `ValueError`: If no layout fits, or a part may be in several columns.
+    """
+    columns, named = column_names(dataset) or [], named or {}
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f"`layout` must be one of {list(LAYOUTS)}, got {layout!r}.")
+    for part, column in named.items():
+        if column not in columns:
+            raise ValueError(f"`{part}_column={column!r}` is not a column. Found: {sorted(columns)}.")
+    for name in LAYOUTS if layout is None else [layout]:
+        parts = LAYOUTS[name].parts | LAYOUTS[name].optional
+        if not set(named) <= set(parts):
+            continue
+        options = {
+            part: [named[part]] if part in named else [c for c in names if c in columns]
+            for part, names in parts.items()
+        }
+        if all(options[part] for part in LAYOUTS[name].parts):
+            found = Found(name, {part: _only(part, options[part], parts[part]) for part in parts if options[part]})
+            if layout is not None or _rows_fit(dataset, found):
+                return found
+    expected = "; ".join(
+        f"'{name}' " + ", ".join(f"`{' | '.join(LAYOUTS[name].parts[part])}`" for part in LAYOUTS[name].parts)
+        for name in LAYOUTS
+        if layout in (None, name)
+    )
+    asked = "" if layout is None else f" '{layout}'"
+    raise ValueError(
+        f"The columns do not fit the layout{asked or 's that are known'}. Found: {sorted(columns)}. Expected: {expected}. "
+        "Name the columns that have other names, for example `to_candidates(dataset, prompt_column='...', "
+        "responses_column='...', scores_column='...')`."
+    )
+
+
+def _only(part: str, found: list[str], usual: Collection[str]) -> str:
+    if len(found) > 1 and found[0] != next(iter(usual)):
+        raise ValueError(f"`{part}` may be any of the columns {found}. Name it: `{part}_column={found[0]!r}`.")
+    return found[0]
+
+
+def _rows_fit(dataset: Any, found: Found) -> bool:
+    """Whether the first rows are what the layout takes its columns for."""
+    part = "responses" if "responses" in found.columns else "chosen"
+    if part not in found.columns:
+        return True
+    value = next((value for value in first_values(dataset, found.columns[part]) if value is not None), None)
+    if found.layout == "hh":  # its rows have no prompt, a preference may have one
+        return "prompt" not in (column_names(dataset) or []) and isinstance(value, str) and value.startswith(HUMAN)
+    if found.layout == "unpaired":
+        return True
+    return part == "chosen" or not isinstance(value, str)
+
+
+def first_values(dataset: Any, column: str) -> list[Any]:
+    """The first cells of a column."""
+    return [row.get(column) for row in dataset.select_columns([column]).take(10)]
