@@ -120,7 +120,7 @@ def test_text_beside_messages(wrap, embedder):
         ([{"prompt": "p", "responses": ["a"], "scores": [1.0]}, {"prompt": "p", "responses": ["a", "b"], "scores": [1.0, 1]}],
          ValueError, "None of the 2 rows has a valid pair: 1 because fewer than two responses are not empty "
          "(too_few_responses); 1 because no two scores differ by more than `min_score_gap` (tied_scores)."),
-        ([{"text": "a"}], ValueError, "select_preferences expects the columns `prompt` and `responses`"),
+        ([{"text": "a"}], ValueError, "The columns fit no known layout. Found: ['text']. Expected: "),
     ],
 )  # fmt: skip
 def test_wrong_input_is_named(rows, error, message, embedder):

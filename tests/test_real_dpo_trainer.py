@@ -180,8 +180,9 @@ PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"prompt": "p", "responses": ["a", "b"]}], "has `responses` but no `scores`"),
-        ([{"question": "p", "answer": "a"}], "of RealDPOTrainer expects the columns `prompt` and `responses`"),
+        ([{"prompt": "p", "responses": ["a", "b"]}], "has no scores, so that nothing tells the chosen"),
+        ([{"question": "p", "answer": "a"}], "has no scores, so that nothing tells the chosen"),
+        ([{"text": "p"}], "The columns fit no known layout. Found: ['text']. Expected: "),
         ([PAIR, {**PAIR, "rejected": None}], "is null in 1 of 2 rows. Remove them"),
         ([], "is empty."),
         ([{**ROW, "scores": [1.0, 1.0]}], "None of the 1 rows has a valid pair"),
@@ -234,7 +235,9 @@ def test_streams_of_candidates_are_named(options, tiny_lm, candidates):
         candidates.to_iterable_dataset(),
         IterableDataset.from_generator(lambda: iter(candidates.to_list())),
     ):
-        with pytest.raises(TypeError, match=re.escape("goes through `dataset.map(real_select, batched=True)`")):
+        with pytest.raises(
+            TypeError, match=re.escape("or select from the stream with `dataset.map(real_select, batched=True)`")
+        ):
             RealDPOTrainer(tiny_lm, args=args, train_dataset=stream)
         trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=given_pairs())
         with pytest.raises(TypeError, match="got IterableDataset"):

@@ -12,10 +12,12 @@ def report():
         strategy="easy",
         embedder="some/model",
         budget=0.5,
+        layout="candidates",
         given_pairs=False,
         labelled=True,
         rows=10,
         skipped={"tied_scores": 2},
+        policies={"grouped_rows": 3, "equal_responses": 1},
         dropped={"over_budget": 4},
         pairs=4,
         responses=50,
@@ -41,7 +43,9 @@ def test_distribution():
 def test_prints_what_went_in_and_where_it_went(report):
     text = str(report)
     for line in (
-        "prompts in             10 with 50 responses",
+        "prompts in             7 with 50 responses",
+        "rows grouped           3: they share the prompt of an earlier row",
+        "responses merged       1: equal to another one (Unicode NFC, stripped)",
         "responses cut          7 were longer than the embedder's limit",
         "prompts skipped        2: no two scores differ by more than `min_score_gap`",
         "pairs dropped          4: picked, but not within the budget",

@@ -440,16 +440,40 @@ def test_given_text_sides_of_a_conversational_prompt(embedder, tiny_encoder):
     assert (out["prompt"], out["chosen"], out["rejected"]) == expected
 
 
-@pytest.mark.parametrize("kind", ["numpy", "torch", "pandas"])
-def test_formats_do_not_change_picks(kind, rng):
-    data = Dataset.from_list(mixed_rows(rng, 20))
-    expected = data.map(real_select, batched=True)
-    if kind == "pandas":
-        with pytest.raises(TypeError, match=r"got DataFrame\. If the dataset has a format of tables, map over"):
-            data.with_format(kind).map(real_select, batched=True)
-        return
-    found = data.with_format(kind).map(real_select, batched=True).with_format(None)
-    assert found.select_columns(PICK).to_list() == expected.select_columns(PICK).to_list()
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["numpy", "torch", "arrow", "pandas"])
+def test_formats_do_not_change_picks(kind, streaming, rng):
+    rows = mixed_rows(rng, 20)
+    for i, row in enumerate(rows):
+        # Scores in tenths, as float32 cannot hold them; nullable and nested columns ride along.
+        row["scores"] = [None if score is None else score / 10 for score in row["scores"]]
+        row |= {"number": i if i % 3 else None, "nested": [{"a": None, "b": [float(i)]}]}
+    data = Dataset.from_list(rows)
+    options = {
+        "batched": True,
+        "batch_size": 7,
+        "remove_columns": ["responses", "scores", "embeddings"],
+        "fn_kwargs": {"min_score_gap": 0.2},
+    }
+    expected = data.map(real_select, **options)
+    if streaming:
+        data = data.to_iterable_dataset()
+    found = data.with_format(kind).map(real_select, **options)
+    if not streaming:
+        assert found.features == expected.features
+    assert list(found.with_format(None)) == expected.to_list()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["numpy", "torch", "arrow", "pandas"])
+def test_formats_do_not_change_embeddings(kind, streaming, embedder):
+    data = Dataset.from_list([{"prompt": "p", "responses": ["a cat", "the sea"], "other": [1, None]}] * 3)
+    if streaming:
+        data = data.to_iterable_dataset()
+    options = {"batched": True, "remove_columns": ["other"], "fn_kwargs": {"embedder": embedder}}
+    for row in data.with_format(kind).map(embed_responses, **options).with_format(None):
+        assert set(row) == {"prompt", "responses", "embeddings", "responses_cut"}
+        assert np.array_equal(row["embeddings"], embedder.encode(row["responses"]))
 
 
 def test_embeddings_of_responses_do_not_stand_for_given_pairs(embedder, rng):

@@ -130,7 +130,7 @@ def to_candidates(
             "; ".join(f"in {n} {SKIP_REASONS[reason]} ({reason})" for reason, n in converted.skipped.most_common()),
         )
     for policy, n in converted.policies.items():
-        logger.info("`to_candidates`, layout '%s': %d %s.", converted.layout, n, POLICIES[policy])
+        logger.info("`to_candidates`, layout '%s': %d %s.", converted.layout, n, POLICIES[policy][1])
     return converted.dataset
 
 
@@ -139,6 +139,7 @@ class Converted(NamedTuple):
 
     dataset: Any
     layout: str
+    given_pairs: bool
     rows: int
     skipped: Counter[str]
     policies: Counter[str]
@@ -173,7 +174,7 @@ def convert(
     if grouped:
         shared = [column for column in LAYOUTS[name].key if column in (column_names(rows) or [])]
         rows = group_rows(rows, ("prompt", *shared), wins=pairs)
-    return _account(source, rows, name, on_skip)
+    return _account(source, rows, name, pairs and not grouped, on_skip)
 
 
 def _convert_pairs(dataset: Any, layout: str, columns: dict[str, str], grouped: bool, conversational: bool) -> Any:
@@ -362,7 +363,7 @@ def _map(dataset: Any, function: Any, features: Features | None, options: dict[s
     )
 
 
-def _account(source: Any, rows: Any, layout: str, on_skip: str) -> Converted:
+def _account(source: Any, rows: Any, layout: str, given_pairs: bool, on_skip: str) -> Converted:
     """Count what was done, and drop what could not be converted."""
     names = column_names(rows) or []
     counted = [name for name in COUNTS if name in names]
@@ -371,7 +372,7 @@ def _account(source: Any, rows: Any, layout: str, on_skip: str) -> Converted:
         if "skip_reason" in names and on_skip != "keep":
             rows = rows.filter(_is_converted, input_columns=["skip_reason"], fn_kwargs={"on_skip": on_skip})
             rows = rows.remove_columns(["skip_reason"])
-        return Converted(rows, layout, 0, Counter(), Counter())
+        return Converted(rows, layout, given_pairs, 0, Counter(), Counter())
     table = rows.with_format("arrow")
     policies = Counter({name[1:]: pc.sum(table[name][:]).as_py() or 0 for name in counted})
     policies["grouped_rows"] = len(source) - len(rows)
@@ -388,7 +389,7 @@ def _account(source: Any, rows: Any, layout: str, on_skip: str) -> Converted:
             rows = (rows.select(kept) if skipped else rows).remove_columns("skip_reason")
     if "scores" in rows.column_names and _has_no_score(rows):
         rows = rows.remove_columns("scores")
-    return Converted(rows, layout, len(source), skipped, +policies)
+    return Converted(rows, layout, given_pairs, len(source), skipped, +policies)
 
 
 def _is_converted(reason: str | None, on_skip: str) -> bool:

@@ -20,7 +20,7 @@ from .policies import SKIP_REASONS
 logger = logging.getLogger(__name__)
 
 TASK = ("pair_id", "prompt", "response_a", "response_b")
-OTHER_SIDE = {"a": "b", "b": "a", "tie": "tie"}
+OTHER_SIDE: dict[str | None, str | None] = {"a": "b", "b": "a", "tie": "tie", None: None}
 
 
 def to_label_tasks(dataset: Any, path: str | Path | None = None) -> Dataset:
@@ -124,8 +124,8 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
         n_pairs = sum(map(len, decided.values()))
         why = "; ".join(f"of {n} {SKIP_REASONS[reason]} ({reason})" for reason, n in reasons.most_common())
         logger.warning("`apply_labels` left out %d of %d pairs: %s.", reasons.total(), n_pairs, why)
-    if several:
-        agreement = [decision.agreement for rows in decided.values() for decision in rows if not decision.reason]
+    agreement = [decision.agreement or 0.0 for rows in decided.values() for decision in rows if not decision.reason]
+    if several and agreement:
         logger.warning("Of the labels of a pair %.0f%% are for the chosen side, on average.", 100 * np.mean(agreement))
     return type(dataset)(results) if isinstance(dataset, dict) else results[""]
 
@@ -201,7 +201,7 @@ def _read_records(labels: Any, splits: dict[str, Dataset]) -> dict[str, list[Vot
         if voter in seen:
             repeated.append(pair)
         seen.add(voter)
-        sides = tuple(record.get(side) for side in TASK[2:])
+        sides = (record.get("response_a"), record.get("response_b"))
         label = _check_label(record.get("label"), f"of the pair {pair!r}")
         votes.setdefault(pair, []).append(Vote(label, None if None in sides else sides))
     if repeated:
@@ -229,7 +229,7 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _check_label(label: Any, where: str) -> str | None:
-    if label is None or (isinstance(label, str) and label in OTHER_SIDE):
+    if isinstance(label, str | None) and label in OTHER_SIDE:
         return label
     raise ValueError(f"The label {where} must be 'a', 'b', 'tie' or None, found {kind(label)}.")
 
@@ -277,7 +277,7 @@ def _apply(rows: Dataset, decisions: list[Decision], several: bool, on_skip: str
             )
         return rows
     if undecided and on_skip == "error":
-        reason = decisions[undecided[0]].reason
+        reason = str(decisions[undecided[0]].reason)
         raise ValueError(
             f"No side is preferred of {len(undecided)} pairs. The first is {rows[undecided[0]]['pair_id']!r}: "
             f"{SKIP_REASONS[reason]} ({reason}). Leave such pairs out with `on_skip='drop'`."
@@ -309,9 +309,13 @@ def _write_sides(
     batch: Any, indices: list[int], decisions: list[tuple[str | None, str | None, float | None]], columns: list[str]
 ) -> Any:
     labels, reasons, shares = zip(*(decisions[index] for index in indices), strict=True)
-    sides = {"a": batch["response_a"], "b": batch["response_b"], None: [None] * len(indices)}
+    sides: dict[str | None, list[Any]] = {
+        "a": batch["response_a"],
+        "b": batch["response_b"],
+        None: [None] * len(indices),
+    }
     batch["chosen"] = [sides[label][r] for r, label in enumerate(labels)]
-    batch["rejected"] = [sides[label and OTHER_SIDE[label]][r] for r, label in enumerate(labels)]
+    batch["rejected"] = [sides[OTHER_SIDE[label]][r] for r, label in enumerate(labels)]
     if "skip_reason" in columns:
         earlier = batch["skip_reason"] if "skip_reason" in batch else [None] * len(indices)
         unpicked = [pair is None for pair in batch["pair_id"]]

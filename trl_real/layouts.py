@@ -87,6 +87,7 @@ def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] |
     for part, column in named.items():
         if column not in columns:
             raise ValueError(f"`{part}_column={column!r}` is not a column. Found: {sorted(columns)}.")
+    misfit = None
     for name in LAYOUTS if layout is None else [layout]:
         parts = LAYOUTS[name].parts | LAYOUTS[name].optional
         if not set(named) <= set(parts):
@@ -99,16 +100,17 @@ def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] |
             found = Found(name, {part: _only(part, options[part], parts[part]) for part in parts if options[part]})
             if layout is not None or _rows_fit(dataset, found):
                 return found
+            misfit = misfit or found
+    if misfit is not None:  # whose reader tells what is wrong with the rows
+        return misfit
     expected = "; ".join(
-        f"'{name}' " + ", ".join(f"`{' | '.join(LAYOUTS[name].parts[part])}`" for part in LAYOUTS[name].parts)
-        for name in LAYOUTS
-        if layout in (None, name)
+        ", ".join(f"`{names[0]}`" for names in LAYOUTS[name].parts.values()) + f" ('{name}')"
+        for name in (reversed(LAYOUTS) if layout is None else [layout])
     )
-    asked = "" if layout is None else f" '{layout}'"
     raise ValueError(
-        f"The columns do not fit the layout{asked or 's that are known'}. Found: {sorted(columns)}. Expected: {expected}. "
-        "Name the columns that have other names, for example `to_candidates(dataset, prompt_column='...', "
-        "responses_column='...', scores_column='...')`."
+        f"The columns fit no known layout. Found: {sorted(columns)}. Expected: {expected}. Name columns that have other "
+        "names, for example `to_candidates(dataset, prompt_column='question', responses_column='replies', "
+        "scores_column='votes')`."
     )
 
 

@@ -22,15 +22,15 @@ SKIP_REASONS = {
     "tied_labels": "the labels prefer neither side by more than half",
 }
 
-# What was done to rows and responses on the way, without costing the row.
+# What was done to rows and responses on the way, which is no reason to skip their prompt: to what, and what.
 POLICIES = {
-    "grouped_rows": "rows share a prompt with an earlier row and became part of it",
-    "differing_prompts": "pairs of dialogues have different prompts and were split at the last assistant turn they share",
-    "empty_responses": "responses are null, empty or white space and were left out",
-    "equal_responses": "responses equal another one (Unicode NFC, stripped) and were merged with it",
-    "averaged_scores": "merged responses had different scores, of which the mean was kept",
-    "unscored_responses": "responses have no score and were left out of labelling",
-    "tied_pairs": "pairs have scores within `min_score_gap` and are never labelled",
+    "grouped_rows": ("rows grouped", "they share the prompt of an earlier row"),
+    "differing_prompts": ("prompts cut", "the prompts of both sides differ after the last assistant turn they share"),
+    "empty_responses": ("responses empty", "null or white space, left out"),
+    "equal_responses": ("responses merged", "equal to another one (Unicode NFC, stripped)"),
+    "averaged_scores": ("scores averaged", "merged responses had different ones"),
+    "unscored_responses": ("responses unscored", "without a score, left out"),
+    "tied_pairs": ("pairs tied", "scores differ by no more than `min_score_gap`, never labelled"),
 }
 
 

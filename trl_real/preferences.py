@@ -10,10 +10,11 @@ from datasets.formatting import PythonFormatter
 from datasets.formatting.formatting import LazyBatch
 
 from .budget import select_budget
-from .candidates import check_columns, read_candidates
+from .candidates import read_candidates
 from .config import SelectionConfig
+from .conversion import Converted, convert
 from .embedding import embed_responses, embedder_name
-from .policies import SKIP_REASONS, eligible_responses
+from .policies import POLICIES, SKIP_REASONS, eligible_responses
 from .report import Distribution, SelectionReport
 from .selection import pair_features, real_select
 from .similarity import group_prompts, read_vectors
@@ -29,12 +30,12 @@ USED_UP = ("responses", "scores", "embeddings", "responses_cut")
 
 def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) -> tuple[Dataset, SelectionReport]:
     r"""
-    Embed the responses, pick the pair(s) of each prompt and spend the budget: [`embed_responses`], [`real_select`] and
-    [`select_budget`] in this order, with exact counts of all that was left out.
+    Read the layout, embed the responses, pick the pair(s) of each prompt and spend the budget: [`to_candidates`],
+    [`embed_responses`], [`real_select`] and [`select_budget`] in this order, with exact counts of all that was left out.
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            Candidates or given pairs, with the columns that [`real_select`] takes.
+            Candidates or given pairs, in any layout that [`to_candidates`] knows. Where it leaves a doubt, call that first.
         config ([`SelectionConfig`], *optional*):
             The options. If `None`, the defaults.
 
@@ -66,11 +67,15 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
             f"`select_preferences` needs a `datasets.Dataset`, got {type(dataset).__name__}. For a `DatasetDict` call it "
             "on each split; an `IterableDataset` goes through `dataset.map(real_select, batched=True)`."
         )
-    given_pairs = check_columns(dataset.column_names, "select_preferences")
-    labelled = given_pairs or "scores" in dataset.column_names
     if len(dataset) == 0:
         raise ValueError("The dataset is empty: there is nothing to select from.")
-    dataset = dataset.with_format(None)
+    return select_converted(convert(dataset, on_skip="error" if config.on_skip == "error" else "keep"), config)
+
+
+def select_converted(converted: Converted, config: SelectionConfig) -> tuple[Dataset, SelectionReport]:
+    """[`select_preferences`] from where the layout has been read."""
+    dataset, given_pairs = converted.dataset, converted.given_pairs
+    labelled = given_pairs or "scores" in dataset.column_names
     if given_pairs and "responses" in dataset.column_names:  # what the pairs were picked from
         dataset = dataset.remove_columns([name for name in USED_UP if name in dataset.column_names])
 
@@ -106,7 +111,7 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
     skipped = Counter(reason for reason in reasons.to_pylist() if reason is not None)
     if skipped.total() == len(picked):
         why = "; ".join(f"{n} because {SKIP_REASONS[reason]} ({reason})" for reason, n in skipped.most_common())
-        raise ValueError(f"None of the {len(dataset)} rows has a valid pair: {why}.")
+        raise ValueError(f"None of the {len(picked)} rows has a valid pair: {why}.")
     picked = picked.remove_columns([name for name in USED_UP if name in picked.column_names])
     pairs = picked
     if config.on_skip != "keep":
@@ -116,16 +121,20 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
         pairs = select_budget(pairs, config.budget, config.strategy, config.selection_seed)
 
     similarities = pairs.with_format("arrow")["similarity"][:].drop_null().to_numpy()
-    n_responses, eligible = _survey(dataset, config.min_score_gap)
+    n_responses, eligible, policies = _survey(dataset, config.min_score_gap)
+    policies.update(converted.policies)
+    n_responses += converted.policies["empty_responses"] + converted.policies["equal_responses"]
     report = SelectionReport(
         strategy=config.strategy,
         embedder=embedder,
         budget=config.budget,
+        layout=converted.layout,
         given_pairs=given_pairs,
         labelled=labelled,
-        rows=len(dataset),
+        rows=converted.rows,
         skipped=dict(skipped.most_common()),
         dropped={"over_budget": n_picked - len(pairs)} if n_picked > len(pairs) else {},
+        policies={name: policies[name] for name in POLICIES if policies[name]},
         pairs=len(similarities),
         responses=n_responses,
         responses_cut=cut,
@@ -135,17 +144,23 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
     return pairs, report
 
 
-def _survey(dataset: Dataset, min_score_gap: float) -> tuple[int, np.ndarray]:
-    """Count the responses, and give the similarities of all pairs that could be labelled, NaN without embeddings."""
+def _survey(dataset: Dataset, min_score_gap: float) -> tuple[int, np.ndarray, Counter[str]]:
+    """
+    Count the responses and what the policies do with them, and give the similarities of all pairs that could be
+    labelled, NaN without embeddings.
+    """
     columns = [name for name in ("prompt", "chosen", "rejected", *USED_UP) if name in dataset.column_names]
-    n_responses, similarities = 0, []
+    n_responses, similarities, policies = 0, [np.zeros(0, np.float32)], Counter[str]()
     for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=1000):
         batch = LazyBatch(table, PythonFormatter(features=dataset.features))
         candidates = read_candidates(batch, "select_preferences")
         eligible = eligible_responses(candidates, min_score_gap)
         vectors = read_vectors(batch, candidates, eligible) if "embeddings" in batch else None
         n_responses += sum(len(row) for row in candidates.responses)
+        for row in eligible:
+            policies.update(row.policies)
         for group in group_prompts(eligible, vectors, min_score_gap):
             first, second = np.triu_indices(group.similarity.shape[1], 1)
             similarities.append(group.similarity[:, first, second][group.may_pair].astype(np.float32))
-    return n_responses, np.concatenate(similarities)
+            policies["tied_pairs"] += int((~group.may_pair).sum())
+    return n_responses, np.concatenate(similarities), policies

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 from datasets import Dataset, IterableDataset
 from trl import DPOConfig, DPOTrainer
 
-from .candidates import check_columns
 from .config import SelectionConfig
+from .conversion import convert
 from .embedding import load_embedder
-from .preferences import select_preferences
+from .layouts import LAYOUTS, column_names, find_layout
+from .preferences import select_converted
 from .real_dpo_config import RealDPOConfig
 from .report import REASONS, SelectionReport
 
@@ -35,7 +36,7 @@ class RealDPOTrainer(DPOTrainer):
             Configuration for this trainer. A plain [`~trl.DPOConfig`] selects with the defaults of
             [`SelectionConfig`].
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Candidates with the columns `prompt`, `responses` and `scores`, or whatever [`~trl.DPOTrainer`] takes.
+            Candidates with scores in any layout that [`to_candidates`] knows, or whatever [`~trl.DPOTrainer`] takes.
         eval_dataset (as in [`~trl.DPOTrainer`], *optional*):
             The same. Candidates are paired by `eval_selection_strategy` and never budgeted.
 
@@ -86,9 +87,8 @@ class RealDPOTrainer(DPOTrainer):
         self.selection_report: SelectionReport | None = None
         train_dataset = given.get("train_dataset")
         if isinstance(train_dataset, Dataset | IterableDataset):
-            _check_rows(train_dataset, "train_dataset")
-            if _is_candidates(train_dataset) or _selection(config).budget is not None:
-                train_dataset, self.selection_report = select_preferences(train_dataset, _selection(config))
+            if _are_candidates(train_dataset, "train_dataset") or _selection(config).budget is not None:
+                train_dataset, self.selection_report = _select(train_dataset, "train_dataset", _selection(config))
             elif isinstance(train_dataset, Dataset):
                 self.selection_report = SelectionReport.of_given_pairs(len(train_dataset))
         self.selected_dataset = given["train_dataset"] = train_dataset
@@ -105,14 +105,13 @@ class RealDPOTrainer(DPOTrainer):
     def _pair_eval_dataset(self, dataset: Any, config: DPOConfig) -> Any:
         if isinstance(dataset, dict):
             return {name: self._pair_eval_dataset(split, config) for name, split in dataset.items()}
-        _check_rows(dataset, "eval_dataset")
-        if not _is_candidates(dataset):
+        if not _are_candidates(dataset, "eval_dataset"):
             return dataset
         strategy = getattr(config, "eval_selection_strategy", RealDPOConfig.eval_selection_strategy)
         selection = dataclasses.replace(
             _selection(config), strategy=strategy, strategy_kwargs=None, pairs_per_prompt=1, budget=None
         )
-        return select_preferences(dataset, selection)[0]
+        return _select(dataset, "eval_dataset", selection)[0]
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: DPOConfig, dataset_name: str
@@ -155,34 +154,33 @@ def _selection(config: DPOConfig) -> SelectionConfig:
     )
 
 
-def _is_candidates(dataset: Any) -> bool:
-    columns = _column_names(dataset) or ()
-    return "responses" in columns and not {"chosen", "rejected"} <= set(columns)
-
-
-def _column_names(dataset: Any) -> list[str] | None:
-    columns = getattr(dataset, "column_names", None)
-    if columns is None and isinstance(dataset, IterableDataset):  # of a generator, whose columns nobody knows yet
-        columns = list(next(iter(dataset), {}))
-    return columns
-
-
-def _check_rows(dataset: Any, name: str) -> None:
-    """Name what TRL would stumble over: other columns, no labels, no rows, nulls."""
-    columns = _column_names(dataset)
-    if columns is None or "chosen_ids" in columns:  # the name of a split, tokenized pairs
-        return
-    if not check_columns(columns, f"`{name}` of RealDPOTrainer") and "scores" not in columns:
-        raise ValueError(
-            f"`{name}` has `responses` but no `scores`, so that nothing tells the chosen response from the rejected one. "
-            f"Found: {columns}. Add a column `scores`, or select pairs with `real_select` and have people label them."
-        )
+def _select(dataset: Any, name: str, config: SelectionConfig) -> tuple[Dataset, SelectionReport]:
     if not isinstance(dataset, Dataset):
-        return
-    if len(dataset) == 0:
+        raise TypeError(
+            f"`{name}` must be a `datasets.Dataset` for pairs to be selected from it, got {type(dataset).__name__}. Load the "
+            "data without `streaming=True`, or select from the stream with `dataset.map(real_select, batched=True)`."
+        )
+    converted = convert(dataset, on_skip="error" if config.on_skip == "error" else "keep")
+    if not (converted.given_pairs or "scores" in converted.dataset.column_names):
+        raise ValueError(
+            f"`{name}` has no scores, so that nothing tells the chosen response from the rejected one. Found: "
+            f"{dataset.column_names}. Add a column `scores`, or select pairs with `real_select`, have people label them "
+            "with `to_label_tasks` and train on what `apply_labels` makes of it."
+        )
+    return select_converted(converted, config)
+
+
+def _are_candidates(dataset: Any, name: str) -> bool:
+    """Whether pairs have to be selected; an error for what TRL would stumble over: other columns, no rows, nulls."""
+    columns = column_names(dataset)
+    if columns is None or "chosen_ids" in columns:  # the name of a split, tokenized pairs
+        return False
+    if isinstance(dataset, Dataset) and len(dataset) == 0:
         raise ValueError(f"`{name}` is empty.")
-    for column in {"prompt", "chosen", "rejected"} & set(columns):
-        if _is_candidates(dataset) or not dataset.data.column(column).null_count:
+    if not LAYOUTS[find_layout(dataset).layout].pairs:
+        return True
+    for column in {"prompt", "chosen", "rejected"} & set(columns) if isinstance(dataset, Dataset) else ():
+        if not dataset.data.column(column).null_count:
             continue
         nulls = dataset.with_format("arrow")[column][:].null_count  # of the rows that are selected
         if nulls:
@@ -190,6 +188,7 @@ def _check_rows(dataset: Any, name: str) -> None:
                 f"Column `{column}` of `{name}` is null in {nulls} of {len(dataset)} rows. Remove them, for example with "
                 f"`dataset.filter(lambda row: row['{column}'] is not None)`."
             )
+    return False
 
 
 def _differ(

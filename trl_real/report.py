@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .policies import SKIP_REASONS
+from .policies import POLICIES, SKIP_REASONS
 
 
 if TYPE_CHECKING:
@@ -59,16 +59,20 @@ class Distribution:
 @dataclass
 class SelectionReport:
     r"""
-    What a selection did: each row is in `skipped` or has pairs, and each picked pair is in `dropped` or in `pairs`.
+    What a selection did: each prompt or given pair is in `skipped` or has pairs, and each picked pair is in `dropped` or in
+    `pairs`.
 
     Attributes:
         strategy (`str` or `None`): The strategy; `None` if pairs were given and all are taken.
         embedder (`str` or `None`): Id, path or class of the embedder; `None` if nothing was embedded.
         budget (`int`, `float` or `None`): The budget.
+        layout (`str` or `None`): The layout of the rows, see [`to_candidates`]; `None` if pairs are all taken.
         given_pairs (`bool`): Whether the rows came as pairs.
         labelled (`bool`): Whether the pairs that came out have a chosen and a rejected side.
-        rows (`int`): Rows that went in: prompts, or given pairs.
-        skipped (`dict[str, int]`): Rows without a valid pair, by reason.
+        rows (`int`): Rows that went in: prompts, given pairs, or rows that are grouped by prompt.
+        skipped (`dict[str, int]`): Prompts or given pairs without a valid pair, by reason.
+        policies (`dict[str, int]`): What was done to rows and responses that stay, or were left out of a prompt, by
+            policy. `rows` less `policies["grouped_rows"]` are the prompts or given pairs.
         dropped (`dict[str, int]`): Pairs that were picked and dropped later, by reason.
         pairs (`int`): Pairs that came out.
         responses (`int`): Responses that went in.
@@ -80,10 +84,12 @@ class SelectionReport:
     strategy: str | None
     embedder: str | None
     budget: float | None
+    layout: str | None
     given_pairs: bool
     labelled: bool
     rows: int
     skipped: dict[str, int]
+    policies: dict[str, int]
     dropped: dict[str, int]
     pairs: int
     responses: int
@@ -98,10 +104,12 @@ class SelectionReport:
             strategy=None,
             embedder=None,
             budget=None,
+            layout=None,
             given_pairs=True,
             labelled=True,
             rows=n_pairs,
             skipped={},
+            policies={},
             dropped={},
             pairs=n_pairs,
             responses=2 * n_pairs,
@@ -116,11 +124,13 @@ class SelectionReport:
 
     def __str__(self) -> str:
         what = "pairs" if self.given_pairs else "prompts"
+        n_prompts = self.rows - self.policies.get("grouped_rows", 0)
         lines = [
             ("strategy", self.strategy or "none"),
             ("embedder", self.embedder or "none"),
-            (f"{what} in", f"{self.rows:,} with {self.responses:,} responses"),
+            (f"{what} in", f"{n_prompts:,} with {self.responses:,} responses"),
         ]
+        lines += [(POLICIES[policy][0], f"{n:,}: {POLICIES[policy][1]}") for policy, n in self.policies.items()]
         if self.responses_cut:
             lines.append(("responses cut", f"{self.responses_cut:,} were longer than the embedder's limit"))
         lines += [(f"{what} skipped", f"{n:,}: {REASONS[reason]}") for reason, n in self.skipped.items()]
