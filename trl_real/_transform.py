@@ -8,7 +8,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from datasets import Features
+from datasets import Dataset, Features, IterableDataset
 from datasets.formatting.formatting import LazyBatch, PythonFormatter
 
 from . import __version__
@@ -58,6 +58,19 @@ class Transform(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<transform {self._function.__module__}.{self._function.__qualname__}>"
+
+
+def map_rows(dataset: Any, function: Any, features: Features | None, desc: str, **options: Any) -> Any:
+    """
+    `dataset.map(function, batched=True)` to known features.
+
+    `Dataset.map` leaves a dataset without rows as it is, and so without the columns that others get.
+    """
+    if isinstance(dataset, IterableDataset):
+        return dataset.map(function, batched=True, features=features, **options)
+    if len(dataset) == 0 and features is not None:
+        return Dataset.from_dict({name: [] for name in features}, features=features)
+    return dataset.map(function, batched=True, features=features, desc=desc, **options)
 
 
 def _load(module: str, name: str, version: str) -> Any:

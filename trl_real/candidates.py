@@ -204,7 +204,7 @@ def read_text(response: Any, column: str, r: int) -> str:
     if response is None:
         return ""
     if isinstance(response, str) or is_messages(response):
-        return response_text(response)
+        return _check_text(response_text(response), column, r)
     raise TypeError(
         f"{cell(column, r)}: expected a response as str or as a list of messages [{{'role': ..., 'content': ...}}], "
         f"found {kind(response)}."
@@ -226,6 +226,18 @@ def check_prompt(prompt: Any, column: str, r: int) -> None:
     """Raise unless a prompt is text, messages or null."""
     if not (prompt is None or isinstance(prompt, str) or is_messages(prompt)):
         raise TypeError(f"{cell(column, r)}: expected str or a list of messages, found {kind(prompt)}.")
+    _check_text(response_text(prompt or ""), column, r)
+
+
+def _check_text(text: str, column: str, r: int) -> str:
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:  # half of a character, which neither Arrow nor a tokenizer takes
+        raise ValueError(
+            f"{cell(column, r)}: found a lone surrogate, {error.object[error.start : error.end]!r}, at position "
+            f"{error.start}. Mend the text, for example with `text.encode('utf-8', 'replace').decode()`."
+        ) from None
+    return text
 
 
 def cell(column: str, r: int) -> str:

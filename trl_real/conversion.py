@@ -13,12 +13,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset, List, Value
 
-from ._transform import Transform
+from ._transform import Transform, map_rows
 from .candidates import cell, check_prompt, kind, read_candidates, read_column, read_list, read_scores, read_text
 from .config import ON_SKIP
 from .grouping import COUNTS, group_rows
 from .layouts import LAYOUTS, column_names, find_layout, first_values
-from .messages import MESSAGES, as_conversation, item_feature, joint_features, prompts_differ
+from .messages import (
+    MESSAGES,
+    as_conversation,
+    common_feature,
+    is_list,
+    is_text,
+    item_feature,
+    joint_features,
+    prompts_differ,
+)
 from .policies import POLICIES, SKIP_REASONS
 
 
@@ -183,24 +192,24 @@ def _convert_pairs(dataset: Any, layout: str, columns: dict[str, str], grouped: 
     features = dataset.features
     if features is not None:
         parts = [features.get("prompt", features["chosen"]), features["chosen"], features["rejected"]]
-        if "prompt" in features and not (grouped or conversational):
-            are_text = {isinstance(feature, Value) for feature in parts}
-            if len(are_text) == 1:
-                return dataset  # as it should be
+        alike = all(map(is_text, parts)) or all(map(is_list, parts))
+        if "prompt" in features and alike and not (grouped or conversational):
+            return dataset  # as it should be
         prompt, sides = joint_features(parts[0], parts[1:])
         if conversational:
-            prompt, *sides = (MESSAGES if isinstance(feature, Value) else feature for feature in (prompt, *sides))
+            prompt, *sides = (common_feature([MESSAGES, feature]) for feature in (prompt, *sides))
         read = {"prompt": prompt, "chosen": sides[0], "rejected": sides[1]}
         if grouped:
-            read = {"prompt": prompt, "responses": List(sides[0]), "scores": List(Value("float64"))}
+            read = {"prompt": prompt, "responses": List(common_feature(sides)), "scores": List(Value("float64"))}
         others = {name: feature for name, feature in features.items() if name not in ("prompt", "chosen", "rejected")}
         features = Features(read | others | {"skip_reason": Value("string"), COUNTS[0]: Value("int64")})
-    return _map(
+    return map_rows(
         dataset,
         _write_pairs,
         features,
-        {"grouped": grouped, "conversational": conversational},
-        used_up=["chosen", "rejected"] if grouped else [],
+        desc="Reading pairs",
+        fn_kwargs={"grouped": grouped, "conversational": conversational},
+        remove_columns=["chosen", "rejected"] if grouped else None,
     )
 
 
@@ -227,9 +236,9 @@ def _write_pairs(batch: Any, grouped: bool, conversational: bool) -> Any:
 def _convert_responses(dataset: Any, layout: str, columns: dict[str, str], grouped: bool, conversational: bool) -> Any:
     """Candidates: `prompt`, `responses` and perhaps `scores`."""
     features, fields = dataset.features, list[str]()
-    one_response = "human_ref_A" if layout == "shp" else columns["responses"] if layout == "unpaired" else None
-    if one_response:
-        item = features and features[one_response]
+    single = {"shp": ["human_ref_A", "human_ref_B"], "unpaired": [columns.get("responses", "")]}.get(layout)
+    if single:  # columns that hold one response
+        item = features and common_feature([features[column] for column in single])
     else:
         item = features and item_feature(features[columns["responses"]])
         fields = list(item) if isinstance(item, dict) else _fields(dataset, columns["responses"])
@@ -244,32 +253,34 @@ def _convert_responses(dataset: Any, layout: str, columns: dict[str, str], group
     rated = text_field is not None and bool({*SCORE_FIELDS} & {*fields})
     if features is not None:
         usual = all(part == column for part, column in columns.items()) and columns.keys() <= {*OUTPUTS}
-        if layout == "candidates" and usual and not (fields or conversational):
+        lists = all(is_list(features[column]) for column in {"responses", "scores"} & {*columns.values()})
+        if layout == "candidates" and usual and lists and not (fields or conversational or grouped):
             return dataset  # as they should be
         if text_field:
             item = item[text_field] if isinstance(item, dict) else None
         elif fields:
             item = List(item)
-        prompt = features[columns["prompt"]]
+        prompt = common_feature([features[columns["prompt"]]])
         if conversational:
-            prompt, item = (MESSAGES if isinstance(feature, Value) else feature for feature in (prompt, item))
+            prompt, item = (common_feature([MESSAGES, feature]) for feature in (prompt, item))
         read = {"prompt": prompt, "responses": List(item)}
         if rated or columns.keys() & {"scores", "ranks", "score_A"}:
             read["scores"] = List(Value("float64"))
         others = {name: feature for name, feature in features.items() if name not in columns.values()}
         features = Features(read | others)
-    return _map(
+    return map_rows(
         dataset,
         _write_responses,
         features,
-        {
+        desc="Reading responses",
+        fn_kwargs={
             "layout": layout,
             "columns": columns,
             "text_field": text_field,
             "rated": rated,
             "conversational": conversational,
         },
-        used_up=[column for column in columns.values() if column not in OUTPUTS],
+        remove_columns=[column for column in columns.values() if column not in OUTPUTS] or None,
     )
 
 
@@ -309,8 +320,11 @@ def _write_responses(
         elif rated:
             scores = [_ratings(row) for row in lists]
     for r, row in enumerate(responses):
-        for response in row:
-            read_text(response, columns.get("responses", "human_ref_A"), r)
+        for i, response in enumerate(row):
+            column = columns.get("responses") or ("human_ref_A", "human_ref_B")[i]
+            read_text(response, column, r)
+            if None not in (response, row[0]) and isinstance(response, str) != isinstance(row[0], str):
+                raise TypeError(f"{cell(column, r)}: expected texts or messages, not both, found {kind(response)}.")
         if conversational:
             prompts[r], responses[r] = as_conversation(prompts[r], row)
     batch["prompt"], batch["responses"] = prompts, responses
@@ -356,13 +370,6 @@ def _rating(value: Any, field: str) -> float | None:
     return -float(value) if field == "rank" else float(value)
 
 
-def _map(dataset: Any, function: Any, features: Features | None, options: dict[str, Any], used_up: list[str]) -> Any:
-    described = {"desc": "Reading preference data"} if isinstance(dataset, Dataset) else {}
-    return dataset.map(
-        function, batched=True, fn_kwargs=options, remove_columns=used_up or None, features=features, **described
-    )
-
-
 def _account(source: Any, rows: Any, layout: str, given_pairs: bool, on_skip: str) -> Converted:
     """Count what was done, and drop what could not be converted."""
     names = column_names(rows) or []
@@ -379,7 +386,7 @@ def _account(source: Any, rows: Any, layout: str, given_pairs: bool, on_skip: st
     rows = rows.remove_columns(counted)
     skipped: Counter[str] = Counter()
     if "skip_reason" in names:
-        reasons = table["skip_reason"][:].to_pylist()
+        reasons = [reason if isinstance(reason, str) else None for reason in table["skip_reason"][:].to_pylist()]
         skipped.update(reason for reason in reasons if reason in SKIP_REASONS)
         if on_skip == "error":
             for reason in reasons:
@@ -393,6 +400,8 @@ def _account(source: Any, rows: Any, layout: str, given_pairs: bool, on_skip: st
 
 
 def _is_converted(reason: str | None, on_skip: str) -> bool:
+    if not isinstance(reason, str):  # a column of the user's own
+        return True
     if on_skip == "error" and reason in SKIP_REASONS:
         raise ValueError(
             f"A row cannot be converted: {SKIP_REASONS[reason]} ({reason}). Mend it, or drop such rows with `on_skip='drop'`."

@@ -12,7 +12,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.fingerprint import Hasher
 
 from . import __version__
-from ._transform import Transform
+from ._transform import Transform, map_rows
 from .messages import as_json, response_text
 from .policies import equal_responses, mean_score
 
@@ -46,17 +46,19 @@ def group_rows(dataset: Any, key: tuple[str, ...], wins: bool) -> Any:
         return IterableDataset.from_generator(_stream_groups, features=features, gen_kwargs=stream)
     keys = pa.table({"key": pa.array(_row_keys(dataset, key), pa.binary(16)), "row": np.arange(len(dataset))})
     groups = keys.group_by("key", use_threads=False).aggregate([("row", "list")])["row_list"].combine_chunks()
+    first = groups.values.to_numpy()[groups.offsets.to_numpy()[:-1]]
+    groups = groups.take(pa.array(np.argsort(first)))  # in the order in which the prompts first occur
     order, bounds = groups.values.to_numpy(), groups.offsets.to_numpy()
     # Mapped over the first row of each prompt, so that the result is cached beside the dataset.
-    return dataset.select(order[bounds[:-1]]).map(
+    return map_rows(
+        dataset.select(order[bounds[:-1]]),
         _group_batch,
-        batched=True,
+        features,
+        desc="Grouping rows by prompt",
         with_indices=True,
         fn_kwargs={"rows": dataset.select(order).with_format("arrow"), "bounds": bounds, "key": key, "wins": wins},
-        features=features,
         # Not of the arguments, which may hold the whole dataset.
         new_fingerprint=Hasher.hash([dataset._fingerprint, key, wins, __version__]),
-        desc="Grouping rows by prompt",
     )
 
 

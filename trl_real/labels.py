@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import Dataset, Features, Value, concatenate_datasets
 
-from ._transform import Transform
+from ._transform import Transform, map_rows
 from .candidates import kind
 from .config import ON_SKIP
 from .messages import as_json
@@ -293,14 +293,14 @@ def _apply(rows: Dataset, decisions: list[Decision], several: bool, on_skip: str
         features = {names.get(name, name): feature for name, feature in features.items()}
     if several:
         features["label_agreement"] = Value("float64")
-    return rows.map(
+    return map_rows(
+        rows,
         _write_sides,
-        batched=True,
+        Features(features),
+        desc="Applying labels",
         with_indices=True,
         fn_kwargs={"decisions": [tuple(decision) for decision in decisions], "columns": list(features)},
         remove_columns=None if on_skip == "keep" else ["response_a", "response_b"],
-        features=Features(features),
-        desc="Applying labels",
     )
 
 

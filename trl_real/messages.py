@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from datasets import List, Value
+from datasets import LargeList, List, Value
 
 
 # How HH-RLHF (arXiv 2204.05862) and what follows it write a dialogue as text.
@@ -16,23 +16,42 @@ ROLES = {"Human": "user", "Assistant": "assistant"}
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
 
+def is_text(feature: Any) -> bool:
+    """Whether a feature is that of text, or of nothing but null."""
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "null")
+
+
+def is_list(feature: Any) -> bool:
+    """Whether a feature is that of lists."""
+    return isinstance(feature, list | List | LargeList)
+
+
 def item_feature(feature: Any) -> Any:
     """The feature of a response, from that of a list of them; of text where no row has any."""
     item = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
     return Value("string") if item is None or item == Value("null") else item
 
 
+def common_feature(features: list[Any]) -> Any:
+    """One feature for texts or messages of several columns: that of messages with all their keys, if there are any."""
+    lists = [feature for feature in features if is_list(feature)]
+    if lists:
+        items = [item for item in map(item_feature, lists) if isinstance(item, dict)]
+        message = dict(MESSAGES.feature)
+        for item in items:
+            message |= {
+                key: feature for key, feature in item.items() if feature != Value("null") or key not in message
+            }
+        return List(message)
+    return next((feature for feature in features if feature != Value("null")), Value("string"))
+
+
 def joint_features(prompt: Any, sides: list[Any]) -> tuple[Any, list[Any]]:
     """The features of a prompt and of responses where text becomes messages if anything is messages."""
-    nested = [feature for feature in (prompt, *sides) if not isinstance(feature, Value)]
-    if not nested:
-        return prompt, sides
-    # Whole conversations as sides hold the prompt, too, with all that its messages have.
-    message = item_feature(nested[0])
-    whole = isinstance(message, dict) and isinstance(message.get("content"), Value)
-    wrapped = nested[0] if whole else MESSAGES
-    prompt, *sides = (wrapped if isinstance(feature, Value) else feature for feature in (prompt, *sides))
-    return prompt, sides
+    parts = [prompt, *sides]
+    if any(map(is_list, parts)):  # what is split off a whole conversation has all that its messages may have
+        parts = [common_feature(parts) if is_text(part) or is_list(part) else part for part in parts]
+    return parts[0], parts[1:]
 
 
 def is_messages(value: Any) -> bool:
@@ -114,7 +133,8 @@ def split_prompt(chosen: Any, rejected: Any) -> tuple[Any, list[Any]]:
     else:
         shared = 0
         for a, b in zip(chosen[:-1], rejected[:-1], strict=False):
-            if a != b:
+            # Messages with fewer keys than others may or may not have got the rest as null from Arrow.
+            if a != b and (isinstance(chosen, str) or as_json(a) != as_json(b)):
                 break
             shared += 1
         if isinstance(chosen, str):

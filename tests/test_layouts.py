@@ -1,0 +1,89 @@
+import re
+
+import pytest
+from datasets import Dataset, IterableDataset
+
+from trl_real.layouts import LAYOUTS, find_layout
+
+
+DIALOGUE = "\n\nHuman: Hi\n\nAssistant: Hello."
+TURN = [{"role": "assistant", "content": "a"}]
+SHP = {"history": "p", "human_ref_A": "a", "human_ref_B": "b", "score_A": 1, "score_B": 2, "labels": 0}
+
+
+@pytest.mark.parametrize("streaming", ["no", "yes", "without features"])
+@pytest.mark.parametrize(
+    ("row", "layout", "columns"),
+    [
+        ({"prompt": "p", "responses": ["a", "b"]}, "candidates", {"prompt": "prompt", "responses": "responses"}),
+        ({"prompt": "p", "completions": ["a"], "scores": [1.0]}, "candidates",
+         {"prompt": "prompt", "responses": "completions", "scores": "scores"}),
+        ({"question": "p", "answers": [{"text": "a", "score": 3}]}, "candidates",
+         {"prompt": "question", "responses": "answers"}),
+        ({"prompt": "p", "responses": ["a"], "completions": ["b"]}, "candidates",  # the usual name wins
+         {"prompt": "prompt", "responses": "responses"}),
+        ({"instruction": "p", "completions": [{"response": "a"}]}, "ultrafeedback",
+         {"prompt": "instruction", "responses": "completions"}),
+        ({"prompt": "p", "answers": [{"answer": "a", "rank": 1}]}, "nectar", {"prompt": "prompt", "responses": "answers"}),
+        (SHP, "shp", {"prompt": "history"} | {name: name for name in SHP if name != "history"}),
+        ({"chosen": DIALOGUE, "rejected": DIALOGUE}, "hh", {"chosen": "chosen", "rejected": "rejected"}),
+        ({"chosen": "a", "rejected": "b"}, "preference", {"chosen": "chosen", "rejected": "rejected"}),
+        ({"chosen": DIALOGUE, "rejected": DIALOGUE, "prompt": "p"}, "preference",
+         {"chosen": "chosen", "rejected": "rejected", "prompt": "prompt"}),
+        ({"chosen": TURN, "rejected": TURN}, "preference", {"chosen": "chosen", "rejected": "rejected"}),
+        ({"prompt": "p", "chosen": "a", "rejected": "b", "responses": ["a", "b"]}, "preference",
+         {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}),
+        ({"prompt": "p", "completion": "a", "label": True}, "unpaired",
+         {"prompt": "prompt", "responses": "completion", "scores": "label"}),
+        ({"prompt": TURN, "completion": TURN, "score": 0.5}, "unpaired",
+         {"prompt": "prompt", "responses": "completion", "scores": "score"}),
+    ],
+)  # fmt: skip
+def test_layouts_are_recognised_by_their_columns(row, layout, columns, streaming):
+    dataset = Dataset.from_list([row])
+    if streaming == "yes":
+        dataset = dataset.to_iterable_dataset()
+    if streaming == "without features":
+        dataset = IterableDataset.from_generator(lambda: iter([row]))
+    assert find_layout(dataset) == (layout, columns)
+    assert find_layout(dataset, layout) == (layout, columns)
+
+
+def test_the_first_row_may_be_null():
+    rows = [{"chosen": None, "rejected": None}, {"chosen": DIALOGUE, "rejected": DIALOGUE}]
+    assert find_layout(Dataset.from_list(rows)).layout == "hh"
+
+
+def test_named_columns():
+    named = {"prompt": "q", "responses": "r", "scores": "s"}
+    several = Dataset.from_list([{"q": "p", "r": ["a", "b"], "s": [1.0, 2.0], "prompt": "other"}])
+    assert find_layout(several, named=named) == ("candidates", named)
+    one = Dataset.from_list([{"q": "p", "r": "a", "s": 1.0}])
+    assert find_layout(one, named=named) == ("unpaired", named)
+    pair = Dataset.from_list([{"better": "a", "worse": "b", "instruction": "p"}])
+    found = find_layout(pair, named={"chosen": "better", "rejected": "worse"})
+    assert found == ("preference", {"chosen": "better", "rejected": "worse", "prompt": "instruction"})
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "message"),
+    [
+        ({"text": "a"}, {}, "The columns fit no known layout. Found: ['text']. Expected: `prompt`, `completion` "
+         "('unpaired'); `prompt`, `responses` ('candidates'); `prompt`, `answers` ('nectar'); `instruction`, `completions` "
+         "('ultrafeedback'); `history`, `human_ref_A`, `human_ref_B`, `score_A`, `score_B` ('shp'); `chosen`, `rejected` "
+         "('preference'); `chosen`, `rejected` ('hh'). Name columns that have other names"),
+        ({"prompt": "p", "completion": "a"}, {"layout": "shp"}, "Expected: `history`, `human_ref_A`"),
+        ({"prompt": "p"}, {"layout": "alpaca"}, f"`layout` must be one of {list(LAYOUTS)}, got 'alpaca'."),
+        ({"instruction": "p", "question": "q", "responses": ["a"]}, {},
+         "`prompt` may be any of the columns ['instruction', 'question']. Name it: `prompt_column='instruction'`."),
+        ({"prompt": "p", "responses": ["a"]}, {"named": {"scores": "votes"}},
+         "`scores_column='votes'` is not a column. Found: ['prompt', 'responses']."),
+    ],
+)  # fmt: skip
+def test_what_is_not_recognised_is_named(row, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        find_layout(Dataset.from_list([row]), **options)
+
+
+def test_columns_that_fit_with_rows_that_do_not_are_for_the_reader_to_name():
+    assert find_layout(Dataset.from_list([{"prompt": "p", "responses": "a"}])).layout == "candidates"
