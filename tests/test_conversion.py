@@ -108,9 +108,7 @@ def test_ultrafeedback():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "rating", ["N/A", "", "four", "nan", "inf", "1e5", "1_0", None, float("nan"), float("inf"), True]
-)
+@pytest.mark.parametrize("rating", ["N/A", "", "four", "nan", "inf", "1e5", "1_0", None, float("nan"), float("inf")])
 def test_a_rating_that_is_no_number_is_missing(rating):
     answers = [{"answer": "a", "rating": rating}, {"answer": "b", "rating": " 4.5 "}]
     stream = IterableDataset.from_generator(lambda: iter([{"prompt": "p", "answers": answers}]))
@@ -161,7 +159,7 @@ def test_hh_rlhf(caplog):
     with caplog.at_level(logging.INFO, "trl_real"):
         check(HH, expected)
     assert (
-        "`to_candidates` dropped 2 of 4 rows: in 1 the two dialogues share no assistant turn (no_shared_turn); in 1 `chosen` "
+        "`to_candidates` dropped 2 of 4 rows: in 1 the two sides begin with different turns (no_shared_turn); in 1 `chosen` "
         "or `rejected` is null (missing_response)."
     ) in caplog.messages
     assert any("layout 'hh': 1 the prompts of both sides differ" in text for text in caplog.messages)
@@ -195,9 +193,7 @@ def test_rows_that_cannot_be_converted_are_kept_or_an_error():
         kept = list(to_candidates(dataset, on_skip="keep"))
         assert [row["skip_reason"] for row in kept] == [None, None, "no_shared_turn", "missing_response"]
         assert kept[3]["chosen"] == HH[3]["chosen"]
-        with pytest.raises(
-            ValueError, match=r"the two dialogues share no assistant turn \(no_shared_turn\)\. Mend it"
-        ):
+        with pytest.raises(ValueError, match=r"the two sides begin with different turns \(no_shared_turn\)\. Mend it"):
             list(to_candidates(dataset, on_skip="error"))
 
 
@@ -355,6 +351,8 @@ def test_features_do_not_depend_on_the_rows():
         ({"question": "q", "completions": ["a"], "responses": "b"}, {"responses_column": "completions"}, ValueError,
          "The layout 'candidates' is read from ['completions', 'question'] here, and would replace the columns "
          "['responses']. Rename or remove them."),
+        ({"prompt": "p", "responses": ["a"], "chosen": "a", "rejected": "b"}, {"layout": "candidates"}, ValueError,
+         "would replace the columns ['chosen', 'rejected']. Rename or remove them."),
         ({"prompt": "p", "chosen": "a", "rejected": "b"}, {"on_skip": "skip"}, ValueError,
          "`on_skip` must be one of ['drop', 'keep', 'error'], got 'skip'."),
         ({"prompt": "p", "chosen": "a", "rejected": "b"}, {"group": "prompt"}, TypeError,

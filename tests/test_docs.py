@@ -19,7 +19,17 @@ BLOCKS = re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", README, re
 
 
 @pytest.mark.parametrize(
-    "name", ["load_sample", "embed_responses", "real_select", "select_budget", "select_preferences"]
+    "name",
+    [
+        "load_sample",
+        "to_candidates",
+        "embed_responses",
+        "real_select",
+        "to_label_tasks",
+        "apply_labels",
+        "select_budget",
+        "select_preferences",
+    ],
 )
 def test_docstrings(name):
     text = inspect.getdoc(getattr(trl_real, name)).replace("```", "")  # fences are no output

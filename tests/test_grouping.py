@@ -149,3 +149,13 @@ def test_a_row_with_a_skip_reason_stays_alone(streaming):
     dataset = dataset.to_iterable_dataset() if streaming else dataset
     grouped = list(group_rows(dataset, ("prompt",), wins=False))
     assert [row["skip_reason"] for row in grouped] == [None, "missing_response"]
+
+
+def test_workers_of_a_data_loader_lose_no_row():
+    from torch.utils.data import DataLoader
+
+    rows = [{"prompt": f"p{i // 3}", "responses": [f"r{i}"]} for i in range(60)]
+    stream = group_rows(Dataset.from_list(rows).to_iterable_dataset(num_shards=4), ("prompt",), wins=False)
+    found = list(DataLoader(stream, batch_size=None, num_workers=2))
+    assert sorted(response for row in found for response in row["responses"]) == sorted(f"r{i}" for i in range(60))
+    assert len(found) == 20

@@ -25,6 +25,8 @@ SHP = {"history": "p", "human_ref_A": "a", "human_ref_B": "b", "score_A": 1, "sc
         ({"instruction": "p", "completions": [{"response": "a"}]}, "ultrafeedback",
          {"prompt": "instruction", "responses": "completions"}),
         ({"prompt": "p", "answers": [{"answer": "a", "rank": 1}]}, "nectar", {"prompt": "prompt", "responses": "answers"}),
+        ({"prompt": "p", "answers": ["a"], "ratings": [1]}, "candidates",
+         {"prompt": "prompt", "responses": "answers", "scores": "ratings"}),
         (SHP, "shp", {"prompt": "history"} | {name: name for name in SHP if name != "history"}),
         ({"chosen": DIALOGUE, "rejected": DIALOGUE}, "hh", {"chosen": "chosen", "rejected": "rejected"}),
         ({"chosen": "a", "rejected": "b"}, "preference", {"chosen": "chosen", "rejected": "rejected"}),

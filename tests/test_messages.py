@@ -1,6 +1,6 @@
 import pytest
 
-from trl_real.messages import response_text, split_prompt
+from trl_real.messages import as_conversation, prompts_differ, response_text, split_prompt
 
 
 def test_text_of_messages():
@@ -36,3 +36,33 @@ def test_implicit_prompt_of_messages_leaves_a_message_to_each_side():
     assert split_prompt([user, hello], [user, more]) == ([user], [[hello], [more]])
     # One side is how the other begins.
     assert split_prompt([user, hello], [user, hello, more]) == ([user], [[hello], [hello, more]])
+
+
+def test_messages_that_begin_with_different_turns_have_no_prompt():
+    hi, ho, hello = ({"role": r, "content": c} for r, c in (("user", "hi"), ("user", "ho"), ("assistant", "hello")))
+    assert split_prompt([hi, hello], [ho, hello]) == (None, [[hi, hello], [ho, hello]])
+
+
+def test_messages_of_one_prompt_may_have_different_keys():
+    user = {"role": "user", "content": "u"}
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
+    said = {"role": "assistant", "content": "s"}
+    prompt, sides = split_prompt([user | {"tool_calls": None}, call], [user, said])
+    assert prompt == [user | {"tool_calls": None}]
+    assert sides == [[call], [said]]
+
+
+def test_prompts_that_differ():
+    user, said = {"role": "user", "content": "u"}, {"role": "assistant", "content": "s"}
+    assert prompts_differ([user], [[said], [said, user, said]])
+    assert not prompts_differ([user], [[said], [said]])
+    assert prompts_differ("\n\nHuman: u\n\nAssistant:", [" s", " s\n\nHuman: u\n\nAssistant: s"])
+    assert not prompts_differ("Which speaker says '\n\nHuman:'?", [" s", "\n\nHuman: is one of two"])
+
+
+def test_a_dialogue_as_messages():
+    prompt = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Tea?\n\nAssistant:"
+    roles = ("user", "assistant", "user")
+    messages = [{"role": r, "content": c} for r, c in zip(roles, ("Hi", "Hello.", "Tea?"), strict=True)]
+    assert as_conversation(prompt, [" Yes.", None]) == (messages, [[{"role": "assistant", "content": "Yes."}], None])
+    assert as_conversation("Tea?", ["Yes."]) == (messages[2:], [[{"role": "assistant", "content": "Yes."}]])

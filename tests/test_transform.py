@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from conftest import candidate_rows
 from datasets import Dataset
 from datasets.fingerprint import Hasher
@@ -63,3 +64,18 @@ def test_looks_like_the_function_it_wraps():
     assert real_select.__name__ == "real_select"
     assert "worth a label" in real_select.__doc__
     assert repr(real_select) == "<transform trl_real.selection.real_select>"
+
+
+@pytest.mark.parametrize("kind", [None, "numpy", "torch", "arrow", "pandas"])
+def test_nested_columns_and_wrapped_transforms_in_every_format(kind):
+    messages = [[{"role": "assistant", "content": text}] for text in "xy"]
+    rows = [{"prompt": "q", "responses": messages, "spans": [[0], [1, 2]], "other": 1}] * 2
+    data = Dataset.from_list([*rows, {**rows[0], "responses": []}])
+    expected = data.map(real_select, batched=True, fn_kwargs={"strategy": "random"}, remove_columns=["other"])
+    for dataset in (data, data.to_iterable_dataset()):
+        found = dataset.with_format(kind).map(
+            lambda batch: real_select(batch, strategy="random"), batched=True, remove_columns=["other"]
+        )
+        found = list(found.with_format(None))
+        assert all(np.isnan(row.pop("similarity")) for row in found)  # nothing was embedded
+        assert found == expected.remove_columns("similarity").to_list()

@@ -4,6 +4,7 @@ import functools
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from types import FrameType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
@@ -39,10 +40,10 @@ class Transform(Generic[P, R]):
         batch: Any = args[0]
         # `Dataset.map` removes the columns of `remove_columns` from a `LazyBatch` alone, and a stream from the very dict
         # or a table. Both hand over the same batches: only the caller tells them apart.
-        in_dataset = sys._getframe(1).f_globals.get("__name__") == "datasets.arrow_dataset"
+        in_dataset = _calling_module() == "datasets.arrow_dataset"
         if isinstance(batch, dict) and not in_dataset:
             for name, column in batch.items():
-                batch[name] = [_as_python(value) for value in column]
+                batch[name] = [_as_python(value, name == "embeddings") for value in column]
             return self._function(*args, **kwargs)
         lazy: Any = _as_lazy_batch(batch)
         function: Callable[..., Any] = self._function
@@ -80,6 +81,8 @@ def _load(module: str, name: str, version: str) -> Any:
 def _is_formatted(batch: Any) -> bool:
     """Whether a batch comes from a dataset with a format: as a table, or with arrays."""
     if isinstance(batch, dict):
+        if any(isinstance(column, str) for column in batch.values()):  # a row, which the function refuses
+            return False
         return any(
             hasattr(column, "__array__") or (isinstance(column, list) and any(map(_is_array, column)))
             for column in batch.values()
@@ -87,15 +90,27 @@ def _is_formatted(batch: Any) -> bool:
     return isinstance(batch, pa.Table) or hasattr(batch, "to_arrow") or type(batch).__name__ == "DataFrame"
 
 
+def _calling_module() -> str | None:
+    """The module of `datasets` that maps a transform, through whatever the user has wrapped around it."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_globals.get("__name__")
+        if name in ("datasets.arrow_dataset", "datasets.iterable_dataset"):
+            return name
+        frame = frame.f_back
+    return None
+
+
 def _is_array(value: Any) -> bool:
     return hasattr(value, "__array__")
 
 
-def _as_python(value: Any) -> Any:
+def _as_python(value: Any, is_matrix: bool = False) -> Any:
     """
-    A value of a row as Python objects. Matrices, which only embeddings are, stay arrays.
+    A value of a row as Python objects; a matrix, which an embedding is, as an array.
 
-    Formats make float32 of numbers and NaN of null: the shortest decimal that reads as the float32 is what was there.
+    Formats make float32 of numbers and NaN of null. A number of up to six digits is the shortest decimal that reads as
+    its float32; what else the format has cut off of a number or a text is gone.
     """
     if isinstance(value, list):
         return [_as_python(item) for item in value]
@@ -104,17 +119,18 @@ def _as_python(value: Any) -> Any:
     if not _is_array(value):
         return value
     array = np.asarray(value)
-    if array.ndim != 1:
-        return array if array.ndim else _as_python(array.reshape(1))[0]
-    if array.dtype == np.float32:
+    if array.ndim == 0:
+        return _as_python(array.reshape(1))[0]
+    if array.ndim > 1:
+        return array if is_matrix else [_as_python(row) for row in array]
+    if array.dtype == np.float32 and not is_matrix:
         array = array.astype(np.str_).astype(np.float64)
-    return [None if item != item else _as_python(item) for item in array.tolist()]
+    return [None if isinstance(item, float) and item != item else _as_python(item) for item in array.tolist()]
 
 
 def _as_lazy_batch(batch: Any) -> LazyBatch:
     if isinstance(batch, dict):
-        columns = {name: [_as_python(value) for value in column] for name, column in batch.items()}
-        batch = pa.table({name: [_as_lists(value) for value in column] for name, column in columns.items()})
+        batch = pa.table({name: [_as_python(value) for value in column] for name, column in batch.items()})
     elif hasattr(batch, "to_arrow"):  # Polars
         batch = batch.to_arrow()
     elif not isinstance(batch, pa.Table):

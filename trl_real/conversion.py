@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 TEXT_FIELDS = ("response", "text", "content", "completion", "answer", "generation", "output")
 # The score is the first of these by which all responses of a prompt are scored, for one scale is not another:
 # UltraFeedback's `overall_score` runs to 10, its `fine-grained_score` and ratings to 5. Of a rank, 1 is the best.
-SCORE_FIELDS = ("overall_score", "fine-grained_score", "annotations", "score", "rating", "reward", "rank")
+SCORE_FIELDS = ("overall_score", "fine-grained_score", "annotations", "score", "pm_score", "rating", "reward", "rank")
 NUMBER = re.compile(r"\s*[-+]?\d+(\.\d+)?\s*")
 OUTPUTS = ("prompt", "responses", "scores")
 
@@ -74,7 +74,7 @@ def to_candidates(
             - `"preference"`: `chosen` and `rejected`, perhaps a prompt; without one the prompt is what both begin with.
             - `"hh"`: dialogues as text in `chosen` and `rejected`, split after the last `"\n\nAssistant:"` they share.
         group (`bool`, *optional*):
-            Whether all rows of a prompt become one. If `None`, those rows do that carry a score for each response
+            Whether all rows of a prompt become one; in a stream, all adjacent ones. If `None`, those rows do that carry a score for each response
             (`"shp"`, `"unpaired"`), and pairs stay pairs with their human label. Of grouped pairs the score of a
             response is the number of pairs that it won.
         prompt_column, responses_column, scores_column, chosen_column, rejected_column (`str`, *optional*):
@@ -89,9 +89,9 @@ def to_candidates(
     Returns:
         As `dataset`: rows with `prompt`, `responses` and, if there are any, `scores`; or, from pairs that are not
         grouped, `prompt`, `chosen` and `rejected`. Every other column rides along; where rows are grouped as a list with
-        one item a row, except for `tools`, `chat_template_kwargs`, `post_id` and `domain`, which rows of a prompt share.
-        Grouped responses are distinct and not empty, in the order in which they first occur. A column `scores` that is
-        empty throughout is removed.
+        one item a row, except for `tools`, `system`, `images` and the like, which rows of a prompt share.
+        Grouped responses are distinct and not empty, in the order in which they first occur. Unless it is a stream,
+        a column `scores` that is empty throughout is removed.
 
     Raises:
         `ValueError`: If the layout is not known or its columns are missing or in doubt, or, with `on_skip="error"`, a row
@@ -172,12 +172,16 @@ def convert(
     source = dataset.with_format(None)
     name, columns = find_layout(source, layout, named)
     pairs, grouped = LAYOUTS[name].pairs, LAYOUTS[name].grouped if group is None else group
-    outputs = ("prompt", "chosen", "rejected") if pairs and not grouped else ("prompt", "responses", "scores")
+    outputs = ("prompt", "chosen", "rejected", *(("responses", "scores") if grouped or not pairs else ()))
     clash = (set(outputs) & set(column_names(source) or [])) - set(columns.values())
     if clash:
         raise ValueError(
             f"The layout '{name}' is read from {sorted(columns.values())} here, and would replace the columns "
             f"{sorted(clash)}. Rename or remove them."
+        )
+    if grouped:  # they would not fit the responses of a group
+        source = source.remove_columns(
+            [c for c in ("embeddings", "responses_cut") if c in (column_names(source) or [])]
         )
     rows = (_convert_pairs if pairs else _convert_responses)(source, name, columns, grouped, conversational)
     if grouped:
@@ -365,7 +369,7 @@ def _rating(value: Any, field: str) -> float | None:
         return sum(known) / len(known) if known else None
     if isinstance(value, str):
         value = float(value) if NUMBER.fullmatch(value) else None
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    if not isinstance(value, Real) or not math.isfinite(value):
         return None
     return -float(value) if field == "rank" else float(value)
 

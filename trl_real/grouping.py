@@ -56,7 +56,7 @@ def group_rows(dataset: Any, key: tuple[str, ...], wins: bool) -> Any:
         features,
         desc="Grouping rows by prompt",
         with_indices=True,
-        fn_kwargs={"rows": dataset.select(order).with_format("arrow"), "bounds": bounds, "key": key, "wins": wins},
+        fn_kwargs={"rows": dataset.select(order), "bounds": bounds, "key": key, "wins": wins},
         # Not of the arguments, which may hold the whole dataset.
         new_fingerprint=Hasher.hash([dataset._fingerprint, key, wins, __version__]),
     )
@@ -65,9 +65,14 @@ def group_rows(dataset: Any, key: tuple[str, ...], wins: bool) -> Any:
 def _row_keys(dataset: Dataset, key: tuple[str, ...]) -> Iterator[bytes]:
     columns = [*key, *({"skip_reason"} & set(dataset.column_names))]
     row_numbers = itertools.count()
-    for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=10_000):
-        for row, n in zip(table.to_pylist(), row_numbers, strict=False):
+    for batch in dataset.select_columns(columns).iter(batch_size=10_000):
+        for row, n in zip(_rows(batch), row_numbers, strict=False):
             yield _row_key(row, key) or n.to_bytes(16, "little")
+
+
+def _rows(batch: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    for values in zip(*batch.values(), strict=True):
+        yield dict(zip(batch, values, strict=True))
 
 
 def _row_key(row: dict[str, Any], key: tuple[str, ...]) -> bytes | None:
@@ -85,7 +90,7 @@ def _group_batch(
     """Put all rows of some prompts in the place of the first."""
     start = bounds[indices[0]]
     ends = (bounds[indices[0] : indices[-1] + 2] - start).tolist()
-    columns = rows[start : start + ends[-1]].to_pydict()
+    columns = rows[start : start + ends[-1]]
     groups = [
         _merge({name: values[a:b] for name, values in columns.items()}, key, wins) for a, b in itertools.pairwise(ends)
     ]
@@ -96,7 +101,9 @@ def _group_batch(
 
 
 def _stream_groups(stream: IterableDataset, key: tuple[str, ...], wins: bool) -> Iterator[dict[str, Any]]:
-    keyed = ((_row_key(row, key) or n, row) for n, row in enumerate(stream))
+    # By batches, which the workers of a data loader do not divide among themselves: only one of them groups.
+    rows_of_stream = itertools.chain.from_iterable(map(_rows, stream.iter(batch_size=1000)))
+    keyed = ((_row_key(row, key) or n, row) for n, row in enumerate(rows_of_stream))
     for _, group in itertools.groupby(keyed, key=lambda item: item[0]):
         rows = [row for _, row in group]
         yield _merge({name: [row.get(name) for row in rows] for name in rows[0]}, key, wins)

@@ -58,7 +58,8 @@ def to_label_tasks(dataset: Any, path: str | Path | None = None) -> Dataset:
     first = {pair: n for n, pair in reversed(list(enumerate(tasks["pair_id"][:]))) if pair is not None}
     tasks = tasks.select(sorted(first.values()))
     if path is not None:
-        tasks.to_json(path, force_ascii=False)
+        with open(path, "w", encoding="utf-8") as file:  # pandas would round the numbers in tool calls
+            file.writelines(json.dumps(task, ensure_ascii=False, default=str) + "\n" for task in tasks)
     return tasks
 
 
@@ -197,13 +198,16 @@ def _read_records(labels: Any, splits: dict[str, Dataset]) -> dict[str, list[Vot
         if not isinstance(pair, str):
             raise ValueError(f"Label {n} of `labels`: expected a `pair_id`, found {kind(pair)}.")
         # Who labelled may be a name or a number.
-        voter = (pair, json.dumps(record.get("annotator"), default=str))
+        voter = (pair, str(record.get("annotator")))
         if voter in seen:
             repeated.append(pair)
         seen.add(voter)
         sides = (record.get("response_a"), record.get("response_b"))
         label = _check_label(record.get("label"), f"of the pair {pair!r}")
         votes.setdefault(pair, []).append(Vote(label, None if None in sides else sides))
+    if records and not any("label" in record for record in records):
+        raise ValueError(f"None of the {len(records)} records of `labels` has a `label`. Found: {sorted(records[0])}.")
+    repeated = list(dict.fromkeys(repeated))
     if repeated:
         raise ValueError(
             f"`labels` has {len(repeated)} `pair_id`s twice: {_some(repeated)}. Where several people label, tell them apart "
@@ -213,19 +217,20 @@ def _read_records(labels: Any, splits: dict[str, Dataset]) -> dict[str, list[Vot
 
 
 def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with open(path, encoding="utf-8") as lines:
-        for n, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {n}: expected JSON, found {line.strip()!r:.60}: {error}.") from error
-            if not isinstance(record, dict):
-                raise ValueError(
-                    f"{path}, line {n}: expected an object with `pair_id` and `label`, found {kind(record)}."
-                )
-            yield record
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}.") from error
+    for n, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {n}: expected JSON, found {line.strip()!r:.60}: {error}.") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {n}: expected an object with `pair_id` and `label`, found {kind(record)}.")
+        yield record
 
 
 def _check_label(label: Any, where: str) -> str | None:
@@ -240,7 +245,7 @@ def _decide(rows: Dataset, records: dict[str, list[Vote]] | list[list[Vote]]) ->
     for r, row in enumerate(rows.select_columns([name for name in TASK if name in rows.column_names])):
         votes = records[r] if isinstance(records, list) else records.get(row["pair_id"], [])
         counts = Counter(label for vote in votes if (label := _label_of(row, vote)) is not None)
-        if not counts:
+        if not counts or None in (row["pair_id"], row.get("response_a", ""), row.get("response_b", "")):
             decisions.append(Decision(None, "missing_label", None))
             continue
         label, n = counts.most_common(1)[0]

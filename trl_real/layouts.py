@@ -34,7 +34,7 @@ class Layout:
     optional: dict[str, tuple[str, ...]]
     pairs: bool = False
     grouped: bool = False
-    key: tuple[str, ...] = ("tools", "chat_template_kwargs")
+    key: tuple[str, ...] = ("tools", "chat_template_kwargs", "system", "system_prompt", "image", "images")
 
 
 # In the order in which they are looked for.
@@ -130,6 +130,8 @@ def _rows_fit(dataset: Any, found: Found) -> bool:
         return "prompt" not in (column_names(dataset) or []) and isinstance(value, str) and value.startswith(HUMAN)
     if found.layout == "unpaired":
         return True
+    if found.layout in ("ultrafeedback", "nectar"):
+        return isinstance(value, list) and all(isinstance(item, dict) for item in value)
     return part == "chosen" or not isinstance(value, str)
 
 

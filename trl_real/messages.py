@@ -117,8 +117,8 @@ def split_prompt(chosen: Any, rejected: Any) -> tuple[Any, list[Any]]:
     """
     Split a pair with an implicit prompt into the prompt, which both sides begin with, and the two responses.
 
-    Dialogues written as text are split after the last `"\\n\\nAssistant:"` that both share; the prompt is `None` if they
-    share none. Of messages, and of other text, which is split before white space, a response keeps at least the last
+    Dialogues written as text are split after the last `"\\n\\nAssistant:"` that both share. If dialogues or messages have
+    no turn in common, the prompt is `None`. Of messages, and of other text, which is split before white space, a response keeps at least the last
     message or character, even where it is all that the other one begins with.
     """
     if chosen is None or rejected is None:
@@ -140,11 +140,15 @@ def split_prompt(chosen: Any, rejected: Any) -> tuple[Any, list[Any]]:
         if isinstance(chosen, str):
             while shared > 0 and not (chosen[shared].isspace() and rejected[shared].isspace()):
                 shared -= 1
+        elif shared == 0:
+            return None, [chosen, rejected]
     return chosen[:shared], [chosen[shared:], rejected[shared:]]
 
 
 def prompts_differ(prompt: Any, responses: list[Any]) -> bool:
     """Whether a response to a dialogue goes on with other turns: then the last prompts of the sides differ."""
+    if isinstance(prompt, list):
+        return any(message.get("role") == "user" for response in responses for message in response or ())
     return (
         isinstance(prompt, str)
         and prompt.startswith(HUMAN)

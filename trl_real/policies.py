@@ -11,7 +11,7 @@ from .candidates import Candidates
 # Why a row has no pair, or a pair no preference, in the order in which the reasons are looked for.
 SKIP_REASONS = {
     "missing_response": "`chosen` or `rejected` is null",
-    "no_shared_turn": "the two dialogues share no assistant turn",
+    "no_shared_turn": "the two sides begin with different turns",
     "missing_prompt": "the prompt is null",
     "too_few_responses": "fewer than two responses are not empty",
     "duplicate_responses": "fewer than two responses differ",
