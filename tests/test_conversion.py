@@ -459,3 +459,35 @@ def test_any_table_is_converted_or_one_error_that_names_a_column(rows, in_arrow,
         assert {"prompt", "chosen", "rejected"} <= set(row) or {"prompt", "responses"} <= set(row)
     for row in selected:
         assert row.get("skip_reason") is None
+
+
+def test_nulls_in_pairs_are_the_same_in_every_kind_of_dataset():
+    rows = [
+        {"prompt": "p", "chosen": "a", "rejected": "b"},
+        {"prompt": "p", "chosen": None, "rejected": "b"},
+        {"prompt": None, "chosen": "a", "rejected": "b"},
+    ]
+    check(rows, rows[:1])
+    for dataset in every_kind(rows):
+        kept = [row["skip_reason"] for row in to_candidates(dataset, on_skip="keep")]
+        assert kept == [None, "missing_response", "missing_prompt"]
+
+
+def test_what_would_no_longer_fit_goes_and_what_separates_prompts_does_not():
+    rows = [
+        {"system": system, "prompt": "p", "responses": [f"{i}"], "scores": [i], "embeddings": [[1.0]]}
+        for i, system in enumerate(["s", "t", "s"])
+    ]
+    grouped = to_candidates(Dataset.from_list(rows), group=True)
+    assert grouped.to_list() == [
+        {"prompt": "p", "responses": ["0", "2"], "scores": [0.0, 2.0], "system": "s"},
+        {"prompt": "p", "responses": ["1"], "scores": [1.0], "system": "t"},
+    ]
+
+
+def test_scores_beside_messages_and_from_stack_exchange():
+    said = [message("assistant", "a", score=2.0), message("assistant", "b", score=1.0)]
+    for dataset in every_kind([{"prompt": "p", "responses": said}]):
+        assert next(iter(to_candidates(dataset)))["scores"] == [2.0, 1.0]
+    answers = [{"text": "a", "pm_score": 3, "selected": True}, {"text": "b", "pm_score": 0, "selected": False}]
+    check([{"question": "p", "answers": answers}], [{"prompt": "p", "responses": ["a", "b"], "scores": [3.0, 0.0]}])

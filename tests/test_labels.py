@@ -244,3 +244,9 @@ def test_any_labels_are_applied_or_one_error(labels, on_skip):
     except (TypeError, ValueError, FileNotFoundError) as error:
         message = str(error)
     assert re.search(r"`labels`|[Tt]he label of|No such file", message), message
+
+
+def test_a_pair_that_occurs_twice_gets_one_label():
+    swapped = PAIR | {"response_a": "b", "response_b": "a"}
+    labelled = apply_labels(Dataset.from_list([PAIR, swapped]), {"x": "a"})  # of the first, which annotators see
+    assert labelled["chosen"][:] == ["a", "a"]

@@ -197,7 +197,7 @@ def _convert_pairs(dataset: Any, layout: str, columns: dict[str, str], grouped: 
     if features is not None:
         parts = [features.get("prompt", features["chosen"]), features["chosen"], features["rejected"]]
         alike = all(map(is_text, parts)) or all(map(is_list, parts))
-        if "prompt" in features and alike and not (grouped or conversational):
+        if "prompt" in features and alike and not (grouped or conversational or _has_nulls(dataset)):
             return dataset  # as it should be
         prompt, sides = joint_features(parts[0], parts[1:])
         if conversational:
@@ -217,6 +217,14 @@ def _convert_pairs(dataset: Any, layout: str, columns: dict[str, str], grouped: 
     )
 
 
+def _has_nulls(dataset: Any) -> bool:
+    """Whether a pair has no prompt or lacks a side; of a stream nobody knows."""
+    if isinstance(dataset, IterableDataset):
+        return True
+    table = dataset.with_format("arrow")
+    return any(table[column][:].null_count for column in ("prompt", "chosen", "rejected"))
+
+
 @Transform
 def _write_pairs(batch: Any, grouped: bool, conversational: bool) -> Any:
     candidates = read_candidates(batch, "to_candidates")
@@ -225,6 +233,8 @@ def _write_pairs(batch: Any, grouped: bool, conversational: bool) -> Any:
     for r, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True)):
         if None in pair:
             reasons[r] = "missing_response"
+        elif prompt is None:
+            reasons[r] = reasons[r] or "missing_prompt"
         differing.append(int(prompts_differ(prompt, pair)))
         if conversational:
             prompts[r], pairs[r] = as_conversation(prompt, pair)
@@ -254,7 +264,7 @@ def _convert_responses(dataset: Any, layout: str, columns: dict[str, str], group
                 f"Column `{columns['responses']}` holds dicts without a text. Found: {fields}. Expected one of "
                 f"{list(TEXT_FIELDS)}, or a list of texts or messages."
             )
-    rated = text_field is not None and bool({*SCORE_FIELDS} & {*fields})
+    rated = bool({*SCORE_FIELDS} & {*fields})
     if features is not None:
         usual = all(part == column for part, column in columns.items()) and columns.keys() <= {*OUTPUTS}
         lists = all(is_list(features[column]) for column in {"responses", "scores"} & {*columns.values()})
@@ -397,7 +407,9 @@ def _account(source: Any, rows: Any, layout: str, given_pairs: bool, on_skip: st
                 _is_converted(reason, on_skip)
         if on_skip != "keep":
             kept = np.flatnonzero([reason not in SKIP_REASONS for reason in reasons])
-            rows = (rows.select(kept) if skipped else rows).remove_columns("skip_reason")
+            rows = rows.select(kept) if skipped else rows
+            if "skip_reason" not in source.column_names:
+                rows = rows.remove_columns("skip_reason")
     if "scores" in rows.column_names and _has_no_score(rows):
         rows = rows.remove_columns("scores")
     return Converted(rows, layout, given_pairs, len(source), skipped, +policies)
@@ -417,6 +429,8 @@ def _has_no_score(dataset: Dataset) -> bool:
     """Whether a column `scores` is null or NaN throughout, so that the data is unlabelled."""
     for table in dataset.select_columns(["scores"]).with_format("arrow").iter(batch_size=10_000):
         scores = table["scores"].combine_chunks()
+        if pa.types.is_struct(scores.type):
+            return False
         if pa.types.is_nested(scores.type):
             scores = scores.flatten()
         known = scores.drop_null()

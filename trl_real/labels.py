@@ -52,11 +52,9 @@ def to_label_tasks(dataset: Any, path: str | Path | None = None) -> Dataset:
     ['pair_id', 'prompt', 'response_a', 'response_b']
     ```
     """
-    tasks = concatenate_datasets(
-        [_check_columns(rows).select_columns(list(TASK)) for rows in _splits(dataset).values()]
-    )
-    first = {pair: n for n, pair in reversed(list(enumerate(tasks["pair_id"][:]))) if pair is not None}
-    tasks = tasks.select(sorted(first.values()))
+    splits = _splits(dataset)
+    tasks = concatenate_datasets([_check_columns(rows).select_columns(list(TASK)) for rows in splits.values()])
+    tasks = tasks.select(_first_of_each(tasks["pair_id"][:]))
     if path is not None:
         with open(path, "w", encoding="utf-8") as file:  # pandas would round the numbers in tool calls
             file.writelines(json.dumps(task, ensure_ascii=False, default=str) + "\n" for task in tasks)
@@ -110,6 +108,15 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
         if not _is_labelled(rows):
             _check_columns(rows)
     records = _read_records(labels, splits)
+    if isinstance(records, dict):
+        shown = {
+            task["pair_id"]: (task["response_a"], task["response_b"])
+            for rows in splits.values()
+            if not _is_labelled(rows)
+            for task in reversed(rows.select_columns(list(TASK)).to_list())
+        }
+        for pair, votes in records.items():  # what does not say which sides it is about is about what annotators saw
+            records[pair] = [vote._replace(sides=vote.sides or shown.get(pair)) for vote in votes]
     decided = {name: _decide(rows, records) for name, rows in splits.items()}
     if isinstance(records, dict):
         known = {pair for rows in splits.values() for pair in rows["pair_id"][:]}
@@ -155,6 +162,15 @@ def _splits(dataset: Any) -> dict[str, Dataset]:
                 "one with `Dataset.from_list(list(stream))`: people label few enough pairs."
             )
     return {name: rows.with_format(None) for name, rows in splits.items()}
+
+
+def _first_of_each(ids: list[str | None]) -> list[int]:
+    """The first row of each pair."""
+    first: dict[str, int] = {}
+    for row, pair in enumerate(ids):
+        if pair is not None:
+            first.setdefault(pair, row)
+    return list(first.values())
 
 
 def _check_columns(rows: Dataset) -> Dataset:

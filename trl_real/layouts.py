@@ -82,7 +82,7 @@ def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] |
         `ValueError`: If no layout fits, or a part may be in several columns.
     """
     columns, named = column_names(dataset) or [], named or {}
-    if layout is not None and layout not in LAYOUTS:
+    if layout is not None and layout not in list(LAYOUTS):
         raise ValueError(f"`layout` must be one of {list(LAYOUTS)}, got {layout!r}.")
     for part, column in named.items():
         if column not in columns:
@@ -137,4 +137,4 @@ def _rows_fit(dataset: Any, found: Found) -> bool:
 
 def first_values(dataset: Any, column: str) -> list[Any]:
     """The first cells of a column."""
-    return [row.get(column) for row in dataset.select_columns([column]).take(10)]
+    return [row.get(column) for row in dataset.select_columns([column]).take(100)]
