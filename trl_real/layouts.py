@@ -1,5 +1,6 @@
 """The layouts that preference data comes in: how each is recognised."""
 
+import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -137,4 +138,4 @@ def _rows_fit(dataset: Any, found: Found) -> bool:
 
 def first_values(dataset: Any, column: str) -> list[Any]:
     """The first cells of a column."""
-    return [row.get(column) for row in dataset.select_columns([column]).take(100)]
+    return [row.get(column) for row in itertools.islice(dataset.select_columns([column]), 100)]
