@@ -175,3 +175,34 @@ def test_a_column_of_the_users_own_named_responses_cut(rng):
 def test_the_config_is_a_config(rng):
     with pytest.raises(TypeError, match="`config` must be a `SelectionConfig`, got dict"):
         select_preferences(Dataset.from_list(candidate_rows(rng, 4)), {"strategy": "easy"})
+
+
+def test_rows_that_share_a_prompt_are_accounted_for():
+    votes = [
+        ("p", "a", 1.0),
+        ("p", "b", 2.0),
+        ("q", "c", 1.0),
+        ("p", "a ", 3.0),
+        (None, "d", 1.0),
+        ("r", "", 1.0),
+        ("r", "e", 2.0),
+    ]
+    rows = [{"prompt": prompt, "completion": text, "score": score} for prompt, text, score in votes]
+    # The scores of "a" are 1 and 3, and their mean ties with that of "b".
+    pairs, report = select_preferences(
+        Dataset.from_list([*rows, {"prompt": "p", "completion": "f", "score": 0.0}]),
+        SelectionConfig(strategy="random"),
+    )
+    assert report.layout == "unpaired"
+    assert report.rows == 8
+    assert report.skipped == {"too_few_responses": 2, "missing_prompt": 1}
+    assert report.policies == {
+        "grouped_rows": 4,
+        "empty_responses": 1,
+        "equal_responses": 1,
+        "averaged_scores": 1,
+        "tied_pairs": 1,
+    }
+    assert report.rows - report.policies["grouped_rows"] == sum(report.skipped.values()) + len(pairs)
+    assert report.responses == 8
+    assert pairs["rejected"][:] == ["f"]
