@@ -508,3 +508,14 @@ def test_embeddings_of_any_list_type(kind, rng):
     cast = data.cast_column("embeddings", feature)
     options = {"batched": True, "fn_kwargs": {"pairs_per_prompt": 2}}
     assert cast.map(real_select, **options)["chosen"][:] == data.map(real_select, **options)["chosen"][:]
+
+
+def test_many_and_large_responses(rng):
+    big = "a word \x00 " * 120_000  # about a megabyte
+    responses = [*(f"response {i}" for i in range(498)), big, big + "more"]
+    row = {"prompt": "p", "responses": responses, "embeddings": rng.standard_normal((500, 4)).tolist()}
+    (pair,) = Dataset.from_list([row]).map(real_select, batched=True, remove_columns=["responses", "embeddings"])
+    vectors = np.array(row["embeddings"])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    i, j = np.unravel_index((vectors @ vectors.T).argmin(), (500, 500))
+    assert {pair["response_a"], pair["response_b"]} == {responses[i], responses[j]}
