@@ -46,7 +46,7 @@ def test_budget_is_a_share_or_a_count(given, kept):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"strategy": "eazy"}, ValueError, "`strategy` must be one of ['easy', 'hard', 'centroid', 'random'], got 'eazy'"),
+        ({"strategy": "eazy"}, ValueError, "`strategy` must be one of ['easy', 'hard', 'centroid', 'random', 'aepo', 'max_min', 'divpo', 'dissimilar_gap'], got 'eazy'"),
         ({"strategy_kwargs": {"tau": 1}}, ValueError, "`strategy_kwargs` for strategy 'easy' may hold nothing, got ['tau']"),
         ({"strategy_kwargs": "{tau"}, ValueError, "`strategy_kwargs` must be JSON, got '{tau'"),
         ({"strategy_kwargs": "[1]"}, TypeError, "`strategy_kwargs` must be a dict, got [1]"),

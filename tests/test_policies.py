@@ -8,8 +8,9 @@ from trl_real.policies import SKIP_REASONS, eligible_responses
 
 def eligible(responses, scores=None, prompt="p", gap=0.0):
     batch = {"prompt": [prompt], "responses": [responses]} | ({} if scores is None else {"scores": [scores]})
-    (row,) = eligible_responses(read_candidates(batch, "test"), gap)
-    return row.positions, row.scores, row.reason
+    found = eligible_responses(read_candidates(batch, "test"), gap)
+    assert found.counts.tolist() == [len(found.positions)]
+    return found.positions.tolist(), None if found.scores is None else found.scores.tolist(), found.reasons[0]
 
 
 def test_equal_responses_merge_into_the_first_in_code_point_order_with_the_mean_score():
@@ -50,7 +51,7 @@ def test_reasons(responses, scores, reason):
 
 def test_scores_that_are_null_for_the_row():
     batch = {"prompt": ["p"], "responses": [["a", "b"]], "scores": [None]}
-    assert eligible_responses(read_candidates(batch, "test"), 0.0)[0].reason == "missing_scores"
+    assert eligible_responses(read_candidates(batch, "test"), 0.0).reasons == ["missing_scores"]
 
 
 def test_the_gap_is_strict():

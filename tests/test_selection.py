@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_strategies import brute_force_2means
 
-from trl_real import embed_responses, load_sample, real_select
+from trl_real import SelectionConfig, embed_responses, load_sample, real_select, select_preferences
 from trl_real.selection import pair_id
+from trl_real.strategies import STRATEGIES
 
 
 PICK = ["chosen", "rejected", "score_chosen", "score_rejected", "similarity"]
@@ -115,9 +116,6 @@ def mixed_rows(rng, n=60):
     return rows
 
 
-STRATEGIES = ["easy", "hard", "centroid", "random"]
-
-
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_picks_do_not_depend_on_batch_size_row_order_processes_or_streaming(strategy, rng):
     data = Dataset.from_list(mixed_rows(rng))
@@ -168,7 +166,7 @@ def test_what_is_picked_is_valid(strategy, rng):
         ),
         max_size=7,
     ),
-    st.sampled_from(STRATEGIES),
+    st.sampled_from(list(STRATEGIES)),
     st.randoms(),
 )
 def test_generated_rows_keep_the_laws(responses, strategy, random):
@@ -193,6 +191,27 @@ def test_generated_rows_keep_the_laws(responses, strategy, random):
         other = {name: [row[name][i] for i in shuffled] for name in ("responses", "scores", "embeddings")}
         (again,) = select([{"prompt": "q", **other}], strategy=strategy, on_skip="keep")
         assert [pick[name] for name in (*PICK, "skip_reason")] == [again[name] for name in (*PICK, "skip_reason")]
+
+
+@pytest.mark.parametrize("strategy", ["max_min", "divpo", "dissimilar_gap"])
+def test_a_strategy_that_needs_scores_says_so_before_anything_is_embedded(strategy, rng, embedder):
+    rows = candidate_rows(rng, 3, scores=False)
+    message = (
+        f"The strategy '{strategy}' needs the column `scores`, one number a response. Found: ['prompt', 'responses']"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        select(rows, strategy=strategy, embedder=embedder)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        select_preferences(Dataset.from_list(rows), SelectionConfig(strategy=strategy, embedder=embedder))
+    assert not embedder.calls
+
+
+def test_max_min_is_the_best_against_the_worst_and_embeds_nothing(rng, embedder):
+    rows = candidate_rows(rng, 30)
+    for pair in select(rows, strategy="max_min", embedder=embedder):
+        assert (pair["score_chosen"], pair["score_rejected"]) == (max(pair["scores"]), min(pair["scores"]))
+        assert math.isnan(pair["similarity"])
+    assert not embedder.calls
 
 
 def test_skipped_rows_are_dropped_kept_or_an_error(rng):

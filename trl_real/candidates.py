@@ -1,11 +1,13 @@
 """From the columns of a batch to candidates: which responses a prompt has, and their texts and scores."""
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets.formatting.formatting import LazyRow, PythonFormatter
 
@@ -19,26 +21,39 @@ COLUMNS = ("prompt", "responses", "scores", "chosen", "rejected", "embeddings", 
 @dataclass
 class Candidates:
     """
-    The candidates of a batch of prompts.
+    The candidates of a batch of n prompts, with their m responses one after the other.
 
     Attributes:
-        prompts (`list`): One a row: text, messages or `None`.
-        responses (`list[list]`): The responses of each row, text or messages; for given pairs `[chosen, rejected]`.
-        texts (`list[list[str]]`): The responses as text, `""` for null.
-        scores (`list[list[float]]` or `None`): One a response, NaN where missing; `None` if there is no such column.
-        reasons (`list`): Why a row was given up on reading or, from a column `skip_reason`, before; mostly `None`.
+        prompts (`list` or `pa.Array` of length n): Text, messages or null.
+        counts (`np.ndarray` of shape `(n,)`): How many responses each prompt has.
+        responses (`list` or `pa.Array` of length m): Text, messages or null; for given pairs chosen, then rejected.
+        texts (`pa.Array` of length m): The responses as text, `""` for null.
+        scores (`np.ndarray` of shape `(m,)` or `None`): NaN where missing; `None` if there is no such column.
+        reasons (`list` of length n): Why a row was given up on reading or, from a column `skip_reason`, before; mostly
+            `None`.
         given_pairs (`bool`): Whether the rows came as `chosen` and `rejected`.
         rewritten (`bool`): Whether prompts or given sides are no longer as they came in: an implicit prompt was split
             off, or text became messages.
     """
 
-    prompts: list[Any]
-    responses: list[list[Any]]
-    texts: list[list[str]]
-    scores: list[list[float]] | None
+    prompts: Any
+    counts: np.ndarray
+    responses: Any
+    texts: pa.Array
+    scores: np.ndarray | None
     reasons: list[str | None]
     given_pairs: bool
     rewritten: bool
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where the responses of each prompt begin, `(n,)`."""
+        return np.cumsum(self.counts) - self.counts
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row of each response, `(m,)`."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
 
     @property
     def sides(self) -> tuple[str, str]:
@@ -83,24 +98,38 @@ def read_candidates(batch: Any, where: str) -> Candidates:
 
 
 def _read_responses(batch: Any) -> Candidates:
-    prompts = read_column(batch, "prompt")
-    for r, prompt in enumerate(prompts):
-        check_prompt(prompt, "prompt", r)
-    responses = [read_list(row, "responses", r) or [] for r, row in enumerate(read_column(batch, "responses"))]
-    texts = [[read_text(response, "responses", r) for response in row] for r, row in enumerate(responses)]
-    scores = None
-    if "scores" in batch:
-        scores = [
-            read_scores(row, len(responses[r]), "scores", r) for r, row in enumerate(read_column(batch, "scores"))
-        ]
-    return Candidates(prompts, responses, texts, scores, _read_reasons(batch, prompts), False, rewritten=False)
+    prompts, lists = as_arrow(batch, "prompt"), as_arrow(batch, "responses")
+    if _is_text(prompts) and _is_list_of(_is_text, lists):  # without a Python object for each
+        counts, responses = lengths(lists), lists.flatten()
+        texts = responses.fill_null("")
+    else:
+        prompts = read_column(batch, "prompt")
+        for r, prompt in enumerate(prompts):
+            check_prompt(prompt, "prompt", r)
+        rows = [read_list(row, "responses", r) or [] for r, row in enumerate(read_column(batch, "responses"))]
+        texts = as_text_array(read_text(response, "responses", r) for r, row in enumerate(rows) for response in row)
+        counts, responses = (
+            np.array([len(row) for row in rows], dtype=np.int64),
+            [item for row in rows for item in row],
+        )
+    scores = _read_scores(batch, counts) if "scores" in batch else None
+    return Candidates(prompts, counts, responses, texts, scores, _read_reasons(batch, len(counts)), False, False)
+
+
+def _read_scores(batch: Any, counts: np.ndarray) -> np.ndarray:
+    lists = as_arrow(batch, "scores")
+    if _is_list_of(_is_number, lists) and np.array_equal(lengths(lists), counts):
+        return lists.flatten().cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy()
+    rows = zip(read_column(batch, "scores"), counts.tolist(), strict=True)
+    scores = [read_scores(row, count, "scores", r) for r, (row, count) in enumerate(rows)]
+    return np.array([score for row in scores for score in row], dtype=np.float64)
 
 
 def _read_given_pairs(batch: Any) -> Candidates:
     pairs = [list(pair) for pair in zip(read_column(batch, "chosen"), read_column(batch, "rejected"), strict=True)]
     texts = [[read_text(pair[0], "chosen", r), read_text(pair[1], "rejected", r)] for r, pair in enumerate(pairs)]
     prompts = read_column(batch, "prompt") if "prompt" in batch else [None] * len(pairs)
-    reasons = _read_reasons(batch, prompts)
+    reasons = _read_reasons(batch, len(pairs))
     rewritten = "prompt" not in batch
     for r, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True)):
         if "prompt" not in batch or _repeats_prompt(prompt, pair):
@@ -116,7 +145,16 @@ def _read_given_pairs(batch: Any) -> Candidates:
             rewritten = True
         else:
             check_prompt(prompt, "prompt", r)
-    return Candidates(prompts, pairs, texts, None, reasons, given_pairs=True, rewritten=rewritten)
+    return Candidates(
+        prompts,
+        counts=np.full(len(pairs), 2),
+        responses=[response for pair in pairs for response in pair],
+        texts=as_text_array(text for row in texts for text in row),
+        scores=None,
+        reasons=reasons,
+        given_pairs=True,
+        rewritten=rewritten,
+    )
 
 
 def _repeats_prompt(prompt: Any, pair: list[Any]) -> bool:
@@ -126,10 +164,10 @@ def _repeats_prompt(prompt: Any, pair: list[Any]) -> bool:
     )
 
 
-def _read_reasons(batch: Any, prompts: list[Any]) -> list[str | None]:
+def _read_reasons(batch: Any, n: int) -> list[str | None]:
     """Why the rows were given up by an earlier stage."""
     if "skip_reason" not in batch:
-        return [None] * len(prompts)
+        return [None] * n
     return [reason if isinstance(reason, str) else None for reason in read_column(batch, "skip_reason")]
 
 
@@ -142,8 +180,7 @@ def _has_messages(batch: Any, candidates: Candidates) -> bool:
         if "responses" in types:
             types["responses"] = getattr(types["responses"], "value_type", types["responses"])
         return any(pa.types.is_nested(t) or isinstance(t, pa.BaseExtensionType) for t in types.values())
-    rows = zip(candidates.prompts, candidates.responses, strict=True)
-    return any(isinstance(value, list) for prompt, responses in rows for value in (prompt, *responses))
+    return any(isinstance(value, list) for value in itertools.chain(candidates.prompts, candidates.responses))
 
 
 def _make_messages(candidates: Candidates) -> None:
@@ -151,10 +188,8 @@ def _make_messages(candidates: Candidates) -> None:
     if any(isinstance(prompt, str) for prompt in candidates.prompts):
         candidates.prompts = [as_message(prompt, "user") for prompt in candidates.prompts]
         candidates.rewritten = True
-    if any(isinstance(response, str) for row in candidates.responses for response in row):
-        candidates.responses = [
-            [as_message(response, "assistant") for response in row] for row in candidates.responses
-        ]
+    if any(isinstance(response, str) for response in candidates.responses):
+        candidates.responses = [as_message(response, "assistant") for response in candidates.responses]
         candidates.rewritten = True
 
 
@@ -169,6 +204,45 @@ def read_column(batch: Any, name: str) -> list[Any]:
         formatter = PythonFormatter(features=batch.formatter.features)
         return formatter.format_column(batch.pa_table.select([name]))
     return list(batch[name])
+
+
+def take(values: Any, indices: np.ndarray) -> list[Any]:
+    """The values, of a list or an array, at `indices`; null at those that are negative."""
+    if isinstance(values, pa.Array):
+        return values.take(pa.array(indices, mask=indices < 0)).to_pylist()
+    return [values[i] if i >= 0 else None for i in indices.tolist()]
+
+
+def as_arrow(batch: Any, name: str) -> Any:
+    """A column of a batch of `Dataset.map` as it lies in its Arrow table; `None` if it does not."""
+    if not is_untouched(batch, name):
+        return None
+    column = batch.pa_table[name]
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def lengths(lists: pa.Array) -> np.ndarray:
+    """How many items each list has, none if it is null, `(n,)` int64."""
+    return lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def as_text_array(texts: Iterable[str]) -> pa.Array:
+    """Texts as an array, of any size together."""
+    return pa.array(texts, type=pa.large_string())
+
+
+def _is_text(column: pa.Array | None) -> bool:
+    return column is not None and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+
+
+def _is_number(column: pa.Array) -> bool:
+    return pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+
+
+def _is_list_of(is_item: Callable[[pa.Array], bool], column: pa.Array | None) -> bool:
+    if column is None or not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        return False
+    return is_item(column.values)
 
 
 def is_untouched(batch: Any, name: str) -> bool:

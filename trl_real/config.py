@@ -25,9 +25,11 @@ class SelectionConfig:
 
     Parameters:
         strategy (`str`, *optional*, defaults to `"easy"`):
-            Which pair of a prompt to pick: `"easy"` the least similar, `"hard"` the most similar, `"centroid"` the
-            responses nearest to the two 2-means centroids, `"random"` any. All four are from the REAL paper
-            (arXiv 2409.17169).
+            Which pair of a prompt to pick. From the REAL paper (arXiv 2409.17169): `"easy"` the least similar, `"hard"` the
+            most similar, `"centroid"` the responses nearest to the two 2-means centroids, `"random"` any. Besides:
+            `"aepo"` two that are like the others and unlike each other (arXiv 2405.13541), and with scores `"max_min"`
+            the best against the worst, `"divpo"` the most diverse of the good ones against the least diverse of the bad
+            ones (arXiv 2501.18101), and `"dissimilar_gap"` a weighted sum of dissimilarity and score gap.
         embedder (`str` or object, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
             What turns a response into a vector: a Sentence Transformers id or path, a causal language model id or path
             (mean of the last hidden layer over the response's tokens, as in the paper), or, from Python, an object with
@@ -41,7 +43,9 @@ class SelectionConfig:
             Precision of the embedder: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` for bfloat16 where the
             hardware computes in it natively and float32 elsewhere.
         strategy_kwargs (`dict[str, Any]`, *optional*):
-            Keyword arguments of the strategy.
+            Options of the strategy: `lambda_` of `"aepo"` (1.0), what dissimilarity counts against being like the others;
+            `threshold` of `"divpo"` (midway between a prompt's lowest and highest score), above which a response is
+            good; `gap_weight` of `"dissimilar_gap"` (0.5), from 0, dissimilarity alone, to 1, score gap alone.
         pairs_per_prompt (`int`, *optional*, defaults to `1`):
             How many pairs to pick from each prompt, at most.
         min_score_gap (`float`, *optional*, defaults to `0.0`):
@@ -60,7 +64,7 @@ class SelectionConfig:
         default="easy",
         metadata={
             "help": "Which pair of a prompt to pick: 'easy' (least similar), 'hard' (most similar), 'centroid' (nearest "
-            "to the two 2-means centroids) or 'random'."
+            "to the two 2-means centroids), 'random', 'aepo', or, with scores, 'max_min', 'divpo' or 'dissimilar_gap'."
         },
     )
     embedder: str = field(
@@ -80,7 +84,7 @@ class SelectionConfig:
         },
     )
     strategy_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Keyword arguments of the strategy, as JSON on the command line."}
+        default=None, metadata={"help": "Options of the strategy, as JSON on the command line: '{\"lambda_\": 2.0}'."}
     )
     pairs_per_prompt: int = field(default=1, metadata={"help": "Pairs to pick from each prompt, at most."})
     min_score_gap: float = field(

@@ -221,7 +221,8 @@ def _has_nulls(dataset: Any) -> bool:
 def _write_pairs(batch: Any, grouped: bool, conversational: bool) -> Any:
     candidates = read_candidates(batch, "to_candidates")
     reasons, differing = candidates.reasons, []
-    prompts, pairs = candidates.prompts, candidates.responses
+    prompts = candidates.prompts
+    pairs = [list(pair) for pair in zip(candidates.responses[::2], candidates.responses[1::2], strict=True)]
     for r, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True)):
         if None in pair:
             reasons[r] = "missing_response"

@@ -81,13 +81,13 @@ def embed_responses(
         embedder_batch_size=embedder_batch_size,
         embedder_dtype=embedder_dtype,
     )
-    texts = read_candidates(batch, "embed_responses").texts
-    flat = [text for row in texts for text in row]
-    vectors, cut = encode(flat, embedder, embedder_max_length, embedder_batch_size, embedder_dtype)
-    ends = np.cumsum([len(row) for row in texts])
+    candidates = read_candidates(batch, "embed_responses")
+    texts = candidates.texts.to_pylist()
+    vectors, cut = encode(texts, embedder, embedder_max_length, embedder_batch_size, embedder_dtype)
+    ends = np.cumsum(candidates.counts)
     batch["embeddings"] = np.split(vectors, ends)[:-1]
     if cut is None:
-        batch["responses_cut"] = [None] * len(texts)
+        batch["responses_cut"] = [None] * len(ends)
     else:
         batch["responses_cut"] = [int(row.sum()) for row in np.split(cut, ends)[:-1]]
     return batch

@@ -13,6 +13,7 @@ from datasets.fingerprint import Hasher
 
 from . import __version__
 from ._transform import Transform, map_rows
+from .candidates import as_text_array
 from .messages import as_json, response_text
 from .policies import equal_responses, mean_score
 
@@ -91,12 +92,11 @@ def _group_batch(
     start = bounds[indices[0]]
     ends = (bounds[indices[0] : indices[-1] + 2] - start).tolist()
     columns = rows[start : start + ends[-1]]
-    groups = [
-        _merge({name: values[a:b] for name, values in columns.items()}, key, wins) for a, b in itertools.pairwise(ends)
-    ]
-    for name in groups[0]:
+    prompts = [{name: values[a:b] for name, values in columns.items()} for a, b in itertools.pairwise(ends)]
+    merged = _merge(prompts, key, wins)
+    for name in merged[0]:
         if name not in key:
-            batch[name] = [group[name] for group in groups]
+            batch[name] = [row[name] for row in merged]
     return batch
 
 
@@ -106,30 +106,40 @@ def _stream_groups(stream: IterableDataset, key: tuple[str, ...], wins: bool) ->
     keyed = ((_row_key(row, key) or n, row) for n, row in enumerate(rows_of_stream))
     for _, group in itertools.groupby(keyed, key=lambda item: item[0]):
         rows = [row for _, row in group]
-        yield _merge({name: [row.get(name) for row in rows] for name in rows[0]}, key, wins)
+        yield from _merge([{name: [row.get(name) for row in rows] for name in rows[0]}], key, wins)
 
 
-def _merge(columns: dict[str, list[Any]], key: tuple[str, ...], wins: bool) -> dict[str, Any]:
-    """The row of a prompt, from the columns of all its rows: distinct responses in the order of their first mention."""
-    row: dict[str, Any] = {
-        name: values[0] if name in key or name == "skip_reason" else values for name, values in columns.items()
-    }
-    responses = _flatten(columns["responses"])
-    texts = ["" if response is None else response_text(response) for response in responses]
-    groups = sorted(equal_responses(texts), key=min)
-    row["responses"] = [responses[group[0]] for group in groups]
-    n_texts = sum(map(len, groups))
-    counts = (sum(columns.get(COUNTS[0], [])), len(texts) - n_texts, n_texts - len(groups), 0)
-    row.update(zip(COUNTS, counts, strict=True))
-    if "scores" in columns:
-        scores = [math.nan if score is None else score for score in _flatten(columns["scores"])]
-        row["scores"] = []
-        for group in groups:
+def _merge(prompts: list[dict[str, list[Any]]], key: tuple[str, ...], wins: bool) -> list[dict[str, Any]]:
+    """The row of each prompt, from the columns of all its rows: distinct responses in the order of their first mention."""
+    lists = [_flatten(columns["responses"]) for columns in prompts]
+    responses = list(itertools.chain.from_iterable(lists))
+    texts = as_text_array("" if response is None else response_text(response) for response in responses)
+    row_of = np.repeat(np.arange(len(prompts)), [len(row) for row in lists])
+    order, leaders = equal_responses(texts, row_of)
+    groups: dict[int, list[int]] = {}
+    for position in np.argsort(order).tolist():
+        groups.setdefault(int(leaders[position]), []).append(int(order[position]))
+    scores = [
+        math.nan if score is None else score for columns in prompts for score in _flatten(columns.get("scores", []))
+    ]
+
+    rows: list[dict[str, Any]] = []
+    for columns, row_responses in zip(prompts, lists, strict=True):
+        row = {name: values[0] if name in key or name == "skip_reason" else values for name, values in columns.items()}
+        row |= {"responses": [], **dict.fromkeys(COUNTS, 0), COUNTS[0]: sum(columns.get(COUNTS[0], []))}
+        row["_empty_responses"] = len(row_responses)
+        rows.append(row | ({"scores": []} if "scores" in columns else {}))
+    for leader, group in groups.items():
+        row = rows[row_of[leader]]
+        row["responses"].append(responses[leader])
+        row["_empty_responses"] -= len(group)
+        row["_equal_responses"] += len(group) - 1
+        if "scores" in row:
             merged = [scores[position] for position in group]
             score, averaged = (sum(merged), False) if wins else mean_score(merged)
             row["scores"].append(None if math.isnan(score) else score)
             row["_averaged_scores"] += averaged
-    return row
+    return rows
 
 
 def _flatten(lists: list[list[Any] | None]) -> list[Any]:

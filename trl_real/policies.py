@@ -1,9 +1,15 @@
 """Which responses of a prompt may form a pair, and what is done with the others: every policy, by name."""
 
 import math
-import unicodedata
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from .candidates import Candidates
 
@@ -34,86 +40,126 @@ POLICIES = {
 }
 
 
+# What `str.strip` takes off.
+WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1))))
+
+
 @dataclass
 class Eligible:
     """
-    The responses of one prompt that may form a pair.
+    The responses of a batch of n prompts that may form a pair, m of them, those of one prompt after the other.
 
     Attributes:
-        positions (`list[int]`): Their positions in the row, in code-point order of their texts.
-        scores (`list[float]`): Their scores; empty if there are none.
-        reason (`str` or `None`): Why no pair can be built from them, a key of `SKIP_REASONS`.
-        policies (`dict[str, int]`): What was done with the other responses, a key of `POLICIES` to a count.
+        counts (`np.ndarray` of shape `(n,)`): How many each prompt has.
+        positions (`np.ndarray` of shape `(m,)`): Where each stands in `Candidates.responses`. Those of a prompt are in
+            code-point order of their texts.
+        scores (`np.ndarray` of shape `(m,)` or `None`): Their scores, if there are any.
+        reasons (`list` of length n): Why no pair can be built from them, a key of `SKIP_REASONS`; `None` if it can.
+        policies (`Counter[str]`): What was done with the other responses, a key of `POLICIES` to a count.
     """
 
-    positions: list[int]
-    scores: list[float]
-    reason: str | None
-    policies: dict[str, int] = field(default_factory=dict)
+    counts: np.ndarray
+    positions: np.ndarray
+    scores: np.ndarray | None
+    reasons: list[str | None]
+    policies: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where the responses of each prompt begin, `(n,)`."""
+        return np.cumsum(self.counts) - self.counts
 
 
-def eligible_responses(candidates: Candidates, min_score_gap: float) -> list[Eligible]:
+def eligible_responses(candidates: Candidates, min_score_gap: float) -> Eligible:
     """Which responses of each prompt may form a pair; given pairs are taken as they are unless something is null."""
-    eligible = []
-    for r, (prompt, texts) in enumerate(zip(candidates.prompts, candidates.texts, strict=True)):
-        if candidates.given_pairs:
-            row = Eligible([0, 1], [], None)
-            if any(response is None for response in candidates.responses[r]):
-                row.reason = "missing_response"
-            elif prompt is None:
-                row.reason = "missing_prompt"
-        else:
-            row = _distinct(texts, None if candidates.scores is None else candidates.scores[r])
-            if prompt is None:
-                row.reason = "missing_prompt"
-            elif len(row.positions) < 2:
-                row.reason = _why_too_few(texts)
-            elif row.scores and not max(row.scores) - min(row.scores) > min_score_gap:
-                row.reason = "tied_scores"
-        if candidates.reasons[r] in SKIP_REASONS:
-            row.reason = candidates.reasons[r]
-        eligible.append(row)
+    n = len(candidates.counts)
+    reasons = np.full(n, None, dtype=object)
+    no_prompt = _are_null(candidates.prompts)
+    if candidates.given_pairs:
+        eligible = Eligible(candidates.counts, np.arange(2 * n), None, [])
+        reasons[no_prompt] = "missing_prompt"
+        reasons[_are_null(candidates.responses).reshape(n, 2).any(1)] = "missing_response"
+    else:
+        eligible = _distinct(candidates, reasons)
+        if eligible.scores is not None and n:
+            ends = np.cumsum(eligible.counts)
+            bounds = np.column_stack([ends - eligible.counts, ends]).ravel()
+            scores = np.append(eligible.scores, math.nan)  # so that the last end is an index
+            with np.errstate(invalid="ignore"):  # infinity minus infinity is a tie
+                spread = np.maximum.reduceat(scores, bounds)[::2] - np.minimum.reduceat(scores, bounds)[::2]
+            reasons[(eligible.counts >= 2) & ~(spread > min_score_gap)] = "tied_scores"
+        reasons[no_prompt] = "missing_prompt"
+    eligible.reasons = [
+        earlier if earlier in SKIP_REASONS else reason
+        for earlier, reason in zip(candidates.reasons, reasons, strict=True)
+    ]
     return eligible
 
 
-def _distinct(texts: list[str], scores: list[float] | None) -> Eligible:
-    """The distinct, non-empty responses of a prompt; where there are scores, those without one are left out."""
-    groups = list(equal_responses(texts))
-    row = Eligible([group[0] for group in groups], [], None)
-    n_texts = sum(map(len, groups))
-    if n_texts < len(texts):
-        row.policies["empty_responses"] = len(texts) - n_texts
-    if len(groups) < n_texts:
-        row.policies["equal_responses"] = n_texts - len(groups)
-    if scores is None:
-        return row
-    row.positions = []
-    for group in groups:
-        score, averaged = mean_score([scores[position] for position in group])
-        if averaged:
-            row.policies["averaged_scores"] = row.policies.get("averaged_scores", 0) + 1
-        if math.isnan(score):
-            continue
-        row.positions.append(group[0])
-        row.scores.append(score)
-    if len(row.positions) < len(groups):
-        row.policies["unscored_responses"] = len(groups) - len(row.positions)
-    return row
-
-
-def equal_responses(texts: list[str]) -> Iterator[list[int]]:
+def _distinct(candidates: Candidates, reasons: np.ndarray) -> Eligible:
     """
-    Positions of the non-empty texts, those that are equal after Unicode NFC and `strip()` together.
-
-    White space inside a text is meaning, in code above all. The groups, and the positions in each, are in code-point
-    order of the texts, so that the first of a group stands for it whatever the order of the texts.
+    The distinct, non-empty responses of each prompt; where there are scores, those without one are left out. Writes to
+    `reasons` why a prompt is left with fewer than two.
     """
-    groups: dict[str, list[int]] = {}
-    for position in sorted(range(len(texts)), key=texts.__getitem__):
-        key = unicodedata.normalize("NFC", texts[position].strip())
-        if key:
-            groups.setdefault(key, []).append(position)
-    return iter(groups.values())
+    n, rows = len(candidates.counts), candidates.rows
+    order, leaders = equal_responses(candidates.texts, rows)
+    is_leader = order == leaders
+    positions = order[is_leader]
+    n_texts, n_distinct = (np.bincount(rows[found], minlength=n) for found in (order, positions))
+    policies = Counter(empty_responses=len(rows) - len(order), equal_responses=len(order) - len(positions))
+    scores = None
+    if candidates.scores is not None:
+        scores = candidates.scores.copy()
+        for group in merged_responses(order, leaders):
+            scores[group[0]], averaged = mean_score(scores[group].tolist())  # in the place of the first
+            policies["averaged_scores"] += averaged
+        scores = scores[positions]
+        scored = ~np.isnan(scores)
+        policies["unscored_responses"] = len(scores) - int(scored.sum())
+        positions, scores = positions[scored], scores[scored]
+    counts = np.bincount(rows[positions], minlength=n)
+    reasons[counts < 2] = "missing_scores"
+    reasons[n_distinct < 2] = "duplicate_responses"
+    reasons[n_texts < 2] = "too_few_responses"
+    return Eligible(counts, positions, scores, [], policies)
+
+
+def equal_responses(texts: pa.Array, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Which responses of a row are equal: those whose texts are, after Unicode NFC and `strip()`.
+
+    White space inside a text is meaning, in code above all.
+
+    Args:
+        texts (`pa.Array` of length n): The texts of the responses.
+        rows (`np.ndarray` of shape `(n,)`): The row of each, in ascending order.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: The positions of the texts that are not empty, row by row and in code-point order
+        within a row, and for each of them the position of the first text of the row that equals it. That one stands for
+        all of them, whatever the order of the texts.
+    """
+    forms = pc.utf8_trim(texts, characters=WHITE_SPACE)
+    if not pc.all(pc.string_is_ascii(forms)).as_py():
+        forms = pc.utf8_normalize(forms, form="NFC")
+    # In the order of the bytes of UTF-8, which is that of the code points.
+    order = pc.sort_indices(
+        pa.table({"row": rows, "text": texts}), sort_keys=[("row", "ascending"), ("text", "ascending")]
+    ).to_numpy()
+    order = order[pc.not_equal(forms, "").to_numpy(zero_copy_only=False)[order]].astype(np.int64)
+    codes = forms.dictionary_encode().indices.to_numpy(zero_copy_only=False)[order]
+    keys = rows[order] * (len(texts) + 1) + codes
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    return order, order if len(first) == len(order) else order[first[inverse]]
+
+
+def merged_responses(order: np.ndarray, leaders: np.ndarray) -> Iterable[list[int]]:
+    """The positions of each group of two or more that [`equal_responses`] finds, the first of them first."""
+    groups: dict[int, list[int]] = {}
+    others = order != leaders
+    for position, leader in zip(order[others].tolist(), leaders[others].tolist(), strict=True):
+        groups.setdefault(leader, [leader]).append(position)
+    return groups.values()
 
 
 def mean_score(scores: list[float]) -> tuple[float, bool]:
@@ -125,7 +171,7 @@ def mean_score(scores: list[float]) -> tuple[float, bool]:
     return (known[0], False) if known[0] == known[-1] else (sum(known) / len(known), True)
 
 
-def _why_too_few(texts: list[str]) -> str:
-    if sum(bool(text.strip()) for text in texts) < 2:
-        return "too_few_responses"
-    return "missing_scores" if len(list(equal_responses(texts))) >= 2 else "duplicate_responses"
+def _are_null(values: Any) -> np.ndarray:
+    if isinstance(values, pa.Array):
+        return values.is_null().to_numpy(zero_copy_only=False)
+    return np.array([value is None for value in values], dtype=bool)

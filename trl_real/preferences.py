@@ -16,7 +16,7 @@ from .conversion import Converted, convert
 from .embedding import embed_responses, embedder_name
 from .policies import POLICIES, SKIP_REASONS, eligible_responses
 from .report import Distribution, SelectionReport
-from .selection import pair_features, real_select
+from .selection import check_scores, pair_features, real_select
 from .similarity import group_prompts, read_vectors
 from .strategies import STRATEGIES
 
@@ -76,13 +76,14 @@ def select_converted(converted: Converted, config: SelectionConfig) -> tuple[Dat
     """[`select_preferences`] from where the layout has been read."""
     dataset, given_pairs = converted.dataset, converted.given_pairs
     labelled = given_pairs or "scores" in dataset.column_names
+    check_scores(config.strategy, dataset.column_names)
     if given_pairs and "responses" in dataset.column_names:  # what the pairs were picked from
         dataset = dataset.remove_columns([name for name in USED_UP if name in dataset.column_names])
 
     embedder = None
     if "embeddings" in dataset.column_names:
         embedder = "column `embeddings`"
-    elif not STRATEGIES[config.strategy].seeded:
+    elif STRATEGIES[config.strategy].needs("similarity"):
         embedder = embedder_name(config.embedder)
         # An embedder that is an object has no name to cache its work under, and hashing it would pickle its weights.
         uncached = None if isinstance(config.embedder, str) else generate_random_fingerprint()
@@ -156,9 +157,8 @@ def _survey(dataset: Dataset, min_score_gap: float) -> tuple[int, np.ndarray, Co
         candidates = read_candidates(batch, "select_preferences")
         eligible = eligible_responses(candidates, min_score_gap)
         vectors = read_vectors(batch, candidates, eligible) if "embeddings" in batch else None
-        n_responses += sum(len(row) for row in candidates.responses)
-        for row in eligible:
-            policies.update(row.policies)
+        n_responses += len(candidates.texts)
+        policies.update(eligible.policies)
         for group in group_prompts(eligible, vectors, min_score_gap):
             first, second = np.triu_indices(group.similarity.shape[1], 1)
             similarities.append(group.similarity[:, first, second][group.may_pair].astype(np.float32))

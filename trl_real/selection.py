@@ -1,7 +1,7 @@
 """From candidates to pairs: `real_select`."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,11 +9,11 @@ import pyarrow as pa
 from datasets import Features, Value
 
 from ._transform import Transform
-from .candidates import Candidates, is_untouched, read_candidates, read_column, side_names
+from .candidates import Candidates, is_untouched, read_candidates, read_column, side_names, take
 from .config import SelectionConfig
 from .messages import as_json, item_feature, joint_features
 from .policies import SKIP_REASONS, Eligible, eligible_responses
-from .similarity import embed_eligible, group_prompts, read_vectors, vectors_from_arrow
+from .similarity import Vectors, embed_eligible, group_prompts, read_vectors, vectors_from_arrow
 from .strategies import STRATEGIES, pick_pairs
 
 
@@ -45,11 +45,12 @@ def real_select(
             `scores` (one number a response, higher is better, None where missing) and `embeddings` (from
             [`embed_responses`]; computed here otherwise). Or given pairs: `chosen`, `rejected`, optionally `prompt`.
         strategy (`str`, *optional*, defaults to `"easy"`):
-            `"easy"`, `"hard"`, `"centroid"` or `"random"`, see [`SelectionConfig`]. `"random"` loads no embedder.
+            Which pairs to pick, see [`SelectionConfig`]. `"random"` and `"max_min"` load no embedder; `"max_min"`,
+            `"divpo"` and `"dissimilar_gap"` need `scores`.
         embedder, embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
             As in [`embed_responses`]; unused if there is a column `embeddings`.
         strategy_kwargs (`dict[str, Any]`, *optional*):
-            Keyword arguments of the strategy.
+            Options of the strategy, see [`SelectionConfig`].
         pairs_per_prompt (`int`, *optional*, defaults to `1`):
             How many pairs to pick from each prompt, at most, the best first.
         min_score_gap (`float`, *optional*, defaults to `0.0`):
@@ -67,8 +68,8 @@ def real_select(
         sides and get an explicit `prompt` and `similarity`.
 
     Raises:
-        `ValueError`: If the columns or an option are not known, scores or embeddings do not match the responses, or,
-            with `on_skip="error"`, a prompt has no valid pair.
+        `ValueError`: If the columns or an option are not known, the strategy needs scores and there are none, scores or
+            embeddings do not match the responses, or, with `on_skip="error"`, a prompt has no valid pair.
         `TypeError`: If a prompt or a response is neither text nor messages, or a score is no number.
 
     Example:
@@ -102,101 +103,116 @@ def real_select(
         selection_seed=selection_seed,
     )
     candidates = read_candidates(batch, "real_select")
+    check_scores(strategy, batch)
     eligible = eligible_responses(candidates, min_score_gap)
     vectors = None
     # The vectors of given pairs are those of both sides, not of the responses that they may have been picked from.
     if "embeddings" in batch and not (candidates.given_pairs and "responses" in batch):
         vectors = read_vectors(batch, candidates, eligible)
-    elif not STRATEGIES[strategy].seeded:
+    elif STRATEGIES[strategy].needs("similarity"):
         vectors = embed_eligible(
             candidates, eligible, embedder, embedder_max_length, embedder_batch_size, embedder_dtype
         )
 
-    picks: list[list[Pick]] = [[] for _ in eligible]
-    for group in group_prompts(eligible, vectors, min_score_gap):
-        seeds = None
-        if STRATEGIES[strategy].seeded:
-            texts = [[candidates.texts[r][position] for position in eligible[r].positions] for r in group.rows]
-            seeds = np.array([_seed(row, selection_seed) for row in texts], dtype=np.uint64)
-        pairs = pick_pairs(
-            strategy, group.similarity, group.may_pair, pairs_per_prompt, seeds, **(strategy_kwargs or {})
-        )
-        first, second = np.triu_indices(group.similarity.shape[1], 1)
-        for r, similarity, row in zip(group.rows, group.similarity, pairs.tolist(), strict=True):
-            picks[r] = [Pick(first[p], second[p], similarity[first[p], second[p]]) for p in row if p >= 0]
-
-    rows: list[Pair] = []
-    for r, found in enumerate(picks):
-        if not found and eligible[r].reason is None:
-            eligible[r].reason = "no_pair_for_strategy"
-        reason = eligible[r].reason
-        if reason is not None and on_skip == "error":
+    picks = _pick(
+        candidates, eligible, vectors, min_score_gap, strategy, strategy_kwargs, pairs_per_prompt, selection_seed
+    )
+    reasons = eligible.reasons
+    skipped = np.flatnonzero(np.bincount(picks.rows, minlength=len(reasons)) == 0)
+    for r in skipped.tolist():
+        reason = reasons[r] = reasons[r] or "no_pair_for_strategy"
+        if on_skip == "error":
+            (prompt,) = take(candidates.prompts, np.array([r]))
             raise ValueError(
                 f"Row {r} of the batch has no valid pair: {SKIP_REASONS[reason]} ({reason}). Its prompt is "
-                f"{candidates.prompts[r]!r:.80}. Mend the row, or drop such rows with `on_skip='drop'`."
+                f"{prompt!r:.80}. Mend the row, or drop such rows with `on_skip='drop'`."
             )
-        if found:
-            rows.extend(_pair(candidates, eligible[r], r, pick, selection_seed) for pick in found)
-        elif on_skip == "keep":
-            rows.append(_pair(candidates, eligible[r], r, None, selection_seed))
-    _write(batch, candidates, rows, with_reason=on_skip == "keep")
+    if on_skip == "keep":
+        picks = _keep(candidates, picks, skipped)
+    _write(batch, candidates, picks, reasons, selection_seed, with_reason=on_skip == "keep")
     return batch
 
 
-class Pick(NamedTuple):
-    """A pair of a prompt: indices into its `Eligible.positions`, and the cosine."""
+def check_scores(strategy: str, columns: Collection[str]) -> None:
+    """Raise if a strategy needs scores to pick from `responses`, and there are none."""
+    if STRATEGIES[strategy].needs("scores") and not {"chosen", "scores"} & set(columns):
+        without = [name for name, row in STRATEGIES.items() if not row.needs("scores")]
+        raise ValueError(
+            f"The strategy {strategy!r} needs the column `scores`, one number a response. Found: {sorted(columns)}. Add it, "
+            f"or choose one of {without}."
+        )
 
-    first: int
-    second: int
-    similarity: float
 
-
-@dataclass
-class Pair:
+class Picks(NamedTuple):
     """
-    A row of the output; all but `row`, `prompt` and `skip_reason` is null in a row without a pair.
+    Picked pairs, in the order of their rows and those of a row the best first.
 
     Attributes:
-        row (`int`): The row of the batch that it comes from.
-        prompt (`str` or `list`): The prompt.
-        sides (`list`): Chosen and rejected, or what an annotator sees as a and b.
-        scores (`list`): The scores of both sides; null without scores.
-        similarity (`float` or `None`): The cosine.
-        pair_id (`str` or `None`): The hash of an unlabelled pair.
-        skip_reason (`str` or `None`): Why there is no pair.
+        rows (`np.ndarray` of shape `(n,)`): The row of the batch that each comes from.
+        sides (`np.ndarray` of shape `(n, 2)`): Where both responses stand in `Candidates.responses`, the one with the
+            higher score first; -1 in a row that is kept without a pair.
+        scores (`np.ndarray` of shape `(n, 2)`): The scores of both; NaN without scores.
+        similarity (`np.ndarray` of shape `(n,)`): Their cosine; NaN without embeddings.
     """
 
-    row: int
-    prompt: Any
-    sides: list[Any]
-    scores: list[float | None]
-    similarity: float | None
-    pair_id: str | None
-    skip_reason: str | None
+    rows: np.ndarray
+    sides: np.ndarray
+    scores: np.ndarray
+    similarity: np.ndarray
 
 
-def _pair(candidates: Candidates, eligible: Eligible, r: int, pick: Pick | None, selection_seed: int) -> Pair:
-    """Label the picked pair by its scores, or shuffle its sides where there are none."""
-    prompt, responses = candidates.prompts[r], candidates.responses[r]
-    pair = Pair(r, prompt, [None, None], [None, None], None, None, eligible.reason)
+def _in_order(parts: list[Picks]) -> Picks:
+    none = Picks(np.zeros(0, np.int64), np.zeros((0, 2), np.int64), np.zeros((0, 2)), np.zeros(0))
+    rows, *others = (np.concatenate(arrays) for arrays in zip(none, *parts, strict=True))
+    order = np.argsort(rows, kind="stable")
+    return Picks(rows[order], *(array[order] for array in others))
+
+
+def _pick(
+    candidates: Candidates,
+    eligible: Eligible,
+    vectors: Vectors | None,
+    min_score_gap: float,
+    strategy: str,
+    strategy_kwargs: dict[str, Any] | None,
+    pairs_per_prompt: int,
+    selection_seed: int,
+) -> Picks:
+    """Pick the pairs of each prompt, and label them by their scores."""
+    parts = []
+    for group in group_prompts(eligible, vectors, min_score_gap):
+        k, seeds = group.positions.shape[1], None
+        if STRATEGIES[strategy].needs("seeds"):
+            texts = take(candidates.texts, group.positions.ravel())
+            rows = (texts[start : start + k] for start in range(0, len(texts), k))
+            seeds = np.array([_seed(row, selection_seed) for row in rows], dtype=np.uint64)
+        pairs = pick_pairs(
+            strategy,
+            group.similarity,
+            group.may_pair,
+            pairs_per_prompt,
+            scores=group.scores,
+            seeds=seeds,
+            **(strategy_kwargs or {}),
+        )
+        prompt, rank = np.nonzero(pairs >= 0)
+        pair = np.column_stack(np.triu_indices(k, 1))[pairs[prompt, rank]]  # (n_picks, 2)
+        scores = np.full(pair.shape, np.nan)
+        if group.scores is not None:
+            scores = group.scores[prompt[:, None], pair]
+            turned = scores[:, 0] < scores[:, 1]
+            pair[turned], scores[turned] = pair[turned, ::-1], scores[turned, ::-1]
+        sides, similarity = group.positions[prompt[:, None], pair], group.similarity[prompt, pair[:, 0], pair[:, 1]]
+        parts.append(Picks(group.rows[prompt], sides, scores, similarity))
+    return _in_order(parts)
+
+
+def _keep(candidates: Candidates, picks: Picks, skipped: np.ndarray) -> Picks:
+    """Add the rows without a pair; given pairs keep their sides."""
+    sides = np.full((len(skipped), 2), -1)
     if candidates.given_pairs:
-        pair.sides = list(responses)
-    if pick is None:
-        return pair
-    pair.similarity = float(np.float32(pick.similarity))
-    if candidates.given_pairs:
-        return pair
-    order = [pick.first, pick.second]
-    if eligible.scores:
-        order.sort(key=eligible.scores.__getitem__, reverse=True)
-        pair.scores = [eligible.scores[i] for i in order]
-        pair.sides = [responses[eligible.positions[i]] for i in order]
-        return pair
-    pair.sides = [responses[eligible.positions[i]] for i in order]
-    pair.pair_id = pair_id(prompt, *pair.sides)
-    if _seed([pair.pair_id], selection_seed) % 2:
-        pair.sides.reverse()
-    return pair
+        sides = candidates.starts[skipped][:, None] + np.arange(2)
+    return _in_order([picks, Picks(skipped, sides, np.full(sides.shape, np.nan), np.full(len(skipped), np.nan))])
 
 
 def pair_id(prompt: Any, response_a: Any, response_b: Any) -> str:
@@ -209,30 +225,42 @@ def _seed(texts: list[str], selection_seed: int) -> int:
     """The seed of a prompt: a hash of the texts of its responses, in their order, and of the seed of the selection."""
     digest = hashlib.blake2b(str(selection_seed).encode(), digest_size=8)
     for text in texts:
-        content = text.encode("utf-8", "surrogatepass")
+        content = text.encode()
         digest.update(len(content).to_bytes(8, "little") + content)
     return int.from_bytes(digest.digest(), "little")
 
 
-def _write(batch: Any, candidates: Candidates, pairs: list[Pair], with_reason: bool) -> None:
+def _write(
+    batch: Any,
+    candidates: Candidates,
+    picks: Picks,
+    reasons: list[str | None],
+    selection_seed: int,
+    with_reason: bool,
+) -> None:
     """Change the batch in place, since `datasets` would merge a new dict into the old rows."""
+    rows = picks.rows.tolist()
+    skipped = np.array([reasons[r] is not None for r in rows], dtype=bool)
+    first, second = (take(candidates.responses, side) for side in picks.sides.T)
     columns: dict[str, list[Any]] = {}
     if candidates.rewritten:
-        columns["prompt"] = [pair.prompt for pair in pairs]
+        columns["prompt"] = take(candidates.prompts, picks.rows)
     if candidates.rewritten or not candidates.given_pairs:
-        for side, name in enumerate(candidates.sides):
-            columns[name] = [pair.sides[side] for pair in pairs]
+        columns.update(zip(candidates.sides, (first, second), strict=True))
     if candidates.scores is not None:
-        for side, name in enumerate(("score_chosen", "score_rejected")):
-            columns[name] = [pair.scores[side] for pair in pairs]
-    columns["similarity"] = [pair.similarity for pair in pairs]
+        for name, scores in zip(("score_chosen", "score_rejected"), picks.scores.T, strict=True):
+            columns[name] = pa.array(scores, mask=skipped).to_pylist()
+    columns["similarity"] = pa.array(picks.similarity.astype(np.float32), mask=skipped).to_pylist()
     if candidates.sides == ("response_a", "response_b"):
-        columns["pair_id"] = [pair.pair_id for pair in pairs]
+        pairs = zip(take(candidates.prompts, picks.rows), first, second, skipped.tolist(), strict=True)
+        columns["pair_id"] = [None if skip else pair_id(*pair) for *pair, skip in pairs]
+        for n, name in enumerate(columns["pair_id"]):
+            if name is not None and _seed([name], selection_seed) % 2:  # so that nobody knows which text comes first
+                first[n], second[n] = second[n], first[n]
     if with_reason:
-        columns["skip_reason"] = [pair.skip_reason for pair in pairs]
+        columns["skip_reason"] = [reasons[r] for r in rows]
 
-    rows = [pair.row for pair in pairs]
-    if rows != list(range(len(candidates.prompts))):  # the columns that only ride along, too
+    if rows != list(range(len(reasons))):  # the columns that only ride along, too
         for name in set(batch) - set(columns):
             values = _embeddings(batch) if name == "embeddings" else read_column(batch, name)
             batch[name] = [values[r] for r in rows]

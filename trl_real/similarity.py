@@ -1,6 +1,5 @@
 """From vectors to cosines: the responses of each prompt compared with one another."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from .candidates import Candidates, is_untouched
+from .candidates import Candidates, as_arrow, lengths, take
 from .embedding import encode
 from .policies import Eligible
 
@@ -18,29 +17,27 @@ MAX_NUMBERS = 1 << 22
 
 
 class Vectors(NamedTuple):
-    """Embeddings of a batch, `(n, dim)`, and for each row where those of its eligible responses stand in it."""
+    """Embeddings, `(n, dim)`, and for each of the m responses of a batch where its own stands among them, `(m,)`."""
 
     array: np.ndarray
-    where: list[np.ndarray]
+    where: np.ndarray
 
 
-def read_vectors(batch: Any, candidates: Candidates, eligible: list[Eligible]) -> Vectors:
+def read_vectors(batch: Any, candidates: Candidates, eligible: Eligible) -> Vectors:
     """The column `embeddings`, from its Arrow memory where the batch has it."""
-    if is_untouched(batch, "embeddings"):
-        counts, array = vectors_from_arrow(batch.pa_table["embeddings"].combine_chunks())
-    else:
-        counts, array = _vectors_from_lists(batch["embeddings"])
+    column = as_arrow(batch, "embeddings")
+    counts, array = _vectors_from_lists(batch["embeddings"]) if column is None else vectors_from_arrow(column)
     array = array.astype(np.float32, copy=False)
-    for r, (count, responses) in enumerate(zip(counts, candidates.responses, strict=True)):
-        if count != len(responses) and eligible[r].reason is None:
+    for r in np.flatnonzero(counts != candidates.counts):
+        if eligible.reasons[r] is None:
             raise ValueError(
-                f"Column `embeddings`, row {r} of the batch: found {count} vectors for {len(responses)} responses. Make "
-                "the column with `embed_responses` from the same responses."
+                f"Column `embeddings`, row {r} of the batch: found {counts[r]} vectors for {candidates.counts[r]} "
+                "responses. Make the column with `embed_responses` from the same responses."
             )
     if not np.isfinite(array).all():
         raise ValueError("Column `embeddings`: found NaN or infinity. Make the column with `embed_responses`.")
-    starts = np.cumsum(counts) - counts
-    return Vectors(array, [start + np.array(row.positions) for start, row in zip(starts, eligible, strict=True)])
+    moved = np.cumsum(counts) - counts - candidates.starts
+    return Vectors(array, np.arange(candidates.counts.sum()) + np.repeat(moved, candidates.counts))
 
 
 def vectors_from_arrow(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -54,9 +51,9 @@ def vectors_from_arrow(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         found, depth = found.value_type, depth + 1
     if depth != 2 or not (pa.types.is_floating(found) or pa.types.is_integer(found)):
         raise _no_vectors(f"the type {column.type}")
-    counts = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    counts = lengths(column)
     vectors = column.flatten()
-    dims = np.unique(vectors.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)).tolist()
+    dims = np.unique(lengths(vectors)).tolist()
     numbers = vectors.flatten()
     if len(dims) > 1 or dims == [0] or numbers.null_count:
         raise _no_vectors(f"vectors of the dims {dims} and {numbers.null_count} nulls")
@@ -89,17 +86,15 @@ def _no_vectors(found: str) -> ValueError:
     )
 
 
-def embed_eligible(candidates: Candidates, eligible: list[Eligible], *embedder: Any) -> Vectors:
+def embed_eligible(candidates: Candidates, eligible: Eligible, *embedder: Any) -> Vectors:
     """Embed the eligible responses of the prompts that have a pair."""
-    texts: list[str] = []
-    where = []
-    for row, row_texts in zip(eligible, candidates.texts, strict=True):
-        positions = row.positions if row.reason is None else []
-        where.append(np.arange(len(texts), len(texts) + len(positions)))
-        texts.extend(row_texts[position] for position in positions)
-    if not texts:
+    have_pair = np.repeat(np.array([reason is None for reason in eligible.reasons], dtype=bool), eligible.counts)
+    positions = eligible.positions[have_pair]
+    where = np.zeros(len(candidates.texts), dtype=np.int64)
+    where[positions] = np.arange(len(positions))
+    if not len(positions):
         return Vectors(np.zeros((0, 1), dtype=np.float32), where)
-    return Vectors(encode(texts, *embedder)[0], where)
+    return Vectors(encode(take(candidates.texts, positions), *embedder)[0], where)
 
 
 @dataclass
@@ -108,43 +103,48 @@ class Group:
     Prompts of a batch with the same number k of eligible responses.
 
     Attributes:
-        rows (`list[int]`): Which rows of the batch.
-        similarity (`np.ndarray` of shape `(n_rows, k, k)`): Cosines, NaN without embeddings.
-        may_pair (`np.ndarray` of shape `(n_rows, k * (k - 1) / 2)`, bool): Which pairs may be labelled, in the order of
+        rows (`np.ndarray` of shape `(n,)`): Which rows of the batch.
+        positions (`np.ndarray` of shape `(n, k)`): Where their eligible responses stand in `Candidates.responses`.
+        similarity (`np.ndarray` of shape `(n, k, k)`): Cosines, NaN without embeddings.
+        scores (`np.ndarray` of shape `(n, k)` or `None`): Scores, if there are any.
+        may_pair (`np.ndarray` of shape `(n, k * (k - 1) / 2)`, bool): Which pairs may be labelled, in the order of
             `numpy.triu_indices(k, 1)`.
     """
 
-    rows: list[int]
+    rows: np.ndarray
+    positions: np.ndarray
     similarity: np.ndarray
+    scores: np.ndarray | None
     may_pair: np.ndarray
 
 
-def group_prompts(eligible: list[Eligible], vectors: Vectors | None, min_score_gap: float) -> Iterator[Group]:
+def group_prompts(eligible: Eligible, vectors: Vectors | None, min_score_gap: float) -> Iterator[Group]:
     """Group the prompts that have a pair by their number of eligible responses, and compare these."""
-    rows_by_k = defaultdict(list)
-    for r, row in enumerate(eligible):
-        if row.reason is None:
-            rows_by_k[len(row.positions)].append(r)
-    for k, all_rows in rows_by_k.items():
+    have_pair = np.array([reason is None for reason in eligible.reasons], dtype=bool)
+    for k in np.unique(eligible.counts[have_pair]).tolist():
+        all_rows = np.flatnonzero(have_pair & (eligible.counts == k))
         step = max(1, MAX_NUMBERS // (k * (vectors.array.shape[1] if vectors else k)))
         for start in range(0, len(all_rows), step):
             rows = all_rows[start : start + step]
+            where = eligible.starts[rows][:, None] + np.arange(k)  # (n, k)
+            positions = eligible.positions[where]
             similarity = np.full((len(rows), k, k), np.nan)
             if vectors is not None:
-                similarity = _cosine(vectors.array[np.stack([vectors.where[r] for r in rows])])
+                similarity = _cosine(vectors.array[vectors.where[positions]])
             first, second = np.triu_indices(k, 1)
-            may_pair = np.ones((len(rows), len(first)), dtype=bool)
-            if eligible[rows[0]].scores:
-                scores = np.array([eligible[r].scores for r in rows])  # (n, k)
+            scores, may_pair = None, np.ones((len(rows), len(first)), dtype=bool)
+            if eligible.scores is not None:
+                scores = eligible.scores[where]
                 with np.errstate(invalid="ignore"):  # infinity minus infinity is a tie
                     may_pair = np.abs(scores[:, first] - scores[:, second]) > min_score_gap
-            yield Group(rows, similarity, may_pair)
+            yield Group(rows, positions, similarity, scores, may_pair)
 
 
 def _cosine(embeddings: np.ndarray) -> np.ndarray:
     """Cosines within each prompt, `(n, k, dim)` to `(n, k, k)` float64; those of a zero vector are zero."""
     embeddings = embeddings.astype(np.float64)
-    norms = np.linalg.norm(embeddings, axis=2, keepdims=True)
-    embeddings /= np.where(norms > 0, norms, 1.0)
+    products = embeddings @ embeddings.transpose(0, 2, 1)
+    norms = np.sqrt(np.diagonal(products, axis1=1, axis2=2))  # (n, k)
+    norms = np.where(norms > 0, norms, 1.0)
     # Rounded, so that equal embeddings tie exactly wherever they stand in the product.
-    return np.round(embeddings @ embeddings.transpose(0, 2, 1), 9)
+    return np.round(products / (norms[:, :, None] * norms[:, None]), 9)

@@ -1,19 +1,25 @@
 """
 Which pair of a prompt is worth a label.
 
-A strategy is a pure function over prompts that have the same number of responses. From `similarity`, the cosines
-between the responses of each prompt, `(n_prompts, k, k)` float64, it returns a cost for each pair, `(n_prompts, n_pairs)`
-float64, in the order of `numpy.triu_indices(k, 1)`; [`pick_pairs`] takes the cheapest eligible pairs. The responses of
-a prompt come in code-point order of their texts, so that the earlier of two tied pairs is the same whichever order the
-responses were listed in.
+A strategy is a pure function over n prompts that have the same number k of responses. It returns a cost for each pair,
+`(n, k * (k - 1) / 2)` float64 in the order of `numpy.triu_indices(k, 1)`; [`pick_pairs`] takes the cheapest eligible
+ones. Of the following it gets what it names:
+
+* `similarity`: the cosines between the responses of each prompt, `(n, k, k)` float64;
+* `scores`: their scores, `(n, k)` float64, higher is better;
+* `seeds`: one seed a prompt, `(n,)` uint64, and `k`.
+
+The responses of a prompt come in code-point order of their texts, so that the earlier of two tied pairs is the same
+whichever order the responses were listed in.
 
 To add a strategy, write its function and give it a row in `STRATEGIES`.
 """
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,7 +46,7 @@ def random(seeds: np.ndarray, k: int) -> np.ndarray:
     """
     Any pair, each equally likely: one draw a pair from the prompt's seed, so that a pick depends on nothing else.
 
-    `seeds` is `(n_prompts,)` uint64. The draw is splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
+    The draw is splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
     """
     steps = np.arange(1, k * (k - 1) // 2 + 1, dtype=np.uint64)
     z = seeds[:, None] + steps * np.uint64(0x9E3779B97F4A7C15)  # (n, n_pairs), wraps around
@@ -62,6 +68,47 @@ def centroid(similarity: np.ndarray) -> np.ndarray:
     return np.where(split[:, i] != split[:, j], distance[:, i] + distance[:, j], np.inf)
 
 
+def aepo(similarity: np.ndarray, *, lambda_: float = 1.0) -> np.ndarray:
+    """
+    Two responses that are like the others and unlike each other (AEPO, arXiv 2405.13541): the mean of their
+    similarities to all other responses, less `lambda_` times their similarity. 0 is the two most central responses;
+    the larger `lambda_`, the more it is `easy`.
+    """
+    i, j = np.triu_indices(similarity.shape[1], 1)
+    central = _mean_similarity(similarity)
+    return lambda_ * _pairs(similarity) - (central[:, i] + central[:, j]) / 2
+
+
+def max_min(scores: np.ndarray) -> np.ndarray:
+    """The best against the worst score (West-of-N, arXiv 2401.12086)."""
+    return -_gaps(scores)
+
+
+def divpo(similarity: np.ndarray, scores: np.ndarray, *, threshold: float | None = None) -> np.ndarray:
+    """
+    The most diverse of the responses that score above `threshold` against the least diverse of those below it (DivPO,
+    arXiv 2501.18101). A response is the more diverse the less similar it is to the others on average. By default the
+    threshold of a prompt is midway between its lowest and its highest score.
+    """
+    i, j = np.triu_indices(scores.shape[1], 1)
+    central = _mean_similarity(similarity)
+    middle = (scores.min(1) + scores.max(1)) / 2 if threshold is None else np.full(len(scores), threshold)
+    side = np.sign(scores - middle[:, None])  # (n, k): above 1, below -1
+    cost = side[:, i] * central[:, i] + side[:, j] * central[:, j]
+    return np.where(side[:, i] * side[:, j] < 0, cost, np.inf)
+
+
+def dissimilar_gap(similarity: np.ndarray, scores: np.ndarray, *, gap_weight: float = 0.5) -> np.ndarray:
+    """
+    A weighted sum of the cosine distance and of the score gap, as a share of the widest gap of the prompt: with a
+    `gap_weight` of 0 it is `easy`, with 1 `max_min`.
+    """
+    gaps = _gaps(scores)
+    widest = gaps.max(1, keepdims=True)
+    share = np.divide(gaps, widest, out=np.ones_like(gaps), where=np.isfinite(gaps) & (widest > 0))
+    return -((1 - gap_weight) * (1 - _pairs(similarity)) + gap_weight * share)
+
+
 def _slices(n: int, numbers: int) -> list[slice]:
     """Slices of n prompts, each of which takes `numbers` numbers, that stay within `MAX_COSTS`."""
     step = max(1, MAX_COSTS // numbers)
@@ -71,6 +118,18 @@ def _slices(n: int, numbers: int) -> list[slice]:
 def _pairs(similarity: np.ndarray) -> np.ndarray:
     i, j = np.triu_indices(similarity.shape[1], 1)
     return similarity[:, i, j]
+
+
+def _gaps(scores: np.ndarray) -> np.ndarray:
+    i, j = np.triu_indices(scores.shape[1], 1)
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is a tie, which is never eligible
+        return np.abs(scores[:, i] - scores[:, j])
+
+
+def _mean_similarity(similarity: np.ndarray) -> np.ndarray:
+    """The mean cosine of each response with the others of its prompt, `(n, k)`."""
+    k = similarity.shape[1]
+    return (similarity.sum(2) - np.diagonal(similarity, axis1=1, axis2=2)) / (k - 1)
 
 
 def _best_split(similarity: np.ndarray) -> np.ndarray:
@@ -140,26 +199,34 @@ class Strategy:
 
     Attributes:
         cost (`Callable`): The function above.
-        order (`str`): Which pairs come first under a budget: `"least similar"`, `"most similar"` or `"random"`.
-            With `"random"`, `cost` is a function of the prompts' seeds instead of their similarities.
+        order (`str`): Which pairs come first under a budget: `"least similar"`, `"most similar"`, `"widest gap"` of the
+            scores, or `"random"`.
+        options (`dict[str, tuple[float, float]]`): The lowest and the highest value of each number that it takes.
         tolerance (`float`): Costs within this of the least are a tie, which goes to the less similar pair.
     """
 
     cost: Callable[..., np.ndarray]
-    order: str
+    order: str = "least similar"
+    options: dict[str, tuple[float, float]] = field(default_factory=dict)
     tolerance: float = 0.0
 
-    @property
-    def seeded(self) -> bool:
-        return self.order == "random"
+    def needs(self, name: str) -> bool:
+        """Whether the strategy looks at the `"similarity"`, `"scores"` or `"seeds"` of a prompt."""
+        return name in inspect.signature(self.cost).parameters
 
 
+# Sums of the same cosines in another order differ in their last digits.
+ROUNDING = 1e-9
 STRATEGIES = {
-    "easy": Strategy(easy, order="least similar"),
+    "easy": Strategy(easy),
     "hard": Strategy(hard, order="most similar"),
     # A response is its own centroid in a cluster of one and equally far from it in a cluster of two: many exact ties.
-    "centroid": Strategy(centroid, order="least similar", tolerance=1e-6),
+    "centroid": Strategy(centroid, tolerance=1e-6),
     "random": Strategy(random, order="random"),
+    "aepo": Strategy(aepo, options={"lambda_": (0, math.inf)}, tolerance=ROUNDING),
+    "max_min": Strategy(max_min, order="widest gap"),
+    "divpo": Strategy(divpo, options={"threshold": (-math.inf, math.inf)}, tolerance=ROUNDING),
+    "dissimilar_gap": Strategy(dissimilar_gap, options={"gap_weight": (0, 1)}, tolerance=ROUNDING),
 }
 
 
@@ -167,14 +234,25 @@ def check_strategy(strategy: str, strategy_kwargs: dict[str, Any] | None = None,
     """Raise unless `strategy`, the value of the option `name`, is known and takes `strategy_kwargs`."""
     if not isinstance(strategy, str) or strategy not in STRATEGIES:
         raise ValueError(f"`{name}` must be one of {list(STRATEGIES)}, got {strategy!r}.")
-    parameters = inspect.signature(STRATEGIES[strategy].cost).parameters
-    known = [name for name in parameters if name not in ("similarity", "seeds", "k")]
-    unknown = sorted(set(strategy_kwargs or {}) - set(known))
+    options = STRATEGIES[strategy].options
+    unknown = sorted(set(strategy_kwargs or {}) - set(options))
     if unknown:
         raise ValueError(
-            f"`strategy_kwargs` for strategy {strategy!r} may hold {known or 'nothing'}, got {unknown}. Remove them, or "
-            "choose the strategy that they belong to."
+            f"`strategy_kwargs` for strategy {strategy!r} may hold {list(options) or 'nothing'}, got {unknown}. Remove "
+            "them, or choose the strategy that they belong to."
         )
+    for option, value in (strategy_kwargs or {}).items():
+        low, high = options[option]
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not low <= value <= high
+            or math.isinf(value)
+        ):
+            raise ValueError(
+                f"`strategy_kwargs[{option!r}]` must be a number from {low} to {high}, got {value!r}. Leave it out for the "
+                "default."
+            )
 
 
 def pick_pairs(
@@ -182,6 +260,7 @@ def pick_pairs(
     similarity: np.ndarray,
     eligible: np.ndarray,
     pairs_per_prompt: int = 1,
+    scores: np.ndarray | None = None,
     seeds: np.ndarray | None = None,
     **strategy_kwargs: Any,
 ) -> np.ndarray:
@@ -191,34 +270,39 @@ def pick_pairs(
     Args:
         strategy (`str`):
             Name in `STRATEGIES`.
-        similarity (`np.ndarray` of shape `(n_prompts, k, k)`):
+        similarity (`np.ndarray` of shape `(n, k, k)`):
             Cosines between the responses of a prompt; NaN where there are no embeddings.
-        eligible (`np.ndarray` of shape `(n_prompts, n_pairs)`, bool):
+        eligible (`np.ndarray` of shape `(n, n_pairs)`, bool):
             Which pairs may be picked, in the order of `numpy.triu_indices(k, 1)`.
         pairs_per_prompt (`int`, *optional*, defaults to `1`):
             How many to pick, at most.
-        seeds (`np.ndarray` of shape `(n_prompts,)`, uint64, *optional*):
-            One seed a prompt, for a strategy that is `seeded`.
+        scores (`np.ndarray` of shape `(n, k)`, *optional*):
+            Scores of the responses, for a strategy that needs them.
+        seeds (`np.ndarray` of shape `(n,)`, uint64, *optional*):
+            One seed a prompt, for a strategy that needs them.
         strategy_kwargs:
             Keyword arguments of the strategy.
 
     Returns:
-        `np.ndarray` of shape `(n_prompts, min(pairs_per_prompt, n_pairs))`: indices of pairs, the best first, -1 where
+        `np.ndarray` of shape `(n, min(pairs_per_prompt, n_pairs))`: indices of pairs, the best first, -1 where
         no eligible pair is left.
     """
     n, k = similarity.shape[:2]
     n_pairs = eligible.shape[1]
     picks = np.full((n, min(pairs_per_prompt, n_pairs)), -1)
     row = STRATEGIES[strategy]
+    inputs: dict[str, Any] = {"similarity": similarity, "scores": scores, "seeds": seeds}
     for part in _slices(n, n_pairs):
-        cost = row.cost(similarity[part], **strategy_kwargs) if seeds is None else row.cost(seeds[part], k)
-        cost = np.where(eligible[part], cost, np.inf)
+        needed: dict[str, Any] = {name: array[part] for name, array in inputs.items() if row.needs(name)}
+        if row.needs("k"):
+            needed["k"] = k
+        cost = np.where(eligible[part], row.cost(**needed, **strategy_kwargs), np.inf)
         closeness = np.nan_to_num(_pairs(similarity[part]))
         everyone = np.arange(len(cost))
         for pick in picks[part].T:
             best = cost.min(1)
             tied = cost <= best[:, None] + row.tolerance
             choice = np.where(tied, closeness, np.inf).argmin(1)
-            pick[:] = np.where(np.isfinite(best), choice, -1)
+            pick[:] = np.where(best < np.inf, choice, -1)
             cost[everyone, choice] = np.inf
     return picks
