@@ -67,7 +67,10 @@ def test_budget_is_a_share_or_a_count(given, kept):
         ({"budget": math.nan}, ValueError, "`budget` must be a share between 0 and 1"),
         ({"budget": math.inf}, ValueError, "`budget` must be a share between 0 and 1"),
         ({"budget": "half"}, TypeError, "`budget` must be a share (float below 1) or a count (int), got 'half'"),
-        ({"budget": 5, "on_skip": "keep"}, ValueError, "`budget` cannot be combined with `on_skip='keep'`"),
+        ({"budget": 5, "on_skip": "keep"}, ValueError, "A budget cannot be combined with `on_skip='keep'`"),
+        ({"budget_cost": "tokens"}, ValueError, "`budget_cost='tokens'` is the unit of a `budget`, and there is none."),
+        ({"budget_cost": 3, "budget": 5}, TypeError, "`budget_cost` must be a str, got 3."),
+        ({"budget_min_distance": "far"}, ValueError, "`budget_min_distance` must be a number from 0 to 2, got 'far'."),
     ],
 )  # fmt: skip
 def test_wrong_options_are_named(options, error, message):

@@ -1,45 +1,86 @@
 """From many pairs to the ones that the budget allows: `select_budget`."""
 
+import hashlib
 import logging
-import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
+import pyarrow.compute as pc
+from datasets import Dataset, IterableDataset
 
-from .config import check_budget, check_seed
+from .candidates import as_text_array
+from .config import check_budget, check_number, check_seed
+from .messages import as_json, response_text
+from .similarity import pair_vectors
 from .strategies import STRATEGIES, check_strategy
 
 
 logger = logging.getLogger(__name__)
 
+# What a person reads. A token is a word, a mark, or a character of a script that writes words without spaces.
+MARKS = r"\p{P}\p{S}\p{Han}\p{Hiragana}\p{Katakana}"
+READING_COSTS = {
+    "characters": pc.utf8_length,
+    "tokens": lambda texts: pc.count_substring_regex(texts, rf"[{MARKS}]|[^{MARKS}\p{{Z}}\s]+"),
+}
+# Pairs are compared with the kept ones in blocks, so that only the vectors of these and of a block are in memory.
+BLOCK = 1000
 
-def select_budget(dataset: Dataset, budget: float, strategy: str = "easy", seed: int = 0) -> Dataset:
+
+def select_budget(
+    dataset: Any,
+    budget: float | None,
+    strategy: str = "easy",
+    seed: int = 0,
+    cost: str | None = None,
+    *,
+    pairs_per_prompt: int | None = None,
+    min_distance: float | None = None,
+    threshold: float | None = None,
+) -> Any:
     r"""
     Keep the pairs that are most worth a label, in their order.
 
     On pairs as they come out of [`real_select`], one or more a prompt, this spends a budget; on given pairs it is the
     paper's selection for HH-RLHF (arXiv 2409.17169), which keeps the half with the lowest similarity.
 
+    Pairs are taken in the order of the strategy, of equal ones the earlier first, and a pair that breaks one of the limits is
+    passed over.
+
     Args:
-        dataset ([`~datasets.Dataset`]):
-            Pairs with a column `similarity`, from [`real_select`].
-        budget (`int` or `float`):
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Pairs with a column `similarity`, from [`real_select`]. A stream is read once: it takes a `threshold` and, if
+            any, a count as `budget`.
+        budget (`int` or `float`, *optional*):
             How many pairs to keep, as in scikit-learn's `train_size`: a float between 0 and 1 is a share, rounded
-            down, an int is a count. A count above the number of pairs keeps all, with a warning.
+            down, an int is a count. A count above the number of pairs keeps all, with a warning. If `None`, the other
+            limits decide.
         strategy (`str`, *optional*, defaults to `"easy"`):
-            Which pairs to keep: the least similar for `"easy"` and `"centroid"`, the most similar for `"hard"`, a
-            sample for `"random"`. Of equally similar pairs the earlier are kept; a similarity of NaN or null comes
-            last.
+            Which pairs come first: the most similar for `"hard"`, those with the widest score gap for `"max_min"`, a
+            sample for `"random"`, the least similar for all others. A similarity of NaN or null comes last.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the sample.
+        cost (`str`, *optional*):
+            What a pair costs, for a `budget` in that unit or as a share of the cost of all: `"characters"` or `"tokens"`
+            (words and marks) that a person reads in the prompt and both responses, or the name of a column of
+            numbers. If `None`, each pair costs 1.
+        pairs_per_prompt (`int`, *optional*):
+            How many pairs of a prompt to keep, at most.
+        min_distance (`float`, *optional*):
+            Keep only pairs that are further than this cosine distance from all that are kept already, as DEITA (arXiv
+            2312.15685) does. A pair lies at the mean of its responses. Needs the column `embeddings` from
+            [`embed_responses`], of both sides or, beside `responses`, of all of these.
+        threshold (`float`, *optional*):
+            Keep only pairs that are at most this similar; for `"hard"` at least.
 
     Returns:
-        [`~datasets.Dataset`]: The kept rows.
+        As `dataset`: the kept rows.
 
     Raises:
-        `TypeError`: If `dataset` is no [`~datasets.Dataset`].
-        `ValueError`: If it has no column `similarity`, or the budget or strategy is not valid or keeps nothing.
+        `TypeError`: If `dataset` is neither.
+        `ValueError`: If a column is missing or holds something else, an option is not valid, or nothing is kept.
 
     Example:
 
@@ -52,44 +93,194 @@ def select_budget(dataset: Dataset, budget: float, strategy: str = "easy", seed:
     ['b', 'c']
     ```
     """
-    if not isinstance(dataset, Dataset):
+    if not isinstance(dataset, Dataset | IterableDataset):
         raise TypeError(
-            f"`select_budget` needs a `datasets.Dataset`, whose pairs can be ranked, got {type(dataset).__name__}. Load "
-            "the data without `streaming=True`."
+            f"`select_budget` needs a `datasets.Dataset` or `IterableDataset`, got {type(dataset).__name__}. Call it on each "
+            "split of a `DatasetDict`."
         )
     check_strategy(strategy)
     check_seed("seed", seed)
-    share_or_count = check_budget(budget)
-    order = STRATEGIES[strategy].order
-    # Rounded before it is cut off, because 0.29 of 100 should be 29 and comes out as 28.999999999999996.
-    share = round(share_or_count * len(dataset), 9)
-    count = share_or_count if isinstance(share_or_count, int) else math.floor(share)
-    if count > len(dataset):
-        logger.warning("`budget=%d` is more than the %d pairs there are: all are kept.", count, len(dataset))
-    if count == 0:
+    _check_limits(strategy, pairs_per_prompt, min_distance, threshold)
+    if budget is None and pairs_per_prompt is min_distance is threshold is None:
+        raise ValueError(
+            "`budget=None` keeps all pairs. Give a budget, or `pairs_per_prompt`, `min_distance` or `threshold`."
+        )
+    budget = None if budget is None else check_budget(budget)
+    if isinstance(dataset, IterableDataset):
+        others = {"cost": cost, "pairs_per_prompt": pairs_per_prompt, "min_distance": min_distance}
+        return _filter_stream(
+            dataset, budget, strategy, threshold, [name for name, v in others.items() if v is not None]
+        )
+
+    order = _rank(dataset, strategy, seed, threshold)
+    costs = np.ones(len(dataset)) if cost is None else _costs(dataset, cost)
+    # Rounded, because 0.29 of 100 should be 29 and comes out as 28.999999999999996.
+    limit = np.inf if budget is None else budget if isinstance(budget, int) else round(budget * costs.sum(), 9)
+    if cost is None and limit < 1:
         raise ValueError(f"`budget={budget}` of {len(dataset)} pairs keeps none. Raise it.")
-    if count >= len(dataset):
-        return dataset
-    if order == "random":
-        kept = np.random.default_rng(seed).choice(len(dataset), count, replace=False)
+    if budget is not None and limit > costs.sum():
+        what = f"{len(dataset)} pairs there are" if cost is None else f"{costs.sum():g} {cost} of all pairs"
+        logger.warning("`budget=%s` is more than the %s: it leaves none out.", budget, what)
+    if cost is None and pairs_per_prompt is min_distance is None:
+        kept = order[: int(min(limit, len(order)))]
     else:
-        if "similarity" not in dataset.column_names:
+        kept = np.array(list(_spend(dataset, order, costs, limit, pairs_per_prompt, min_distance)), dtype=np.int64)
+    if not len(kept):
+        raise ValueError(
+            f"No pair is within `threshold={threshold}`. Change it."
+            if not len(order)
+            else f"`budget={budget}` keeps none: the cheapest pair costs {costs[order].min():g} {cost}. Raise it."
+        )
+    return dataset if len(kept) == len(dataset) else dataset.select(np.sort(kept))
+
+
+def _check_limits(
+    strategy: str, pairs_per_prompt: int | None, min_distance: float | None, threshold: float | None
+) -> None:
+    if pairs_per_prompt is not None and (not isinstance(pairs_per_prompt, int) or pairs_per_prompt < 1):
+        raise ValueError(f"`pairs_per_prompt` must be a whole number of at least 1, got {pairs_per_prompt!r}.")
+    check_number("min_distance", min_distance, 0, 2)
+    check_number("threshold", threshold, -1, 1)
+    if threshold is not None and STRATEGIES[strategy].order not in ("least similar", "most similar"):
+        raise ValueError(f"`threshold` is one of similarity, by which {strategy!r} does not rank. Leave it out.")
+
+
+def _rank(dataset: Dataset, strategy: str, seed: int, threshold: float | None) -> np.ndarray:
+    """The rows within the threshold, the first to be kept first."""
+    order = STRATEGIES[strategy].order
+    if order == "random":
+        return np.random.default_rng(seed).permutation(len(dataset))
+    if order == "widest gap":
+        column = "score_chosen` and `score_rejected"
+        rank = _numbers(dataset, "score_rejected") - _numbers(dataset, "score_chosen")
+    else:
+        column = "similarity"
+        rank = _numbers(dataset, column) * (-1 if order == "most similar" else 1)
+    if len(rank) and np.isnan(rank).all():
+        raise ValueError(
+            f"Column `{column}` holds no number to rank by. Pairs that were picked without embeddings have no similarity: run "
+            "`embed_responses` first, or use `strategy='random'`."
+        )
+    rows = np.argsort(rank, kind="stable")
+    return rows if threshold is None else rows[_is_within(_numbers(dataset, column), threshold, order)[rows]]
+
+
+def _numbers(dataset: Dataset, column: str) -> np.ndarray:
+    """A column of numbers, NaN for null."""
+    if column not in dataset.column_names:
+        raise ValueError(
+            f"`select_budget` needs the column `{column}`. Found: {dataset.column_names}. Run "
+            "`dataset.map(real_select, batched=True)` first."
+        )
+    array = dataset.with_format("arrow")[column][:]
+    if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type) or pa.types.is_null(array.type)):
+        raise ValueError(f"Column `{column}`: expected numbers, found {array.type}.")
+    return array.to_numpy().astype(np.float64)
+
+
+def _is_within(similarity: Any, threshold: float, order: str) -> np.ndarray:
+    values = np.asarray(similarity, dtype=np.float64)  # null becomes NaN, which is not within
+    return values >= threshold if order == "most similar" else values <= threshold
+
+
+def _filter_stream(
+    stream: IterableDataset, budget: float | None, strategy: str, threshold: float | None, others: list[str]
+) -> IterableDataset:
+    if threshold is None or others or isinstance(budget, float):
+        raise ValueError(
+            "A stream is read once and cannot be ranked: give a `threshold` of similarity and, if any, a count as `budget`, "
+            f"without `cost`, `pairs_per_prompt` and `min_distance`. Got threshold={threshold}, budget={budget}"
+            + "".join(f" and `{name}`" for name in others)
+            + ". Or load the data without `streaming=True`."
+        )
+    if stream.column_names is not None and "similarity" not in stream.column_names:
+        raise ValueError(
+            f"`select_budget` needs the column `similarity`. Found: {stream.column_names}. Run "
+            "`dataset.map(real_select, batched=True)` first."
+        )
+    kept = stream.filter(
+        _are_within,
+        batched=True,
+        input_columns=["similarity"],
+        fn_kwargs={"threshold": threshold, "order": STRATEGIES[strategy].order},
+    )
+    return kept if budget is None else kept.take(int(budget))
+
+
+def _are_within(similarity: Any, threshold: float, order: str) -> list[bool]:
+    return list(_is_within(similarity, threshold, order).tolist())
+
+
+def _costs(dataset: Dataset, cost: str) -> np.ndarray:
+    """What each pair costs, `(n_pairs,)`."""
+    if cost not in READING_COSTS:
+        if not isinstance(cost, str) or cost not in dataset.column_names:
             raise ValueError(
-                f"`select_budget` ranks pairs by the column `similarity`. Found: {dataset.column_names}. Run "
-                "`dataset.map(real_select, batched=True)` first."
+                f"`cost` must be one of {list(READING_COSTS)} or a column of numbers, got {cost!r}. Found the columns "
+                f"{dataset.column_names}."
             )
-        column = dataset.with_format("arrow")["similarity"][:]
-        if not (
-            pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)
-        ):
-            raise ValueError(
-                f"Column `similarity`: expected numbers, found {column.type}. Make it with `real_select`."
-            )
-        similarity = column.to_numpy().astype(np.float64)
-        if not np.isfinite(similarity).any():
-            raise ValueError(
-                "Column `similarity` holds no number to rank by: the pairs were picked at random and nothing was "
-                "embedded. Run `embed_responses` first, or use `strategy='random'`."
-            )
-        kept = np.argsort(-similarity if order == "most similar" else similarity, kind="stable")[:count]
-    return dataset.select(np.sort(kept))
+        costs = _numbers(dataset, cost)
+        if not (costs >= 0).all():
+            raise ValueError(f"Column `{cost}`: expected numbers of at least 0, found {costs.min():g} as the least.")
+        return costs
+    sides = [name for name in ("chosen", "rejected", "response_a", "response_b") if name in dataset.column_names]
+    if len(sides) != 2:
+        raise ValueError(f"`cost={cost!r}` needs pairs with two responses. Found: {dataset.column_names}.")
+    costs = np.zeros(len(dataset))
+    for column in {"prompt", *sides} & {*dataset.column_names}:
+        read = 0
+        for batch in dataset.with_format(None).select_columns([column]).iter(BLOCK):
+            texts = as_text_array("" if value is None else response_text(value) for value in batch[column])
+            costs[read : read + len(texts)] += READING_COSTS[cost](texts).to_numpy()
+            read += len(texts)
+    return costs
+
+
+def _spend(
+    dataset: Dataset,
+    order: np.ndarray,
+    costs: np.ndarray,
+    limit: float,
+    pairs_per_prompt: int | None,
+    min_distance: float | None,
+) -> Iterator[int]:
+    """The rows that are kept: in the order of `order`, each that fits what is left of all limits."""
+    prompts = _prompt_numbers(dataset) if pairs_per_prompt is not None else np.zeros(len(dataset), dtype=np.int64)
+    pairs_left = np.full(len(dataset), np.inf if pairs_per_prompt is None else pairs_per_prompt)
+    spent, cheapest = 0.0, costs[order].min(initial=np.inf)
+    kept_vectors: list[np.ndarray] = []
+    for start in range(0, len(order), BLOCK):
+        block = order[start : start + BLOCK]
+        too_close = np.zeros(len(block), dtype=bool)
+        if min_distance is not None:
+            middles = pair_vectors(dataset.select(block)).mean(1)  # (n_block, dim)
+            middles /= np.maximum(np.linalg.norm(middles, axis=1, keepdims=True), 1e-12)
+            for others in kept_vectors:
+                too_close |= (1 - middles @ others.T <= min_distance).any(1)
+        taken = []
+        for b, row in enumerate(block.tolist()):
+            if spent + cheapest > limit:
+                return
+            if too_close[b] or pairs_left[prompts[row]] < 1 or spent + costs[row] > limit:
+                continue
+            if min_distance is not None:
+                too_close |= 1 - middles @ middles[b] <= min_distance
+            pairs_left[prompts[row]] -= 1
+            spent += costs[row]
+            taken.append(b)
+            yield row
+        if min_distance is not None and taken:
+            kept_vectors.append(middles[taken])
+
+
+def _prompt_numbers(dataset: Dataset) -> np.ndarray:
+    """The same number for rows with the same prompt, `(n_pairs,)`."""
+    if "prompt" not in dataset.column_names:
+        raise ValueError(f"`pairs_per_prompt` needs the column `prompt`. Found: {dataset.column_names}.")
+    numbers: dict[bytes, int] = {}
+    keys = (
+        hashlib.blake2b(as_json(prompt).encode(), digest_size=16).digest()
+        for batch in dataset.with_format(None).select_columns(["prompt"]).iter(BLOCK)
+        for prompt in batch["prompt"]
+    )
+    return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), dtype=np.int64, count=len(dataset))

@@ -53,6 +53,12 @@ class SelectionConfig:
         budget (`int` or `float`, *optional*):
             How many of the picked pairs to keep, as in scikit-learn's `train_size`: a float between 0 and 1 is a
             share, an int is a count. If `None`, all.
+        budget_cost (`str`, *optional*):
+            What a pair costs, for a `budget` in that unit: `"characters"` or `"tokens"` that a person reads, or the name of
+            a column of numbers. If `None`, each pair costs 1. See [`select_budget`].
+        budget_min_distance (`float`, *optional*):
+            Keep only pairs that are further than this cosine distance from all that are kept already. See
+            [`select_budget`].
         on_skip (`str`, *optional*, defaults to `"drop"`):
             What happens to a prompt without a valid pair: `"drop"` it, `"keep"` its row with nulls and a
             `skip_reason`, or `"error"`.
@@ -94,6 +100,16 @@ class SelectionConfig:
         default=None,
         metadata={"help": "Picked pairs to keep: a share below 1 (0.35) or a count (500). Default: all."},
     )
+    budget_cost: str | None = field(
+        default=None,
+        metadata={
+            "help": "Unit of the budget: 'characters' or 'tokens' that a person reads, or a column of numbers. Default: pairs."
+        },
+    )
+    budget_min_distance: float | None = field(
+        default=None,
+        metadata={"help": "Keep only pairs that are further than this cosine distance from all kept ones."},
+    )
     on_skip: str = field(
         default="drop",
         metadata={"help": "What to do with a prompt that has no valid pair.", "choices": list(ON_SKIP)},
@@ -127,10 +143,17 @@ class SelectionConfig:
         if not isinstance(self.min_score_gap, Real) or not self.min_score_gap >= 0:  # so that NaN fails too
             raise ValueError(f"`min_score_gap` must be a number of 0 or more, got {self.min_score_gap!r}.")
         check_seed("selection_seed", self.selection_seed)
-        if self.on_skip == "keep" and self.budget is not None:
+        if not isinstance(self.budget_cost, str | None):
+            raise TypeError(f"`budget_cost` must be a str, got {self.budget_cost!r}.")
+        if self.budget_cost is not None and self.budget is None:
             raise ValueError(
-                "`budget` cannot be combined with `on_skip='keep'`: a row without a pair has no place in a budget. "
-                "Set `on_skip='drop'`, or leave `budget` unset."
+                f"`budget_cost={self.budget_cost!r}` is the unit of a `budget`, and there is none. Set both."
+            )
+        check_number("budget_min_distance", self.budget_min_distance, 0, 2)
+        if self.on_skip == "keep" and (self.budget, self.budget_min_distance) != (None, None):
+            raise ValueError(
+                "A budget cannot be combined with `on_skip='keep'`: a row without a pair has no place in it. Set "
+                "`on_skip='drop'`, or leave `budget` and `budget_min_distance` unset."
             )
 
 
@@ -147,6 +170,14 @@ def check_seed(name: str, seed: object) -> None:
     """Raise unless `seed`, the value of the option `name`, is a whole number that NumPy takes as a seed."""
     if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
         raise ValueError(f"`{name}` must be a whole number of at least 0, got {seed!r}.")
+
+
+def check_number(name: str, value: object, low: float, high: float) -> None:
+    """Raise unless `value`, that of the option `name`, is a number from `low` to `high`, or `None`."""
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high
+    ):
+        raise ValueError(f"`{name}` must be a number from {low} to {high}, got {value!r}.")
 
 
 def check_budget(budget: float) -> float:

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from datasets import Dataset
 
 from .candidates import Candidates, as_arrow, lengths, take
 from .embedding import encode
+from .messages import response_text
 from .policies import Eligible
 
 
@@ -148,3 +150,33 @@ def _cosine(embeddings: np.ndarray) -> np.ndarray:
     norms = np.where(norms > 0, norms, 1.0)
     # Rounded, so that equal embeddings tie exactly wherever they stand in the product.
     return np.round(products / (norms[:, :, None] * norms[:, None]), 9)
+
+
+def pair_vectors(pairs: Dataset) -> np.ndarray:
+    """
+    The embeddings of both sides of each pair as unit vectors, `(n, 2, dim)` float64, those of a zero vector zero.
+
+    The column `embeddings` has one a side, or one for each of the column `responses` that the sides were picked from.
+    """
+    names = [name for name in ("chosen", "rejected", "response_a", "response_b") if name in pairs.column_names]
+    if len(names) != 2 or "embeddings" not in pairs.column_names:
+        raise ValueError(
+            f"Pairs are compared by the column `embeddings`. Found: {pairs.column_names}. Keep `responses` and `embeddings` "
+            "when you select, or embed both sides with `pairs.map(embed_responses, batched=True)`."
+        )
+    counts, array = vectors_from_arrow(pairs.with_format("arrow")["embeddings"][:].combine_chunks())
+    starts, positions = np.cumsum(counts) - counts, np.tile([0, 1], (len(pairs), 1))
+    if "responses" in pairs.column_names:
+        for r, row in enumerate(pairs.with_format(None).select_columns([*names, "responses"])):
+            texts = [response_text(response or "") for response in row["responses"] or ()]
+            sides = [response_text(row[name] or "") for name in names]
+            if counts[r] == len(texts) and set(sides) <= set(texts):
+                positions[r], counts[r] = [texts.index(side) for side in sides], 2
+    if (counts != 2).any():
+        r = int((counts != 2).argmax())
+        raise ValueError(
+            f"Column `embeddings`, row {r}: found {counts[r]} vectors, neither one a side nor one for each of `responses`. "
+            "Embed both sides with `pairs.map(embed_responses, batched=True)`."
+        )
+    vectors = array[starts[:, None] + positions].astype(np.float64)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=2, keepdims=True), 1e-12)
