@@ -84,10 +84,10 @@ def main() -> None:
     title("1. Select")
     pairs, report = select_preferences(train, config)
     print(report)
-    if config.strategy != "random":  # which embeds nothing, so that there is nothing to compare
+    if report.embedder:  # some strategies embed nothing, so that there is nothing to compare
         show_pairs(train, pairs, config)
     report.plot(out / "similarity.png")
-    (out / "selection_report.json").write_text(json.dumps(report.to_dict(), indent=2))
+    report.save(out / "selection_report.json")
     pairs.to_json(out / "selected.jsonl", force_ascii=False)
 
     title("2. Train")

@@ -51,7 +51,9 @@ def test_readme(code, printed, tmp_path, monkeypatch, rng, tiny_lm):
     with contextlib.redirect_stdout(output):
         exec(compile(code, "README.md", "exec"), {})
     if printed:
-        assert output.getvalue() == printed
+        assert re.sub(r"[\d.]+ s\b", "? s", output.getvalue()) == re.sub(
+            r"[\d.]+ s\b", "? s", printed
+        )  # but for the time
 
 
 def test_make_targets_of_the_readme_come_first():

@@ -31,7 +31,7 @@ def test_quickstart_does_what_it_says(tmp_path):
     result = run("--num_train_epochs", 3, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     out = tmp_path / "outputs" / "quickstart"
-    assert "prompts in             35 with" in result.stdout
+    assert "prompts in            35 with" in result.stdout
     assert (
         result.stdout.count("picked by easy: similarity") == result.stdout.count("passed over, picked by hard: ") == 3
     )
@@ -66,7 +66,7 @@ def test_quickstart_takes_data_model_and_flags(tmp_path, tiny_lm, tiny_encoder, 
         cwd=tmp_path,
     )
     assert result.returncode == 0, result.stderr
-    assert "strategy               centroid" in result.stdout
+    assert "strategy              centroid" in result.stdout
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert not (tmp_path / "out" / "tiny_model").exists()
     assert "random weights" not in result.stdout
@@ -78,7 +78,7 @@ def test_quickstart_takes_data_model_and_flags(tmp_path, tiny_lm, tiny_encoder, 
         (
             ["--strategy", "best"],
             {"prompt": "p"},
-            "error: `strategy` must be one of ['easy', 'hard', 'centroid', 'random']",
+            "error: `strategy` must be one of ['easy', 'hard', 'centroid', 'random', 'aepo'",
         ),
         (
             [],

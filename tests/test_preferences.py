@@ -35,7 +35,7 @@ def test_every_row_is_accounted_for(rng):
     data = Dataset.from_list(mixed_rows(rng, 200))
     pairs, report = select_preferences(data)
     assert report.rows == 200 == report.pairs + sum(report.skipped.values())
-    assert report.pairs == len(pairs) == report.picked.count
+    assert report.pairs == len(pairs) == report.similarity.picked.count
     assert set(report.skipped) == {"too_few_responses", "duplicate_responses", "missing_scores", "tied_scores"}
     assert report.responses == sum(len(row) for row in data["responses"])
     assert report.embedder == "column `embeddings`"
@@ -54,7 +54,7 @@ def test_eligible_pairs_are_all_that_could_be_labelled(embedder):
         {"prompt": "r", "responses": ["f", "g"], "scores": [1, 2]},  # one
     ]
     _, report = select_preferences(Dataset.from_list(rows), SelectionConfig(embedder=embedder))
-    assert (report.eligible.count, report.picked.count) == (3, 2)
+    assert (report.similarity.eligible.count, report.similarity.picked.count) == (3, 2)
     assert report.embedder == "HashEmbedder"
 
 
@@ -206,3 +206,49 @@ def test_rows_that_share_a_prompt_are_accounted_for():
     assert report.rows - report.policies["grouped_rows"] == sum(report.skipped.values()) + len(pairs)
     assert report.responses == 8
     assert pairs["rejected"][:] == ["f"]
+
+
+def test_tokens_that_are_cut_are_counted(tiny_encoder):
+    from trl_real.embedding import load_embedder
+
+    rows = [
+        {"prompt": "p", "responses": ["the cat", "the " * 90, "fish " * 200]},
+        {"prompt": "q", "responses": ["a", "b"]},
+        {"prompt": "r", "responses": ["a", None, "rain " * 70]},
+    ]
+    _, report = select_preferences(Dataset.from_list(rows), SelectionConfig(embedder=tiny_encoder))
+    tokenizer = load_embedder(tiny_encoder, None, "auto").tokenizer
+    lengths = [len(tokenizer(text)["input_ids"]) for row in rows for text in row["responses"] if text]
+    assert report.responses_cut == sum(length > 64 for length in lengths) == 3
+    assert report.tokens_cut == sum(max(length - 64, 0) for length in lengths)
+
+
+def test_longer_wins_is_said(rng, caplog):
+    rows = candidate_rows(rng, 30, (2, 2), dim=4)
+    for row in rows:
+        row["responses"][0] += " and on and on"
+        row["scores"] = [2.0, 1.0]
+    select_preferences(Dataset.from_list(rows))
+    assert (
+        "In 100% of the selected pairs the longer response is chosen (100% of all pairs that could be" in caplog.text
+    )
+    caplog.clear()
+    for row in rows[:15]:
+        row["scores"] = [1.0, 2.0]
+    _, report = select_preferences(Dataset.from_list(rows))
+    assert report.chosen_longer["picked"] == 0.5
+    assert not caplog.text
+
+
+def test_every_limit_of_a_budget_is_that_of_select_budget(rng):
+    data = Dataset.from_list(candidate_rows(rng, 40, dim=4))
+    config = SelectionConfig(budget=1000, budget_cost="characters", budget_min_distance=0.2, strategy="hard")
+    pairs, report = select_preferences(data, config)
+    by_hand = data.map(real_select, batched=True, fn_kwargs={"strategy": "hard"})
+    by_hand = select_budget(by_hand, 1000, "hard", cost="characters", min_distance=0.2)
+    assert pairs["prompt"][:] == by_hand["prompt"][:]
+    assert (report.pairs, report.dropped) == (
+        len(pairs),
+        {"over_budget": 40 - len(pairs) - sum(report.skipped.values())},
+    )
+    assert len(select_preferences(data, SelectionConfig(budget_min_distance=0.2))[0]) < 40

@@ -1,6 +1,7 @@
 """From any known layout of preference data to candidates or given pairs: `to_candidates`."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -144,6 +145,7 @@ class Converted(NamedTuple):
     rows: int
     skipped: Counter[str]
     policies: Counter[str]
+    seconds: float = 0.0
 
 
 def convert(
@@ -155,6 +157,7 @@ def convert(
     on_skip: str = "drop",
 ) -> Converted:
     """[`to_candidates`] of one dataset, with counts."""
+    start = time.perf_counter()
     if not isinstance(dataset, Dataset | IterableDataset):
         raise TypeError(f"`dataset` must be a `Dataset` or `IterableDataset`, got {type(dataset).__name__}.")
     if on_skip not in ON_SKIP:
@@ -179,7 +182,8 @@ def convert(
     if grouped:
         shared = [column for column in LAYOUTS[name].key if column in (column_names(rows) or [])]
         rows = group_rows(rows, ("prompt", *shared), wins=pairs)
-    return _account(source, rows, name, pairs and not grouped, on_skip)
+    converted = _account(source, rows, name, pairs and not grouped, on_skip)
+    return converted._replace(seconds=time.perf_counter() - start)
 
 
 def _convert_pairs(dataset: Any, layout: str, columns: dict[str, str], grouped: bool, conversational: bool) -> Any:

@@ -89,7 +89,19 @@ def embed_responses(
     if cut is None:
         batch["responses_cut"] = [None] * len(ends)
     else:
-        batch["responses_cut"] = [int(row.sum()) for row in np.split(cut, ends)[:-1]]
+        batch["responses_cut"] = [np.count_nonzero(row) for row in np.split(cut, ends)[:-1]]
+    return batch
+
+
+@Transform
+def count_tokens_cut(
+    batch: Any, *, embedder: Any, embedder_max_length: int | None, embedder_batch_size: int, embedder_dtype: str
+) -> Any:
+    """Add `tokens_cut`, how many tokens of a row's responses [`embed_responses`] has cut off."""
+    candidates = read_candidates(batch, "select_preferences")
+    model = load_embedder(embedder, embedder_max_length, embedder_dtype) if isinstance(embedder, str) else embedder
+    cut = _count_cut(model, candidates.texts.to_pylist())
+    batch["tokens_cut"] = np.bincount(candidates.rows, weights=cut, minlength=len(candidates.counts)).astype(np.int64)
     return batch
 
 
@@ -101,11 +113,10 @@ def encode(
 
     Returns:
         `tuple[np.ndarray, np.ndarray | None]`: The vectors, `(n_texts, dim)` float32, zeros for an empty text; and
-        which texts were cut, `(n_texts,)` bool, or `None` if the embedder does not tell.
+        how many tokens of each text were cut off, `(n_texts,)`, or `None` if the embedder does not tell.
     """
     distinct = {text: i for i, text in enumerate(dict.fromkeys(text for text in texts if text.strip()))}
-    # With nothing to embed, one text tells the dimension. Lone surrogates cannot be encoded by any tokenizer.
-    sentences = [text.encode("utf-8", "replace").decode("utf-8") for text in distinct] or ["."]
+    sentences = list(distinct) or ["."]  # with nothing to embed, one text tells the dimension
     if isinstance(embedder, str):
         model = load_embedder(embedder, max_length, dtype)
         if _is_worker():
@@ -123,7 +134,7 @@ def encode(
     where = np.array([distinct.get(text, -1) for text in texts], dtype=np.int64)
     full = vectors[where]  # (n_texts, dim)
     full[where < 0] = 0.0
-    return full, None if cut is None else cut[where] & (where >= 0)
+    return full, None if cut is None else np.where(where >= 0, cut[where], 0)
 
 
 def embedder_name(embedder: Any) -> str:
@@ -287,14 +298,14 @@ def _check_vectors(encoded: Any, sentences: list[str], name: str) -> np.ndarray:
 
 
 def _count_cut(model: Any, sentences: list[str]) -> np.ndarray | None:
-    """Which texts are longer than the model's limit, `(n_texts,)` bool, `None` for an embedder without a tokenizer."""
+    """How many tokens of each text the model's limit cuts off, `(n_texts,)`; `None` for an embedder without a tokenizer."""
     tokenizer, limit = getattr(model, "tokenizer", None), getattr(model, "max_seq_length", None)
     if tokenizer is None or limit is None:
         return None
     # A token is at least one byte, so that most short texts need not be counted.
     long = [i for i, text in enumerate(sentences) if len(text.encode()) + 8 > limit]
-    cut = np.zeros(len(sentences), dtype=bool)
+    cut = np.zeros(len(sentences), dtype=np.int64)
     if long:
         tokens = tokenizer([sentences[i] for i in long], truncation=False, verbose=False)["input_ids"]
-        cut[long] = [len(ids) > limit for ids in tokens]
+        cut[long] = [max(len(ids) - limit, 0) for ids in tokens]
     return cut

@@ -1,30 +1,34 @@
 """The whole flow in one call: `select_preferences`."""
 
+import logging
+import time
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.fingerprint import generate_random_fingerprint
-from datasets.formatting import PythonFormatter
-from datasets.formatting.formatting import LazyBatch
 
 from .budget import select_budget
-from .candidates import read_candidates
 from .config import SelectionConfig
 from .conversion import Converted, convert
-from .embedding import embed_responses, embedder_name
-from .policies import POLICIES, SKIP_REASONS, eligible_responses
-from .report import Distribution, SelectionReport
+from .embedding import count_tokens_cut, embed_responses, embedder_name
+from .policies import POLICIES, SKIP_REASONS
+from .report import LONGER_WINS, SelectionReport
 from .selection import check_scores, pair_features, real_select
-from .similarity import group_prompts, read_vectors
 from .strategies import STRATEGIES
+from .survey import survey_candidates, survey_pairs
 
+
+logger = logging.getLogger(__name__)
 
 # Few enough prompts that the progress bar moves, enough that the embedder can sort their responses by length.
 EMBED_BATCH = 128
 EMBED_OPTIONS = ("embedder", "embedder_max_length", "embedder_batch_size", "embedder_dtype")
 SELECT_OPTIONS = ("strategy", "strategy_kwargs", "pairs_per_prompt", "min_score_gap", "selection_seed")
+# Fewer pairs say nothing about length.
+MIN_PAIRS = 20
 USED_UP = ("responses", "scores", "embeddings", "responses_cut")
 
 
@@ -77,27 +81,19 @@ def select_converted(converted: Converted, config: SelectionConfig) -> tuple[Dat
     dataset, given_pairs = converted.dataset, converted.given_pairs
     labelled = given_pairs or "scores" in dataset.column_names
     check_scores(config.strategy, dataset.column_names)
+    seconds, start = {"reading": converted.seconds}, time.perf_counter()
     if given_pairs and "responses" in dataset.column_names:  # what the pairs were picked from
         dataset = dataset.remove_columns([name for name in USED_UP if name in dataset.column_names])
 
-    embedder = None
+    embedder, responses_cut, tokens_cut = None, None, None
     if "embeddings" in dataset.column_names:
         embedder = "column `embeddings`"
     elif STRATEGIES[config.strategy].needs("similarity"):
         embedder = embedder_name(config.embedder)
-        # An embedder that is an object has no name to cache its work under, and hashing it would pickle its weights.
-        uncached = None if isinstance(config.embedder, str) else generate_random_fingerprint()
-        dataset = dataset.map(
-            embed_responses,
-            batched=True,
-            batch_size=EMBED_BATCH,
-            fn_kwargs={name: getattr(config, name) for name in EMBED_OPTIONS},
-            desc="Embedding responses",
-            new_fingerprint=uncached,
-        )
-    cut = None
+        dataset, tokens_cut = _embed(dataset, config)
     if {"embeddings", "responses_cut"} <= set(dataset.column_names):
-        cut = pc.sum(dataset.with_format("arrow")["responses_cut"][:]).as_py()
+        responses_cut = pc.sum(dataset.with_format("arrow")["responses_cut"][:]).as_py()
+    seconds["embedding"], start = time.perf_counter() - start, time.perf_counter()
 
     options = {name: getattr(config, name) for name in SELECT_OPTIONS}
     picked = dataset.map(
@@ -113,54 +109,77 @@ def select_converted(converted: Converted, config: SelectionConfig) -> tuple[Dat
     if skipped.total() == len(picked):
         why = "; ".join(f"{n} because {SKIP_REASONS[reason]} ({reason})" for reason, n in skipped.most_common())
         raise ValueError(f"None of the {len(picked)} rows has a valid pair: {why}.")
-    picked = picked.remove_columns([name for name in USED_UP if name in picked.column_names])
-    pairs = picked
-    if config.on_skip != "keep":
-        pairs = pairs.select(np.flatnonzero(pc.is_null(reasons).to_numpy())).remove_columns("skip_reason")
-    n_picked = len(pairs)
-    if config.budget is not None:
-        pairs = select_budget(pairs, config.budget, config.strategy, config.selection_seed)
+    all_pairs = pairs = picked.select(np.flatnonzero(pc.is_null(reasons).to_numpy(zero_copy_only=False)))
+    if (config.budget, config.budget_min_distance) != (None, None):
+        pairs = select_budget(
+            pairs,
+            config.budget,
+            config.strategy,
+            config.selection_seed,
+            config.budget_cost,
+            min_distance=config.budget_min_distance,
+        )
+    seconds["selecting"], start = time.perf_counter() - start, time.perf_counter()
 
-    similarities = pairs.with_format("arrow")["similarity"][:].drop_null().to_numpy()
-    n_responses, eligible, policies = _survey(dataset, config.min_score_gap)
+    if given_pairs:
+        eligible, n_responses, policies = survey_pairs(all_pairs), 2 * len(dataset), Counter[str]()
+    else:
+        eligible, n_responses, policies = survey_candidates(dataset, config.min_score_gap)
     policies.update(converted.policies)
-    n_responses += converted.policies["empty_responses"] + converted.policies["equal_responses"]
     report = SelectionReport(
         strategy=config.strategy,
         embedder=embedder,
         budget=config.budget,
+        budget_cost=config.budget_cost,
         layout=converted.layout,
         given_pairs=given_pairs,
         labelled=labelled,
         rows=converted.rows,
         skipped=dict(skipped.most_common()),
-        dropped={"over_budget": n_picked - len(pairs)} if n_picked > len(pairs) else {},
+        dropped={"over_budget": len(all_pairs) - len(pairs)} if len(all_pairs) > len(pairs) else {},
         policies={name: policies[name] for name in POLICIES if policies[name]},
-        pairs=len(similarities),
-        responses=n_responses,
-        responses_cut=cut,
-        eligible=Distribution.of(eligible),
-        picked=Distribution.of(similarities),
+        pairs=len(pairs),
+        responses=n_responses + converted.policies["empty_responses"] + converted.policies["equal_responses"],
+        responses_cut=responses_cut,
+        tokens_cut=tokens_cut,
+        seconds=seconds,
     )
-    return pairs, report
+    report.compare(eligible, survey_pairs(pairs))
+    seconds["reporting"] = time.perf_counter() - start
+    report.seconds = {stage: round(time, 2) for stage, time in seconds.items()}
+    _warn_of_length(report)
+
+    pairs = picked if config.on_skip == "keep" else pairs.remove_columns("skip_reason")
+    return pairs.remove_columns([name for name in USED_UP if name in pairs.column_names]), report
 
 
-def _survey(dataset: Dataset, min_score_gap: float) -> tuple[int, np.ndarray, Counter[str]]:
-    """
-    Count the responses and what the policies do with them, and give the similarities of all pairs that could be
-    labelled, NaN without embeddings.
-    """
-    columns = [name for name in ("prompt", "chosen", "rejected", *USED_UP) if name in dataset.column_names]
-    n_responses, similarities, policies = 0, [np.zeros(0, np.float32)], Counter[str]()
-    for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size=1000):
-        batch = LazyBatch(table, PythonFormatter(features=dataset.features))
-        candidates = read_candidates(batch, "select_preferences")
-        eligible = eligible_responses(candidates, min_score_gap)
-        vectors = read_vectors(batch, candidates, eligible) if "embeddings" in batch else None
-        n_responses += len(candidates.texts)
-        policies.update(eligible.policies)
-        for group in group_prompts(eligible, vectors, min_score_gap):
-            first, second = np.triu_indices(group.similarity.shape[1], 1)
-            similarities.append(group.similarity[:, first, second][group.may_pair].astype(np.float32))
-            policies["tied_pairs"] += int((~group.may_pair).sum())
-    return n_responses, np.concatenate(similarities), policies
+def _embed(dataset: Dataset, config: SelectionConfig) -> tuple[Dataset, int | None]:
+    """Embed the responses, and count the tokens that were cut off; `None` if the embedder does not tell."""
+    options = {name: getattr(config, name) for name in EMBED_OPTIONS}
+
+    def run(rows: Dataset, function: Any, desc: str) -> Dataset:
+        # An embedder that is an object has no name to cache its work under, and hashing it would pickle its weights.
+        uncached = None if isinstance(config.embedder, str) else generate_random_fingerprint()
+        return rows.map(
+            function, batched=True, batch_size=EMBED_BATCH, fn_kwargs=options, desc=desc, new_fingerprint=uncached
+        )
+
+    dataset = run(dataset, embed_responses, "Embedding responses")
+    cut = dataset.with_format("arrow")["responses_cut"][:]
+    if cut.null_count:
+        return dataset, None
+    rows = dataset.select(np.flatnonzero(cut.to_numpy())).remove_columns(["embeddings", "responses_cut"])
+    counted = run(rows, count_tokens_cut, "Counting tokens") if len(rows) else None
+    return dataset, 0 if counted is None else pc.sum(counted.with_format("arrow")["tokens_cut"][:]).as_py()
+
+
+def _warn_of_length(report: SelectionReport) -> None:
+    share, pairs = report.chosen_longer.get("picked", 0.0), report.length_difference.picked.count
+    if pairs >= MIN_PAIRS and share > LONGER_WINS:
+        logger.warning(
+            "In %.0f%% of the selected pairs the longer response is chosen (%.0f%% of all pairs that could be labelled): a "
+            "model may learn to write more rather than better. Look at what the scores reward, or compare lengths before "
+            "and after training.",
+            100 * share,
+            100 * report.chosen_longer["eligible"],
+        )

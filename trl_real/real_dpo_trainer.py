@@ -87,8 +87,10 @@ class RealDPOTrainer(DPOTrainer):
         self.selection_report: SelectionReport | None = None
         train_dataset = given.get("train_dataset")
         if isinstance(train_dataset, Dataset | IterableDataset):
-            if _are_candidates(train_dataset, "train_dataset") or _selection(config).budget is not None:
-                train_dataset, self.selection_report = _select(train_dataset, "train_dataset", _selection(config))
+            selection = _selection(config)
+            budgeted = (selection.budget, selection.budget_min_distance) != (None, None)
+            if _are_candidates(train_dataset, "train_dataset") or budgeted:
+                train_dataset, self.selection_report = _select(train_dataset, "train_dataset", selection)
             elif isinstance(train_dataset, Dataset):
                 self.selection_report = SelectionReport.of_given_pairs(len(train_dataset))
         self.selected_dataset = given["train_dataset"] = train_dataset
@@ -109,7 +111,13 @@ class RealDPOTrainer(DPOTrainer):
             return dataset
         strategy = getattr(config, "eval_selection_strategy", RealDPOConfig.eval_selection_strategy)
         selection = dataclasses.replace(
-            _selection(config), strategy=strategy, strategy_kwargs=None, pairs_per_prompt=1, budget=None
+            _selection(config),
+            strategy=strategy,
+            strategy_kwargs=None,
+            pairs_per_prompt=1,
+            budget=None,
+            budget_cost=None,
+            budget_min_distance=None,
         )
         return _select(dataset, "eval_dataset", selection)[0]
 

@@ -1,6 +1,7 @@
 """What a selection did, in numbers: `SelectionReport`."""
 
 import dataclasses
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,17 +24,19 @@ REASONS = {
 }
 QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "max": 1.0}
 BINS = 40
+# From this share of the pairs on that differ in length, a model is likely to learn that the longer one wins.
+LONGER_WINS = 2 / 3
 
 
 @dataclass
 class Distribution:
     """
-    Similarities in short.
+    Numbers in short.
 
     Attributes:
-        count (`int`): How many pairs there are, NaN included.
-        quantiles (`dict[str, float]`): Minimum, quartiles and maximum; empty if nothing was embedded.
-        histogram (`list[int]`): Counts in `BINS` equal bins from -1 to 1.
+        count (`int`): How many there are, NaN included.
+        quantiles (`dict[str, float]`): Minimum, quartiles and maximum; empty if there are none.
+        histogram (`list[int]`): Counts in `BINS` equal bins, those beyond the ends in the first and the last.
     """
 
     count: int = 0
@@ -41,19 +44,47 @@ class Distribution:
     histogram: list[int] = field(default_factory=lambda: [0] * BINS)
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> "Distribution":
-        """Describe `values`; NaN, where nothing was embedded, is counted and otherwise left out."""
+    def of(cls, values: Iterable[float], low: float = -1.0, high: float = 1.0) -> "Distribution":
+        """Describe `values`, with a histogram from `low` to `high`; NaN is counted and otherwise left out."""
         array = np.asarray(values, dtype=np.float64)
         count, array = len(array), array[np.isfinite(array)]
         if not len(array):
             return cls(count)
         quantiles = np.quantile(array, list(QUANTILES.values()))
-        histogram, _ = np.histogram(np.clip(array, -1, 1), bins=BINS, range=(-1, 1))
+        histogram, _ = np.histogram(np.clip(array, low, high), bins=BINS, range=(low, high))
         return cls(
             count,
             {name: round(float(value), 6) for name, value in zip(QUANTILES, quantiles, strict=True)},
             histogram.tolist(),
         )
+
+
+@dataclass
+class Comparison:
+    """
+    A measure of all pairs that could be labelled beside the picked ones.
+
+    Attributes:
+        eligible (`Distribution`): All pairs that could be labelled.
+        picked (`Distribution`): The picked pairs, before training dropped any for their length.
+        low (`float`): Where the histograms begin.
+        high (`float`): Where they end.
+    """
+
+    eligible: Distribution = field(default_factory=Distribution)
+    picked: Distribution = field(default_factory=Distribution)
+    low: float = -1.0
+    high: float = 1.0
+
+    @classmethod
+    def of(cls, eligible: np.ndarray, picked: np.ndarray, bounded: bool) -> "Comparison":
+        """Compare numbers: `bounded` ones lie in -1 to 1, of others the histograms leave out the outermost percents."""
+        finite = eligible[np.isfinite(eligible)]
+        low, high = -1.0, 1.0
+        if not bounded and len(finite):
+            low, high = (float(q) for q in np.quantile(finite, [0.01, 0.99]))
+            high = max(high, low + 1e-6)
+        return cls(Distribution.of(eligible, low, high), Distribution.of(picked, low, high), low, high)
 
 
 @dataclass
@@ -66,6 +97,7 @@ class SelectionReport:
         strategy (`str` or `None`): The strategy; `None` if pairs were given and all are taken.
         embedder (`str` or `None`): Id, path or class of the embedder; `None` if nothing was embedded.
         budget (`int`, `float` or `None`): The budget.
+        budget_cost (`str` or `None`): Its unit; `None` for pairs.
         layout (`str` or `None`): The layout of the rows, see [`to_candidates`]; `None` if pairs are all taken.
         given_pairs (`bool`): Whether the rows came as pairs.
         labelled (`bool`): Whether the pairs that came out have a chosen and a rejected side.
@@ -74,16 +106,23 @@ class SelectionReport:
         policies (`dict[str, int]`): What was done to rows and responses that stay, or were left out of a prompt, by
             policy. `rows` less `policies["grouped_rows"]` are the prompts or given pairs.
         dropped (`dict[str, int]`): Pairs that were picked and dropped later, by reason.
-        pairs (`int`): Pairs that came out.
+        pairs (`int`): Pairs that came out: the labels that are needed.
         responses (`int`): Responses that went in.
         responses_cut (`int` or `None`): How many of them were longer than the embedder's limit; `None` if unknown.
-        eligible (`Distribution`): Similarities of all pairs that could have been labelled.
-        picked (`Distribution`): Similarities of the selected pairs, before training dropped any for their length.
+        tokens_cut (`int` or `None`): How many tokens of them were not embedded; `None` if unknown.
+        similarity (`Comparison`): Cosines of the pairs.
+        score_gap (`Comparison`): Scores of chosen less rejected.
+        response_length (`Comparison`): Characters of the responses that form pairs.
+        length_difference (`Comparison`): Characters of chosen less rejected.
+        chosen_longer (`dict[str, float]`): In which share of the `"eligible"` and of the `"picked"` pairs chosen is the
+            longer side, of those that differ in length; empty without labels.
+        seconds (`dict[str, float]`): Time spent, by stage; what comes from the cache takes next to none.
     """
 
     strategy: str | None
     embedder: str | None
     budget: float | None
+    budget_cost: str | None
     layout: str | None
     given_pairs: bool
     labelled: bool
@@ -94,8 +133,23 @@ class SelectionReport:
     pairs: int
     responses: int
     responses_cut: int | None
-    eligible: Distribution
-    picked: Distribution
+    tokens_cut: int | None
+    similarity: Comparison = field(default_factory=Comparison)
+    score_gap: Comparison = field(default_factory=Comparison)
+    response_length: Comparison = field(default_factory=Comparison)
+    length_difference: Comparison = field(default_factory=Comparison)
+    chosen_longer: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
+
+    def compare(self, eligible: dict[str, np.ndarray], picked: dict[str, np.ndarray]) -> None:
+        """Fill in the comparisons from the numbers of both, by measure."""
+        for name in ("similarity", "score_gap", "response_length", "length_difference"):
+            if name in eligible and name in picked:
+                setattr(self, name, Comparison.of(eligible[name], picked[name], bounded=name == "similarity"))
+        for name, measures in (("eligible", eligible), ("picked", picked)):
+            difference = measures.get("length_difference", np.zeros(0))
+            if difference.any():
+                self.chosen_longer[name] = round(float((difference > 0).sum() / (difference != 0).sum()), 6)
 
     @classmethod
     def of_given_pairs(cls, n_pairs: int) -> "SelectionReport":
@@ -104,6 +158,7 @@ class SelectionReport:
             strategy=None,
             embedder=None,
             budget=None,
+            budget_cost=None,
             layout=None,
             given_pairs=True,
             labelled=True,
@@ -114,13 +169,32 @@ class SelectionReport:
             pairs=n_pairs,
             responses=2 * n_pairs,
             responses_cut=None,
-            eligible=Distribution(n_pairs),
-            picked=Distribution(n_pairs),
+            tokens_cut=None,
+            similarity=Comparison(Distribution(n_pairs), Distribution(n_pairs)),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain Python objects, for JSON."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SelectionReport":
+        """The report that `to_dict` has made `values` of."""
+        report = cls(**values)
+        for name, value in values.items():
+            if isinstance(value, dict) and "eligible" in value and isinstance(value["eligible"], dict):
+                sides = {side: Distribution(**value[side]) for side in ("eligible", "picked")}
+                setattr(report, name, Comparison(**{**value, **sides}))
+        return report
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SelectionReport":
+        """Read a report that `save` has written."""
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
     def __str__(self) -> str:
         what = "pairs" if self.given_pairs else "prompts"
@@ -132,23 +206,48 @@ class SelectionReport:
         ]
         lines += [(POLICIES[policy][0], f"{n:,}: {POLICIES[policy][1]}") for policy, n in self.policies.items()]
         if self.responses_cut:
-            lines.append(("responses cut", f"{self.responses_cut:,} were longer than the embedder's limit"))
+            tokens = "" if self.tokens_cut is None else f", {self.tokens_cut:,} tokens in all"
+            lines.append(("responses cut", f"{self.responses_cut:,}: longer than the embedder's limit{tokens}"))
         lines += [(f"{what} skipped", f"{n:,}: {REASONS[reason]}") for reason, n in self.skipped.items()]
         lines += [("pairs dropped", f"{n:,}: {REASONS[reason]}") for reason, n in self.dropped.items()]
-        share = f", of {self.eligible.count:,} that could be labelled" if self.eligible.count else ""
-        lines.append(("pairs out", f"{self.pairs:,} {'labelled' if self.labelled else 'to label'}{share}"))
-        for name, distribution in (("all pairs", self.eligible), ("pairs out", self.picked)):
-            if distribution.quantiles:
-                q = distribution.quantiles
-                lines.append(
-                    (f"similarity, {name}", f"median {q['median']:.2f}, half in {q['p25']:.2f} to {q['p75']:.2f}")
-                )
-        width = max(len(name) for name, _ in lines)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+        lines.append(("pairs out", f"{self.pairs:,} {'labelled' if self.labelled else 'to label'}"))
+        n_eligible = self.similarity.eligible.count
+        if n_eligible and self.strategy is not None:
+            share = self.pairs / n_eligible
+            lines.append(
+                ("labels needed", f"{self.pairs:,} instead of {n_eligible:,}, {share:.1%} of labelling every pair")
+            )
+        if self.seconds:
+            lines.append(("time", ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.seconds.items())))
+
+        def describe(distribution: Distribution, digits: int) -> str:
+            low, middle, high = (f"{distribution.quantiles[q]:,.{digits}f}" for q in ("p25", "median", "p75"))
+            return f"{middle} ({low} to {high})"
+
+        rows = [
+            (name, *(describe(side, digits) for side in (comparison.eligible, comparison.picked)))
+            for name, comparison, digits in (
+                ("similarity", self.similarity, 2),
+                ("score gap", self.score_gap, 2),
+                ("response length", self.response_length, 0),
+                ("chosen - rejected", self.length_difference, 0),
+            )
+            if comparison.eligible.quantiles and comparison.picked.quantiles
+        ]
+        if len(self.chosen_longer) == 2:
+            rows.append(("chosen is longer", *(f"{share:.0%}" for share in self.chosen_longer.values())))
+        if rows:
+            rows.insert(0, ("median (middle half)", "all pairs", "pairs out"))
+        width = max(len(name) for name, *_ in [*lines, *rows])
+        second = max((len(row[1]) for row in rows), default=0)
+        text = [f"{name:<{width}}  {value}" for name, value in lines]
+        text += [f"{name:<{width}}  {eligible:<{second}}  {picked}" for name, eligible, picked in rows]
+        return "\n".join(text)
 
     def plot(self, path: str | Path | None = None) -> "Figure":
         r"""
-        Draw the similarities of the pairs that came out over those of all that could have been labelled.
+        Draw the picked pairs over all that could have been labelled: their similarities and, with labels, their score gaps
+        and differences in length.
 
         Args:
             path (`str` or `Path`, *optional*):
@@ -162,28 +261,46 @@ class SelectionReport:
         except ImportError as error:
             raise ImportError("`plot` needs Matplotlib: `pip install 'trl-real[plot]'`.") from error
 
-        edges = np.linspace(-1, 1, BINS + 1)
+        panels = [
+            (comparison, label, merged)
+            for comparison, label, merged in (  # bins that are drawn as one
+                (self.similarity, "cosine similarity", 1),
+                (self.score_gap, "score gap", 2),
+                (self.length_difference, "chosen - rejected, characters", 2),
+            )
+            if comparison.eligible.quantiles and comparison.picked.quantiles
+        ]
         # A figure of its own, without pyplot, so that no global state or display is touched.
-        figure = Figure(figsize=(7, 3.6), layout="constrained")
-        axes = figure.subplots()
-        for name, distribution, color, dark in (
-            (f"all {self.eligible.count:,} pairs that could be labelled", self.eligible, "#b8bfc8", "#5f6a78"),
-            (f"{self.picked.count:,} pairs picked by '{self.strategy}'", self.picked, "#d9541e", "#9c3206"),
-        ):
-            if distribution.quantiles:
-                shares = np.array(distribution.histogram) / sum(distribution.histogram)
-                axes.stairs(shares, edges, fill=True, alpha=0.75, color=color, label=name)
+        figure = Figure(figsize=(7 if len(panels) < 2 else 3.4 * len(panels), 3.4), layout="constrained")
+        all_axes = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
+        for axes, (comparison, label, merged) in zip(all_axes, panels, strict=False):
+            edges = np.linspace(comparison.low, comparison.high, BINS + 1)[::merged]
+            shown = []
+            for distribution, name, color, dark in (
+                (comparison.eligible, "all {:,} pairs that could be labelled", "#b8bfc8", "#5f6a78"),
+                (comparison.picked, f"{{:,}} pairs picked by '{self.strategy}'", "#d9541e", "#9c3206"),
+            ):
+                counts = np.reshape(distribution.histogram, (-1, merged)).sum(1)
+                axes.stairs(
+                    counts / counts.sum(),
+                    edges,
+                    fill=True,
+                    alpha=0.75,
+                    color=color,
+                    label=name.format(distribution.count),
+                )
                 axes.axvline(distribution.quantiles["median"], color=dark, linestyle="--", linewidth=1.2)
-        low = min((d.quantiles["min"] for d in (self.eligible, self.picked) if d.quantiles), default=-1.0)
-        axes.set_xlim(np.floor(low * 10) / 10, 1)
-        axes.set_xlabel("cosine similarity of the two responses (dashed: median)")
-        axes.set_ylabel("share of the pairs")
-        axes.yaxis.set_major_formatter("{x:.0%}")
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend_handles_labels()[0]:
-            figure.legend(frameon=False, loc="outside upper left", ncols=2)
+                shown.append(np.flatnonzero(counts))
+            axes.set_xlim(edges[min(s[0] for s in shown)], edges[max(s[-1] for s in shown) + 1])
+            axes.set_xlabel(label)
+            axes.yaxis.set_major_formatter("{x:.0%}")
+            axes.spines[["top", "right"]].set_visible(False)
+        if panels:
+            all_axes[0].set_ylabel("share of the pairs (dashed: median)")
+            handles, names = all_axes[0].get_legend_handles_labels()
+            figure.legend(handles, names, frameon=False, loc="outside upper left", ncols=2)
         else:
-            axes.text(0.5, 0.5, "nothing was embedded", ha="center", transform=axes.transAxes)
+            all_axes[0].text(0.5, 0.5, "nothing to compare", ha="center", transform=all_axes[0].transAxes)
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
