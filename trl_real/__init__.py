@@ -19,6 +19,8 @@ _EXPORTS = {
     "select_budget": "budget",
     "SelectionReport": "report",
     "select_preferences": "preferences",
+    "ReliabilityReport": "reliability",
+    "label_reliability": "reliability",
     "RealDPOConfig": "real_dpo_config",
     "RealDPOTrainer": "real_dpo_trainer",
 }
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from .preferences import select_preferences as select_preferences
     from .real_dpo_config import RealDPOConfig as RealDPOConfig
     from .real_dpo_trainer import RealDPOTrainer as RealDPOTrainer
+    from .reliability import ReliabilityReport as ReliabilityReport
+    from .reliability import label_reliability as label_reliability
     from .report import SelectionReport as SelectionReport
     from .sample import load_sample as load_sample
     from .selection import real_select as real_select

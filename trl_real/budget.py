@@ -245,7 +245,7 @@ def _spend(
     min_distance: float | None,
 ) -> Iterator[int]:
     """The rows that are kept: in the order of `order`, each that fits what is left of all limits."""
-    prompts = _prompt_numbers(dataset) if pairs_per_prompt is not None else np.zeros(len(dataset), dtype=np.int64)
+    prompts = prompt_numbers(dataset) if pairs_per_prompt is not None else np.zeros(len(dataset), dtype=np.int64)
     pairs_left = np.full(len(dataset), np.inf if pairs_per_prompt is None else pairs_per_prompt)
     spent, cheapest = 0.0, costs[order].min(initial=np.inf)
     kept_vectors: list[np.ndarray] = []
@@ -273,7 +273,7 @@ def _spend(
             kept_vectors.append(middles[taken])
 
 
-def _prompt_numbers(dataset: Dataset) -> np.ndarray:
+def prompt_numbers(dataset: Dataset) -> np.ndarray:
     """The same number for rows with the same prompt, `(n_pairs,)`."""
     if "prompt" not in dataset.column_names:
         raise ValueError(f"`pairs_per_prompt` needs the column `prompt`. Found: {dataset.column_names}.")

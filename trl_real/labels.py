@@ -146,11 +146,15 @@ class Vote(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """The side that is preferred, or why there is none, and the share of the labels that agree with the most of them."""
+    """
+    The side that is preferred, or why there is none, the share of the labels that agree with the most of them, and how
+    many there are.
+    """
 
     side: str | None
     reason: str | None
     agreement: float | None
+    n_labels: int
 
 
 def _splits(dataset: Any) -> dict[str, Dataset]:
@@ -262,14 +266,14 @@ def _decide(rows: Dataset, records: dict[str, list[Vote]] | list[list[Vote]]) ->
         votes = records[r] if isinstance(records, list) else records.get(row["pair_id"], [])
         counts = Counter(label for vote in votes if (label := _label_of(row, vote)) is not None)
         if not counts or None in (row["pair_id"], row.get("response_a", ""), row.get("response_b", "")):
-            decisions.append(Decision(None, "missing_label", None))
+            decisions.append(Decision(None, "missing_label", None, 0))
             continue
         label, n = counts.most_common(1)[0]
         share = n / counts.total()
         if label == "tie" or share <= 0.5:
-            decisions.append(Decision(None, "tied_labels", share))
+            decisions.append(Decision(None, "tied_labels", share, counts.total()))
         else:
-            decisions.append(Decision(label, None, share))
+            decisions.append(Decision(label, None, share, counts.total()))
     return decisions
 
 
@@ -313,7 +317,7 @@ def _apply(rows: Dataset, decisions: list[Decision], several: bool, on_skip: str
         names = {"response_a": "chosen", "response_b": "rejected"}
         features = {names.get(name, name): feature for name, feature in features.items()}
     if several:
-        features["label_agreement"] = Value("float64")
+        features |= {"label_agreement": Value("float64"), "n_labels": Value("int64")}
     return map_rows(
         rows,
         _write_sides,
@@ -327,9 +331,12 @@ def _apply(rows: Dataset, decisions: list[Decision], several: bool, on_skip: str
 
 @Transform
 def _write_sides(
-    batch: Any, indices: list[int], decisions: list[tuple[str | None, str | None, float | None]], columns: list[str]
+    batch: Any,
+    indices: list[int],
+    decisions: list[tuple[str | None, str | None, float | None, int]],
+    columns: list[str],
 ) -> Any:
-    labels, reasons, shares = zip(*(decisions[index] for index in indices), strict=True)
+    labels, reasons, shares, counts = zip(*(decisions[index] for index in indices), strict=True)
     sides: dict[str | None, list[Any]] = {
         "a": batch["response_a"],
         "b": batch["response_b"],
@@ -342,7 +349,7 @@ def _write_sides(
         unpicked = [pair is None for pair in batch["pair_id"]]
         batch["skip_reason"] = [a if u else b for a, b, u in zip(earlier, reasons, unpicked, strict=True)]
     if "label_agreement" in columns:
-        batch["label_agreement"] = list(shares)
+        batch["label_agreement"], batch["n_labels"] = list(shares), list(counts)
     return batch
 
 

@@ -1,0 +1,177 @@
+"""
+How many labels are wrong: preferences are read off the embeddings, and where that reading is sure, labels that disagree
+with it are taken for flipped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import comb, expit, ndtr
+from scipy.stats import chi2
+from sklearn.linear_model import BayesianRidge
+from sklearn.model_selection import GroupKFold
+
+
+FOLDS = 10
+# The rates that are tried, dense near 0, and their means over the bins.
+FLIP_RATES = 0.5 * np.linspace(0, 1, 152)[:-1] ** 2
+MEAN_STEP = 0.0005
+# How the chance of a better response grows with its score: as a normal or as a logistic one (Bradley-Terry) does.
+LINKS = (ndtr, lambda x: expit(1.702 * x))
+# The 98% point, so that 95 of 100 intervals hold the true rate although the scores are estimates, too (simulated).
+CUT = float(chi2.ppf(0.98, 1))
+# Where the bins differ at this level, the overall interval takes in what the mean of their own rates may be.
+DIFFER = 0.2
+
+
+@dataclass
+class Estimate:
+    """
+    A share and its confidence interval of 95%.
+
+    Attributes:
+        value (`float`): The estimate.
+        low (`float`): Lower end.
+        high (`float`): Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def cross_fit(difference: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Predict which side of each pair is better by a linear model of the embeddings that has not seen the prompt.
+
+    Args:
+        difference (`np.ndarray` of shape `(n, dim)`): Embedding of chosen less that of rejected.
+        groups (`np.ndarray` of shape `(n,)`): The number of each pair's prompt.
+        seed (`int`): Seed of the folds.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: The score of each pair, positive where the model agrees with the label, and the
+        standard deviation of that score, both `(n,)`. A regression of 1 on the difference, without intercept, is the
+        same whichever side the label is on.
+    """
+    score, spread = np.zeros((2, len(groups)))
+    folds = GroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=seed)
+    for train, test in folds.split(difference, groups=groups):
+        model = BayesianRidge(fit_intercept=False).fit(difference[train], np.ones(len(train)))
+        score[test], total = model.predict(difference[test], return_std=True)
+        spread[test] = np.sqrt(np.maximum(total**2 - 1 / model.alpha_, 0.0))
+    return score, spread
+
+
+def flip_rates(
+    score: np.ndarray, spread: np.ndarray, votes: np.ndarray, weight: np.ndarray, bins: np.ndarray
+) -> tuple[Estimate, list[Estimate], float]:
+    """
+    Estimate how often a label is flipped.
+
+    The model: the labelled side is the better one with the chance `link(slope * score)`, and each annotator, of whom more
+    than half decide, says the opposite with the chance `rate`. Slope and link are unknown, too; intervals hold all
+    rates whose profile likelihood is near the greatest.
+
+    Args:
+        score, spread (`np.ndarray` of shape `(n,)`): From [`cross_fit`].
+        votes (`np.ndarray` of shape `(n, 2)`): How many annotators are for the chosen side, and how many there are.
+        weight (`np.ndarray` of shape `(n,)`): What each pair counts.
+        bins (`np.ndarray` of shape `(n,)`): The bin of each pair, which has a rate of its own.
+
+    Returns:
+        `tuple[Estimate, list[Estimate], float]`: The rate of all pairs, that of each bin, and the p-value of a
+        likelihood-ratio test that the bins have the same.
+    """
+    n_bins = int(bins.max()) + 1
+    share = np.bincount(bins, weight) / weight.sum()
+    common, own, mean = (
+        np.full(shape, -np.inf) for shape in (len(FLIP_RATES), (n_bins, len(FLIP_RATES)), _n_means(n_bins))
+    )
+    for likelihood in _likelihoods(score, spread, votes, weight, bins):  # (n_slopes, n_rates, n_bins)
+        best = likelihood.max(1)  # (n_slopes, n_bins)
+        common = np.maximum(common, likelihood.sum(2).max(0))
+        others = best.sum(1, keepdims=True) - best
+        own = np.maximum(own, (likelihood + others[:, None]).max(0).T)
+        mean = np.maximum(mean, _profile_of_mean(likelihood, share))
+    p_value = float(chi2.sf(2 * (own.max() - common.max()), n_bins - 1)) if n_bins > 1 else 1.0
+    overall = _interval(FLIP_RATES, common)
+    if p_value < DIFFER:
+        of_mean = _interval(np.arange(len(mean)) * MEAN_STEP, mean)
+        overall = Estimate(of_mean.value, min(overall.low, of_mean.low), max(overall.high, of_mean.high))
+    return overall, [_interval(FLIP_RATES, profile) for profile in own], p_value
+
+
+def _likelihoods(
+    score: np.ndarray, spread: np.ndarray, votes: np.ndarray, weight: np.ndarray, bins: np.ndarray
+) -> Iterator[np.ndarray]:
+    """The log likelihood of each slope, rate and bin, for each link and with and without the spread of the scores."""
+    kinds, kind = np.unique(votes, axis=0, return_inverse=True)
+    typical = np.sqrt((spread**2).mean()) + 1e-12
+    for z in (score / typical, score / np.maximum(spread, 1e-4 * typical)):
+        # Scores that are nearly the same are counted together, so that the cost does not grow with the pairs.
+        unit = max(float(np.median(np.abs(z))), 1e-12) / 5
+        cells, cell = np.unique(np.round(np.arcsinh(z / unit) / 0.02), return_inverse=True)
+        counts = np.zeros((len(kinds), int(bins.max()) + 1, len(cells)))
+        np.add.at(counts, (kind.ravel(), bins, cell), weight)
+        scores = np.sinh(cells * 0.02) * unit
+        for link in LINKS:
+            slopes = np.geomspace(0.01, 300, 46)
+            rough = _likelihood(link(slopes[:, None] * scores), kinds, counts).max(1).sum(1)
+            near = np.flatnonzero(rough > rough.max() - 25)
+            slopes = np.geomspace(slopes[max(near[0] - 1, 0)], slopes[min(near[-1] + 1, 45)], 61)
+            yield _likelihood(link(slopes[:, None] * scores), kinds, counts)
+
+
+def _likelihood(better: np.ndarray, kinds: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """
+    The log likelihood of the votes, `(n_slopes, n_rates, n_bins)`, where the labelled side is the better one with the
+    chances `better`, `(n_slopes, n_cells)`, and `counts`, `(n_kinds, n_bins, n_cells)`, says how often each kind of vote
+    was cast.
+    """
+    total = np.zeros((len(better), len(FLIP_RATES), counts.shape[1]))
+    for (n_for, n), count in zip(kinds.tolist(), counts, strict=True):
+        for e, rate in enumerate(FLIP_RATES):
+            right = (1 - rate) ** n_for * rate ** (n - n_for)
+            wrong = rate**n_for * (1 - rate) ** (n - n_for)
+            # Of an even number, those that are split in halves have no label and are not seen.
+            seen = 1.0 if n % 2 else 1 - comb(n, n // 2) * (rate * (1 - rate)) ** (n // 2)
+            total[:, e] += np.log(np.maximum((right * better + wrong * (1 - better)) / seen, 1e-300)) @ count.T
+    return total
+
+
+def _n_means(n_bins: int) -> int:
+    """How many means there may be: up to 0.5, and a step a bin for rounding."""
+    return round(0.5 / MEAN_STEP) + n_bins + 1
+
+
+def _profile_of_mean(likelihood: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """The greatest log likelihood, over slopes and rates of the bins, for each mean of the rates in steps of `MEAN_STEP`."""
+    size = _n_means(len(share))
+    total = np.full((len(likelihood), size), -np.inf)
+    total[:, 0] = 0.0
+    for b, part in enumerate(share):
+        steps = np.round(part * FLIP_RATES / MEAN_STEP).astype(int)  # what the bin adds to the mean
+        added = np.full_like(total, -np.inf)
+        for step in np.unique(steps):
+            best = likelihood[:, steps == step, b].max(1, keepdims=True)
+            added[:, step:] = np.maximum(added[:, step:], total[:, : size - step] + best)
+        total = added
+    return total.max(0)
+
+
+def _interval(rates: np.ndarray, profile: np.ndarray) -> Estimate:
+    """All rates that are near the most likely one, and the next ones on the grid."""
+    rates, profile = rates[np.isfinite(profile)], profile[np.isfinite(profile)]
+    inside = np.flatnonzero(2 * (profile.max() - profile) <= CUT)
+    high = rates[inside[-1] + 1] if inside[-1] + 1 < len(rates) else 0.5
+    return Estimate(*(float(x) for x in (rates[profile.argmax()], rates[max(inside[0] - 1, 0)], high)))
+
+
+def wrong_majority(rate: float, votes: np.ndarray, weight: np.ndarray) -> float:
+    """The share of labels that are wrong where each of the annotators errs with the chance `rate`."""
+    if rate == 0:
+        return 0.0
+    odds = ((1 - rate) / rate) ** (2.0 * votes[:, 0] - votes[:, 1])
+    return float((weight / (1 + odds)).sum() / weight.sum())
