@@ -147,10 +147,12 @@ def equal_responses(texts: pa.Array, rows: np.ndarray) -> tuple[np.ndarray, np.n
         pa.table({"row": rows, "text": texts}), sort_keys=[("row", "ascending"), ("text", "ascending")]
     ).to_numpy()
     order = order[pc.not_equal(forms, "").to_numpy(zero_copy_only=False)[order]].astype(np.int64)
-    codes = forms.dictionary_encode().indices.to_numpy(zero_copy_only=False)[order]
-    keys = rows[order] * (len(texts) + 1) + codes
+    codes = forms.dictionary_encode()
+    if len(codes.dictionary) >= len(texts):  # all differ
+        return order, order
+    keys = rows[order] * len(texts) + codes.indices.to_numpy(zero_copy_only=False)[order]
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    return order, order if len(first) == len(order) else order[first[inverse]]
+    return order, order[first[inverse]]
 
 
 def merged_responses(order: np.ndarray, leaders: np.ndarray) -> Iterable[list[int]]:

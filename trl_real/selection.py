@@ -13,7 +13,7 @@ from .candidates import Candidates, is_untouched, read_candidates, read_column, 
 from .config import SelectionConfig
 from .messages import as_json, item_feature, joint_features
 from .policies import SKIP_REASONS, Eligible, eligible_responses
-from .similarity import Vectors, embed_eligible, group_prompts, read_vectors, vectors_from_arrow
+from .similarity import Vectors, cosines, embed_eligible, group_prompts, read_vectors, vectors_from_arrow
 from .strategies import STRATEGIES, pick_pairs
 
 
@@ -180,9 +180,10 @@ def _pick(
 ) -> Picks:
     """Pick the pairs of each prompt, and label them by their scores."""
     parts = []
-    for group in group_prompts(eligible, vectors, min_score_gap):
+    by_seed = STRATEGIES[strategy].needs("seeds")  # and by nothing else: only the picked pairs are compared
+    for group in group_prompts(eligible, None if by_seed else vectors, min_score_gap):
         k, seeds = group.positions.shape[1], None
-        if STRATEGIES[strategy].needs("seeds"):
+        if by_seed:
             texts = take(candidates.texts, group.positions.ravel())
             rows = (texts[start : start + k] for start in range(0, len(texts), k))
             seeds = np.array([_seed(row, selection_seed) for row in rows], dtype=np.uint64)
@@ -203,6 +204,8 @@ def _pick(
             turned = scores[:, 0] < scores[:, 1]
             pair[turned], scores[turned] = pair[turned, ::-1], scores[turned, ::-1]
         sides, similarity = group.positions[prompt[:, None], pair], group.similarity[prompt, pair[:, 0], pair[:, 1]]
+        if by_seed and vectors is not None:
+            similarity = cosines(vectors, sides)[:, 0, 1]
         parts.append(Picks(group.rows[prompt], sides, scores, similarity))
     return _in_order(parts)
 

@@ -14,8 +14,10 @@ from .messages import response_text
 from .policies import Eligible
 
 
-# Prompts are compared in slices whose embeddings hold at most this many numbers (32 MB in float64).
+# Prompts are compared in slices with at most this many cosines (32 MB), and multiplied in slices whose embeddings stay in
+# the processor's cache (2 MB).
 MAX_NUMBERS = 1 << 22
+CACHED_NUMBERS = 1 << 18
 
 
 class Vectors(NamedTuple):
@@ -36,7 +38,9 @@ def read_vectors(batch: Any, candidates: Candidates, eligible: Eligible) -> Vect
                 f"Column `embeddings`, row {r} of the batch: found {counts[r]} vectors for {candidates.counts[r]} "
                 "responses. Make the column with `embed_responses` from the same responses."
             )
-    if not np.isfinite(array).all():
+    flat = array.ravel()
+    # The sum of squares, which is quick, is finite unless a number is not or is beyond all measure.
+    if not np.isfinite(flat @ flat) and not np.isfinite(flat).all():
         raise ValueError("Column `embeddings`: found NaN or infinity. Make the column with `embed_responses`.")
     moved = np.cumsum(counts) - counts - candidates.starts
     return Vectors(array, np.arange(candidates.counts.sum()) + np.repeat(moved, candidates.counts))
@@ -125,14 +129,12 @@ def group_prompts(eligible: Eligible, vectors: Vectors | None, min_score_gap: fl
     have_pair = np.array([reason is None for reason in eligible.reasons], dtype=bool)
     for k in np.unique(eligible.counts[have_pair]).tolist():
         all_rows = np.flatnonzero(have_pair & (eligible.counts == k))
-        step = max(1, MAX_NUMBERS // (k * (vectors.array.shape[1] if vectors else k)))
+        step = max(1, MAX_NUMBERS // (k * k))
         for start in range(0, len(all_rows), step):
             rows = all_rows[start : start + step]
             where = eligible.starts[rows][:, None] + np.arange(k)  # (n, k)
             positions = eligible.positions[where]
-            similarity = np.full((len(rows), k, k), np.nan)
-            if vectors is not None:
-                similarity = _cosine(vectors.array[vectors.where[positions]])
+            similarity = np.full((len(rows), k, k), np.nan) if vectors is None else cosines(vectors, positions)
             first, second = np.triu_indices(k, 1)
             scores, may_pair = None, np.ones((len(rows), len(first)), dtype=bool)
             if eligible.scores is not None:
@@ -142,14 +144,23 @@ def group_prompts(eligible: Eligible, vectors: Vectors | None, min_score_gap: fl
             yield Group(rows, positions, similarity, scores, may_pair)
 
 
-def _cosine(embeddings: np.ndarray) -> np.ndarray:
-    """Cosines within each prompt, `(n, k, dim)` to `(n, k, k)` float64; those of a zero vector are zero."""
-    embeddings = embeddings.astype(np.float64)
-    products = embeddings @ embeddings.transpose(0, 2, 1)
-    norms = np.sqrt(np.diagonal(products, axis1=1, axis2=2))  # (n, k)
-    norms = np.where(norms > 0, norms, 1.0)
+def cosines(vectors: Vectors, positions: np.ndarray) -> np.ndarray:
+    """
+    Cosines between the responses at `positions`, `(n, k)`, of each prompt: `(n, k, k)` float64. Those of a zero vector are
+    zero.
+    """
+    n, k = positions.shape
+    similarity = np.empty((n, k, k))
+    step = max(1, CACHED_NUMBERS // (k * vectors.array.shape[1]))
+    for start in range(0, n, step):
+        part = slice(start, start + step)
+        embeddings = vectors.array[vectors.where[positions[part]]].astype(np.float64)  # (n_part, k, dim)
+        products = embeddings @ embeddings.transpose(0, 2, 1)
+        norms = np.sqrt(np.diagonal(products, axis1=1, axis2=2))  # (n_part, k)
+        norms = np.where(norms > 0, norms, 1.0)
+        similarity[part] = products / (norms[:, :, None] * norms[:, None])
     # Rounded, so that equal embeddings tie exactly wherever they stand in the product.
-    return np.round(products / (norms[:, :, None] * norms[:, None]), 9)
+    return np.round(similarity, 9)
 
 
 def pair_vectors(pairs: Dataset) -> np.ndarray:
