@@ -12,6 +12,7 @@ from conftest import candidate_rows
 from datasets import Dataset
 
 import trl_real
+from trl_real import real_select
 
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -29,6 +30,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", README, re
         "apply_labels",
         "select_budget",
         "select_preferences",
+        "label_reliability",
     ],
 )
 def test_docstrings(name):
@@ -43,7 +45,10 @@ def test_docstrings(name):
 @pytest.mark.parametrize(("code", "printed"), BLOCKS, ids=lambda text: text.splitlines()[0][:40] if text else "silent")
 def test_readme(code, printed, tmp_path, monkeypatch, rng, tiny_lm):
     monkeypatch.chdir(tmp_path)
-    Dataset.from_list(candidate_rows(rng, 30, (2, 3))).to_json("candidates.jsonl")
+    candidates = Dataset.from_list(candidate_rows(rng, 30, (2, 3)))
+    candidates.to_json("candidates.jsonl")
+    pairs = candidates.map(real_select, batched=True, fn_kwargs={"strategy": "random"})
+    pairs.select_columns(["prompt", "chosen", "rejected"]).to_json("preferences.jsonl")
     # The Hub is out of reach, and TRL trains in bfloat16 by default, for which transformers wants a GPU.
     code = code.replace("Qwen/Qwen2.5-0.5B-Instruct", tiny_lm)
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
