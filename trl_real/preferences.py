@@ -146,7 +146,7 @@ def select_converted(converted: Converted, config: SelectionConfig) -> tuple[Dat
     )
     report.compare(eligible, survey_pairs(pairs))
     seconds["reporting"] = time.perf_counter() - start
-    report.seconds = {stage: round(time, 2) for stage, time in seconds.items()}
+    report.seconds = {stage: round(spent, 2) for stage, spent in seconds.items()}
     _warn_of_length(report)
 
     pairs = picked if config.on_skip == "keep" else pairs.remove_columns("skip_reason")
