@@ -62,7 +62,7 @@ def full_pairs(rng, n, dim=4):
             "score_chosen": rng.integers(5, 9, n).astype(float),
             "score_rejected": rng.integers(0, 4, n).astype(float),
             "similarity": (rng.integers(-3, 4, n) / 4).astype(np.float32),
-            "embeddings": rng.standard_normal((n, 2, dim)).astype(np.float32),
+            "embeddings": rng.integers(-1, 3, (n, 2, dim)).astype(np.float32) + 0.1,  # some are the same
             "minutes": rng.integers(0, 5, n),
         }
     )
@@ -99,7 +99,7 @@ def oracle(rows, budget, strategy, cost=None, pairs_per_prompt=None, min_distanc
             continue
         if pairs_per_prompt and sum(other["prompt"] == row["prompt"] for other in kept) >= pairs_per_prompt:
             continue
-        if min_distance and any(1 - place(row) @ place(other) <= min_distance for other in kept):
+        if min_distance is not None and any(1 - place(row) @ place(other) <= min_distance + 1e-9 for other in kept):
             continue
         kept.append(row)
     return sorted(row["row"] for row in kept)
@@ -113,7 +113,7 @@ def test_limits_are_those_of_brute_force(monkeypatch):
         limits = {
             "cost": rng.choice([None, "characters", "tokens", "minutes"]),
             "pairs_per_prompt": rng.choice([None, 1, 2]),
-            "min_distance": rng.choice([None, 0.1, 0.5]),
+            "min_distance": rng.choice([None, 0.0, 0.1, 0.5]),
         }
         strategy = str(rng.choice(["easy", "hard", "max_min"]))
         limits["threshold"] = None if strategy == "max_min" else rng.choice([None, 0.25, -0.25])
@@ -126,15 +126,48 @@ def test_limits_are_those_of_brute_force(monkeypatch):
                 select_budget(data, budget, strategy, **limits)
 
 
+def row_numbers(stream):
+    return [int(row["row"]) for row in stream.with_format(None)]
+
+
+def test_fractions_add_up():
+    data = pairs([0.1] * 10).add_column("price", [0.1] * 10)
+    assert len(select_budget(data, 0.3, cost="price")) == 3
+    assert len(select_budget(pairs([0.1] * 4).add_column("price", [1e-10] * 4), 0.5, cost="price")) == 2
+
+
+def test_equal_pairs_are_no_distance_apart(rng):
+    vector = rng.standard_normal((1, 2, 384)).astype(np.float32)
+    columns = {"chosen": ["a"] * 2500, "rejected": ["b"] * 2500, "similarity": [0.1] * 2500}
+    data = Dataset.from_dict({**columns, "embeddings": np.repeat(vector, 2500, axis=0)})
+    assert len(select_budget(data, None, min_distance=0.0)) == 1
+
+
+def test_rows_that_are_kept_without_a_pair_have_no_place_in_a_budget(rng):
+    rows = candidate_rows(rng, 20, (2, 3), dim=4)
+    for row in rows[::2]:
+        row["scores"] = [1.0] * len(row["scores"])
+    kept = Dataset.from_list(rows).map(real_select, batched=True, fn_kwargs={"on_skip": "keep"})
+    n_pairs = sum(reason is None for reason in kept["skip_reason"])
+    for strategy in ("easy", "random", "max_min"):
+        assert None not in select_budget(kept, n_pairs, strategy)["chosen"][:]
+        assert len(select_budget(kept, 0.5, strategy)) == n_pairs // 2
+    with pytest.raises(ValueError, match="`select_budget` got no pairs: the dataset is empty, or none of its rows"):
+        select_budget(kept.filter(lambda reason: reason is not None, input_columns="skip_reason"), 1)
+
+
 def test_a_stream_is_filtered_as_the_dataset_is(rng):
     data = full_pairs(rng, 50)
     for strategy, threshold in (("easy", -0.25), ("hard", 0.25), ("centroid", 0.0)):
         expected = select_budget(data, None, strategy, threshold=threshold)["row"][:]
-        for stream in (data.to_iterable_dataset(num_shards=3), data.with_format("numpy").to_iterable_dataset()):
+        for stream in (
+            data.to_iterable_dataset(num_shards=3),
+            *(data.with_format(kind).to_iterable_dataset() for kind in ("numpy", "torch", "arrow", "pandas")),
+        ):
             kept = select_budget(stream, None, strategy, threshold=threshold)
-            assert [int(row["row"]) for row in kept] == expected
+            assert row_numbers(kept) == expected
             first = select_budget(stream, 3, strategy, threshold=threshold)
-            assert [int(row["row"]) for row in first] == expected[:3]
+            assert row_numbers(first) == expected[:3]
     nulls = pairs([None, 0.1, float("nan"), 0.9]).to_iterable_dataset()
     assert [row["row"] for row in select_budget(nulls, None, threshold=0.5)] == [1]
 
@@ -194,7 +227,12 @@ def test_a_budget_in_what_people_read(caplog):
         (pairs(["a", "b"]), {"budget": 1}, ValueError, "Column `similarity`: expected numbers, found string."),
         (pairs([0.1]), {"budget": 1, "seed": -1}, ValueError, "`seed` must be a whole number of at least 0, got -1."),
         (pairs([None, None]), {"budget": 1}, ValueError, "Column `similarity` holds no number to rank by"),
-        (Dataset.from_dict({"a": [1, 2]}), {"budget": 1}, ValueError, "Found: ['a']. Run `dataset.map(real_select"),
+        (
+            Dataset.from_dict({"a": [1, 2]}),
+            {"budget": 1},
+            ValueError,
+            "`select_budget` needs the column `similarity`, which `real_sel",
+        ),
         ([{"similarity": 1}], {"budget": 1}, TypeError, "needs a `datasets.Dataset` or `IterableDataset`, got list."),
         (pairs([0.1]), {"budget": None}, ValueError, "`budget=None` keeps all pairs. Give a budget, or"),
         (
@@ -241,7 +279,12 @@ def test_a_budget_in_what_people_read(caplog):
             "`cost` must be one of ['characters', 'tokens'] or a ",
         ),
         (pairs([0.1]), {"budget": 1, "cost": "tokens"}, ValueError, "`cost='tokens'` needs pairs with two responses."),
-        (pairs([0.1]), {"budget": 1, "strategy": "max_min"}, ValueError, "needs the column `score_rejected`. Found:"),
+        (
+            pairs([0.1]),
+            {"budget": 1, "strategy": "max_min"},
+            ValueError,
+            "needs the column `score_rejected`, which `real_select` makes",
+        ),
         (pairs([0.1]).to_iterable_dataset(), {"budget": 1}, ValueError, "A stream is read once and cannot be ranked:"),
         (
             pairs([0.1]).to_iterable_dataset(),

@@ -230,7 +230,8 @@ def test_longer_wins_is_said(rng, caplog):
         row["scores"] = [2.0, 1.0]
     select_preferences(Dataset.from_list(rows))
     assert (
-        "In 100% of the selected pairs the longer response is chosen (100% of all pairs that could be" in caplog.text
+        "Of the selected pairs that differ in length the longer response is chosen in 100% (100% of all pairs"
+        in caplog.text
     )
     caplog.clear()
     for row in rows[:15]:
@@ -252,3 +253,12 @@ def test_every_limit_of_a_budget_is_that_of_select_budget(rng):
         {"over_budget": 40 - len(pairs) - sum(report.skipped.values())},
     )
     assert len(select_preferences(data, SelectionConfig(budget_min_distance=0.2))[0]) < 40
+
+
+def test_a_unit_that_is_not_known_is_refused_before_anything_is_embedded(rng, embedder):
+    config = SelectionConfig(embedder=embedder, budget=10, budget_cost="minutes")
+    with pytest.raises(
+        ValueError, match=r"`budget_cost` must be one of \['characters', 'tokens'\] or a column of numbers"
+    ):
+        select_preferences(Dataset.from_list(candidate_rows(rng, 5)), config)
+    assert not embedder.calls

@@ -6,8 +6,16 @@ import pytest
 from conftest import candidate_rows, read_data
 from datasets import Dataset
 
-from trl_real import RealDPOConfig, apply_labels, embed_responses, label_reliability, real_select
+from trl_real import (
+    RealDPOConfig,
+    ReliabilityReport,
+    apply_labels,
+    embed_responses,
+    label_reliability,
+    real_select,
+)
 from trl_real.label_noise import Estimate, cross_fit, flip_rates, wrong_majority
+from trl_real.reliability import ReliabilityBin
 
 
 def unit(vectors):
@@ -58,7 +66,7 @@ def test_a_flip_rate_that_grows_with_similarity_is_found_where_it_is():
         ]
         mean_covered.append(report.flip_rate.low <= rates.mean() <= report.flip_rate.high)
         assert report.p_flip_rate < 0.05
-        assert "The share of wrong labels goes from" in report.verdict
+        assert "The estimated shares of wrong labels differ: " in report.verdict
         assert report.bins[0].flip_rate.value < report.bins[3].flip_rate.low
     assert np.mean(covered) >= 0.9
     assert np.mean(mean_covered) >= 0.9
@@ -91,14 +99,93 @@ def test_labels_at_random_are_called_unpredictable(rng):
     assert report.verdict.startswith("The embeddings predict these labels no better than chance")
 
 
-def test_bins_that_do_not_differ_are_said_not_to_differ(rng):
-    vectors = unit(rng.standard_normal((800, 2, 16)) + np.array([1.0, 0.0])[:, None])  # no pair is easier than another
-    better = (vectors[:, 0] - vectors[:, 1]) @ rng.standard_normal(16) > 0
-    vectors[~better] = vectors[~better, ::-1]
-    report = label_reliability(as_pairs(vectors[rng.permutation(800)]), bins=2)
-    assert (report.p_agreement > 0.05) == ("The bins do not differ" in report.verdict)
-    small = label_reliability(as_pairs(vectors[:99]))
-    assert small.verdict == "Too small a sample: 99 prompts. Label at least 100 before you conclude anything."
+def report_of(agreement, flip_rates=(0.1, 0.1, 0.1, 0.1), p_agreement=0.001, p_flip_rate=0.5, n=1000):
+    bins = [
+        ReliabilityBin(i / 4, (i + 1) / 4, n, Estimate(a, a - 0.03, a + 0.03), Estimate(f, f / 2, f * 2))
+        for i, (a, f) in enumerate(zip(agreement, flip_rates, strict=False))
+    ]
+    overall = Estimate(0.7, 0.68, 0.72), Estimate(0.1, 0.05, 0.2)
+    return ReliabilityReport(4 * n, 4 * n, "some/model", *overall, p_agreement, p_flip_rate, bins)
+
+
+@pytest.mark.parametrize(
+    ("report", "verdict"),
+    [
+        (
+            report_of([0.7, 0.7, 0.7, 0.7], p_agreement=0.9),
+            "Labels of dissimilar pairs are no easier to predict than those of similar pairs, as far as a sample of this size "
+            "can tell: a difference of less than 6% would not show.",
+        ),
+        (
+            report_of([0.7, 0.7, 0.7, 0.7], (0.02, 0.1, 0.2, 0.3), p_agreement=0.3, p_flip_rate=0.001),
+            "Labels of dissimilar pairs are no easier to predict than those of similar pairs, as far as a sample of this size "
+            "can tell: a difference of less than 6% would not show. The estimated shares of wrong labels differ: 2%, 10%, 20%, "
+            "30%, from dissimilar to similar pairs.",
+        ),
+        (
+            report_of([0.8, 0.7, 0.65, 0.6]),
+            "Labels of dissimilar pairs are easier to predict than those of similar pairs. That need not be the labels: the "
+            "estimated shares of wrong ones do not differ.",
+        ),
+        (
+            report_of([0.6, 0.65, 0.7, 0.8], (0.3, 0.1, 0.1, 0.1), p_flip_rate=0.01),
+            "Labels of similar pairs are easier to predict than those of dissimilar pairs. The estimated shares of wrong labels "
+            "differ: 30%, 10%, 10%, 10%, from dissimilar to similar pairs.",
+        ),
+        (
+            report_of([0.8, 0.6, 0.6, 0.79]),
+            "The bins differ in how easily their labels are predicted, but not from dissimilar to similar pairs. That need not "
+            "be the labels: the estimated shares of wrong ones do not differ.",
+        ),
+        (report_of([0.7], p_agreement=1.0, p_flip_rate=1.0), ""),
+    ],
+)
+def test_the_verdict_says_what_the_numbers_say(report, verdict):
+    assert report.verdict == verdict
+    assert str(report).endswith(verdict)
+
+
+def test_a_small_sample_is_called_small(rng):
+    vectors, *_ = planted(rng, 99, 8, lambda similarity: 0.1)
+    verdict = label_reliability(as_pairs(vectors)).verdict
+    assert verdict == "Too small a sample: 99 prompts. Label at least 100 before you conclude anything."
+
+
+def test_pairs_that_say_nothing_are_counted_and_left_out(rng):
+    vectors, *_ = planted(rng, 150, 8, lambda similarity: 0.1)
+    data = as_pairs(vectors).to_dict()
+    data["rejected"][:10], data["chosen"][10:15] = ["a "] * 10, [None] * 5
+    report = label_reliability(Dataset.from_dict(data))
+    assert (report.pairs, report.skipped) == (135, {"duplicate_responses": 10, "missing_response": 5})
+
+
+def test_two_vectors_beside_two_responses_are_not_taken_the_wrong_way_round(rng, embedder):
+    pairs = Dataset.from_list(candidate_rows(rng, 120, (2, 2))).map(
+        real_select, batched=True, fn_kwargs={"embedder": embedder}
+    )
+    options = {"batched": True, "fn_kwargs": {"embedder": embedder}}
+    expected = label_reliability(pairs.remove_columns("responses").map(embed_responses, **options))
+    assert str(label_reliability(pairs.map(embed_responses, **options), embedder=embedder)) == str(expected)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"label_agreement": [None] * 150, "n_labels": [None] * 150},
+        {"label_agreement": [1.0] * 150, "n_labels": [0] * 150},
+        {"label_agreement": [0.5] * 150, "n_labels": [2] * 150},
+    ],
+)
+def test_votes_that_nobody_cast_count_as_one(columns, rng):
+    vectors, *_ = planted(rng, 150, 8, lambda similarity: 0.1)
+    found, expected = label_reliability(as_pairs(vectors, **columns)), label_reliability(as_pairs(vectors))
+    assert found.flip_rate == expected.flip_rate
+
+
+def test_hundreds_of_annotators(rng):
+    vectors, *_ = planted(rng, 150, 8, lambda similarity: 0.0)
+    votes = {"label_agreement": [0.6] * 150, "n_labels": [5000] * 150}
+    assert label_reliability(as_pairs(vectors, **votes)).flip_rate.value == 0  # each may err, the majority does not
 
 
 def test_the_likelihood_is_that_of_its_definition(rng):
@@ -126,10 +213,10 @@ def test_the_model_has_not_seen_the_prompt_it_is_asked_about(rng):
 
 
 def test_candidates_given_pairs_and_labels_of_people_are_read(rng, embedder):
-    data = Dataset.from_list(candidate_rows(rng, 120, (2, 4)))
+    data = Dataset.from_list(candidate_rows(rng, 120, (3, 4)))
     report = label_reliability(data, embedder=embedder)
     assert (report.prompts, report.embedder) == (120 - sum(report.skipped.values()), "HashEmbedder")
-    n_pairs = len(data.map(real_select, batched=True, fn_kwargs={"strategy": "random", "pairs_per_prompt": 10}))
+    n_pairs = len(data.map(real_select, batched=True, fn_kwargs={"strategy": "random", "pairs_per_prompt": 5}))
     assert report.pairs == n_pairs == sum(row.pairs for row in report.bins)
     assert json.loads(json.dumps(report.to_dict()))["pairs"] == n_pairs
 
@@ -167,7 +254,7 @@ def test_the_rate_is_a_label_smoothing_of_the_robust_loss(rng, tmp_path):
             "pairs",
             {},
             ValueError,
-            "needs labelled pairs of at least 20 prompts, and 100 to say anything. Found 5 pairs of 5.",
+            "needs labelled pairs of at least 20 prompts, and 100 to say anything. Found 5 pairs of 5; rows",
         ),
         (
             "unlabelled",

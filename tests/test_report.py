@@ -79,7 +79,7 @@ rows grouped          3: they share the prompt of an earlier row
 responses merged      1: equal to another one (Unicode NFC, stripped)
 responses cut         7: longer than the embedder's limit, 1,234 tokens in all
 prompts skipped       2: no two scores differ by more than `min_score_gap`
-pairs dropped         4: picked, but not within the budget
+pairs dropped         4: picked, but not within the limits of the budget
 pairs out             4 labelled
 labels needed         4 instead of 80, 5.0% of labelling every pair
 time                  reading 0.0 s, embedding 61.3 s
@@ -87,7 +87,7 @@ median (middle half)  all pairs            pairs out
 similarity            0.40 (0.10 to 0.70)  0.05 (-0.05 to 0.10)
 score gap             4.00 (2.00 to 6.00)  2.50 (1.75 to 3.25)
 response length       180 (140 to 219)     1,004 (1,002 to 1,005)
-chosen - rejected     -0 (-20 to 19)       2 (-500 to 5)
+chosen - rejected     0 (-20 to 19)        2 (-500 to 5)
 chosen is longer      49%                  67%"""
     )
 

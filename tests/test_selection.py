@@ -206,6 +206,28 @@ def test_a_strategy_that_needs_scores_says_so_before_anything_is_embedded(strate
     assert not embedder.calls
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_given_pair_is_the_pair_whatever_the_strategy(strategy, rng):
+    vectors = rng.standard_normal((5, 2, 4))
+    rows = {"prompt": ["p"] * 5, "chosen": list("abcde"), "rejected": list("fghij"), "embeddings": vectors}
+    pairs = Dataset.from_dict(rows).map(real_select, batched=True, fn_kwargs={"strategy": strategy})
+    assert (pairs["chosen"][:], pairs["rejected"][:]) == (rows["chosen"], rows["rejected"])
+    cosines = (vectors[:, 0] * vectors[:, 1]).sum(1) / np.linalg.norm(vectors, axis=2).prod(1)
+    np.testing.assert_allclose(pairs["similarity"][:], cosines, atol=1e-6)
+
+
+def test_prompts_without_responses_have_no_vectors_in_any_format():
+    data = Dataset.from_dict(
+        {"prompt": ["p", "q"], "responses": [["a", "b"], []], "embeddings": [[[1.0, 2.0], [2.0, 1.0]], []]}
+    )
+    for kind in (None, "numpy", "pandas", "arrow", "torch"):
+        for size in (1, 2):
+            pairs = data.with_format(kind).map(real_select, batched=True, batch_size=size)
+            assert len(pairs) == 1
+    empty = Dataset.from_dict({"prompt": ["p"], "responses": [[]], "embeddings": [[]]})
+    assert len(empty.map(real_select, batched=True)) == 0
+
+
 def test_max_min_is_the_best_against_the_worst_and_embeds_nothing(rng, embedder):
     rows = candidate_rows(rng, 30)
     for pair in select(rows, strategy="max_min", embedder=embedder):

@@ -63,3 +63,10 @@ def test_pairs_are_measured_as_they_are(rng):
     assert sorted(found["response_length"]) == sorted(len(row[s]) for row in pairs for s in ("chosen", "rejected"))
     unlabelled = data.remove_columns("scores").map(real_select, batched=True)
     assert set(survey_pairs(unlabelled)) == {"similarity", "response_length"}
+
+
+def test_rows_that_were_given_up_before_are_not_measured(rng):
+    rows = candidate_rows(rng, 3, (3, 3), dim=4)
+    data = Dataset.from_list(rows).add_column("skip_reason", [None, "tied_labels", None])
+    expected, _, _ = survey_candidates(Dataset.from_list([rows[0], rows[2]]), 0.0)
+    np.testing.assert_array_equal(survey_candidates(data, 0.0)[0]["similarity"], expected["similarity"])

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
+from ._transform import Transform
 from .candidates import as_text_array
-from .config import check_budget, check_number, check_seed
+from .config import check_budget, check_count, check_number, check_seed
 from .messages import as_json, response_text
 from .similarity import pair_vectors
 from .strategies import STRATEGIES, check_strategy
@@ -100,7 +101,14 @@ def select_budget(
         )
     check_strategy(strategy)
     check_seed("seed", seed)
-    _check_limits(strategy, pairs_per_prompt, min_distance, threshold)
+    if pairs_per_prompt is not None:
+        check_count("pairs_per_prompt", pairs_per_prompt)
+    check_number("min_distance", min_distance, 0, 2)
+    check_number("threshold", threshold, -1, 1)
+    if threshold is not None and STRATEGIES[strategy].order not in ("least similar", "most similar"):
+        raise ValueError(f"`threshold` is one of similarity, by which {strategy!r} does not rank. Leave it out.")
+    if cost is not None and budget is None:
+        raise ValueError(f"`cost={cost!r}` is the unit of a `budget`, and there is none. Set both.")
     if budget is None and pairs_per_prompt is min_distance is threshold is None:
         raise ValueError(
             "`budget=None` keeps all pairs. Give a budget, or `pairs_per_prompt`, `min_distance` or `threshold`."
@@ -112,37 +120,34 @@ def select_budget(
             dataset, budget, strategy, threshold, [name for name, v in others.items() if v is not None]
         )
 
+    has_pair = np.ones(len(dataset), dtype=bool)
+    if "skip_reason" in dataset.column_names:  # rows that are kept without a pair have no place in a budget
+        has_pair = dataset.with_format("arrow")["skip_reason"][:].is_null().to_numpy()
+    if not has_pair.any():
+        raise ValueError("`select_budget` got no pairs: the dataset is empty, or none of its rows has a pair.")
     order = _rank(dataset, strategy, seed, threshold)
-    costs = np.ones(len(dataset)) if cost is None else _costs(dataset, cost)
-    # Rounded, because 0.29 of 100 should be 29 and comes out as 28.999999999999996.
-    limit = np.inf if budget is None else budget if isinstance(budget, int) else round(budget * costs.sum(), 9)
-    if cost is None and limit < 1:
-        raise ValueError(f"`budget={budget}` of {len(dataset)} pairs keeps none. Raise it.")
-    if budget is not None and limit > costs.sum():
-        what = f"{len(dataset)} pairs there are" if cost is None else f"{costs.sum():g} {cost} of all pairs"
+    order = order[has_pair[order]]
+    if not len(order):
+        raise ValueError(f"No pair is within `threshold={threshold}`. Change it.")
+    costs = np.where(has_pair, 1.0 if cost is None else _costs(dataset, cost), 0.0)
+    total = costs.sum()
+    # Sums of fractions are off in their last digits: 0.29 of 100 should be 29 and comes out as 28.999999999999996.
+    limit = np.inf if budget is None else (budget if isinstance(budget, int) else budget * total) + 1e-9 * total
+    if limit < costs[order].min():
+        why = (
+            f"of {has_pair.sum()} pairs keeps none"
+            if cost is None
+            else f"keeps none: the cheapest pair costs {costs[order].min():g} {cost}"
+        )
+        raise ValueError(f"`budget={budget}` {why}. Raise it.")
+    if isinstance(budget, int) and budget > total:
+        what = f"{has_pair.sum()} pairs there are" if cost is None else f"{total:g} {cost} of all pairs"
         logger.warning("`budget=%s` is more than the %s: it leaves none out.", budget, what)
     if cost is None and pairs_per_prompt is min_distance is None:
         kept = order[: int(min(limit, len(order)))]
     else:
         kept = np.array(list(_spend(dataset, order, costs, limit, pairs_per_prompt, min_distance)), dtype=np.int64)
-    if not len(kept):
-        raise ValueError(
-            f"No pair is within `threshold={threshold}`. Change it."
-            if not len(order)
-            else f"`budget={budget}` keeps none: the cheapest pair costs {costs[order].min():g} {cost}. Raise it."
-        )
     return dataset if len(kept) == len(dataset) else dataset.select(np.sort(kept))
-
-
-def _check_limits(
-    strategy: str, pairs_per_prompt: int | None, min_distance: float | None, threshold: float | None
-) -> None:
-    if pairs_per_prompt is not None and (not isinstance(pairs_per_prompt, int) or pairs_per_prompt < 1):
-        raise ValueError(f"`pairs_per_prompt` must be a whole number of at least 1, got {pairs_per_prompt!r}.")
-    check_number("min_distance", min_distance, 0, 2)
-    check_number("threshold", threshold, -1, 1)
-    if threshold is not None and STRATEGIES[strategy].order not in ("least similar", "most similar"):
-        raise ValueError(f"`threshold` is one of similarity, by which {strategy!r} does not rank. Leave it out.")
 
 
 def _rank(dataset: Dataset, strategy: str, seed: int, threshold: float | None) -> np.ndarray:
@@ -165,13 +170,17 @@ def _rank(dataset: Dataset, strategy: str, seed: int, threshold: float | None) -
     return rows if threshold is None else rows[_is_within(_numbers(dataset, column), threshold, order)[rows]]
 
 
+def _check_column(column: str, columns: Collection[str]) -> None:
+    if column not in columns:
+        source = "`scores`" if column.startswith("score") else "the responses"
+        raise ValueError(
+            f"`select_budget` needs the column `{column}`, which `real_select` makes from {source}. Found: {list(columns)}."
+        )
+
+
 def _numbers(dataset: Dataset, column: str) -> np.ndarray:
     """A column of numbers, NaN for null."""
-    if column not in dataset.column_names:
-        raise ValueError(
-            f"`select_budget` needs the column `{column}`. Found: {dataset.column_names}. Run "
-            "`dataset.map(real_select, batched=True)` first."
-        )
+    _check_column(column, dataset.column_names)
     array = dataset.with_format("arrow")[column][:]
     if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type) or pa.types.is_null(array.type)):
         raise ValueError(f"Column `{column}`: expected numbers, found {array.type}.")
@@ -193,35 +202,44 @@ def _filter_stream(
             + "".join(f" and `{name}`" for name in others)
             + ". Or load the data without `streaming=True`."
         )
-    if stream.column_names is not None and "similarity" not in stream.column_names:
-        raise ValueError(
-            f"`select_budget` needs the column `similarity`. Found: {stream.column_names}. Run "
-            "`dataset.map(real_select, batched=True)` first."
-        )
-    kept = stream.filter(
-        _are_within,
+    if stream.column_names is not None:
+        _check_column("similarity", stream.column_names)
+    kept = stream.map(
+        _keep_within,
         batched=True,
-        input_columns=["similarity"],
+        features=stream.features,
         fn_kwargs={"threshold": threshold, "order": STRATEGIES[strategy].order},
     )
     return kept if budget is None else kept.take(int(budget))
 
 
-def _are_within(similarity: Any, threshold: float, order: str) -> list[bool]:
-    return list(_is_within(similarity, threshold, order).tolist())
+@Transform
+def _keep_within(batch: Any, threshold: float, order: str) -> Any:
+    # Not `filter`, which takes no stream of tables.
+    _check_column("similarity", batch)
+    kept = np.flatnonzero(_is_within(batch["similarity"], threshold, order)).tolist()
+    for name in list(batch):
+        values = batch[name]
+        batch[name] = [values[r] for r in kept]
+    return batch
+
+
+def check_cost(name: str, cost: object, columns: list[str]) -> None:
+    """Raise unless `cost`, the value of the option `name`, is known or a column."""
+    if not isinstance(cost, str) or cost not in {*READING_COSTS, *columns}:
+        raise ValueError(
+            f"`{name}` must be one of {list(READING_COSTS)} or a column of numbers, got {cost!r}. Found the columns {columns}."
+        )
 
 
 def _costs(dataset: Dataset, cost: str) -> np.ndarray:
     """What each pair costs, `(n_pairs,)`."""
     if cost not in READING_COSTS:
-        if not isinstance(cost, str) or cost not in dataset.column_names:
-            raise ValueError(
-                f"`cost` must be one of {list(READING_COSTS)} or a column of numbers, got {cost!r}. Found the columns "
-                f"{dataset.column_names}."
-            )
+        check_cost("cost", cost, dataset.column_names)
         costs = _numbers(dataset, cost)
         if not (costs >= 0).all():
-            raise ValueError(f"Column `{cost}`: expected numbers of at least 0, found {costs.min():g} as the least.")
+            found = "null or NaN" if np.isnan(costs).any() else f"{costs.min():g}"
+            raise ValueError(f"Column `{cost}`: expected numbers of at least 0, found {found}.")
         return costs
     sides = [name for name in ("chosen", "rejected", "response_a", "response_b") if name in dataset.column_names]
     if len(sides) != 2:
@@ -256,7 +274,7 @@ def _spend(
             middles = pair_vectors(dataset.select(block)).mean(1)  # (n_block, dim)
             middles /= np.maximum(np.linalg.norm(middles, axis=1, keepdims=True), 1e-12)
             for others in kept_vectors:
-                too_close |= (1 - middles @ others.T <= min_distance).any(1)
+                too_close |= (_distance(middles, others) <= min_distance).any(1)
         taken = []
         for b, row in enumerate(block.tolist()):
             if spent + cheapest > limit:
@@ -264,13 +282,18 @@ def _spend(
             if too_close[b] or pairs_left[prompts[row]] < 1 or spent + costs[row] > limit:
                 continue
             if min_distance is not None:
-                too_close |= 1 - middles @ middles[b] <= min_distance
+                too_close |= _distance(middles, middles[b]) <= min_distance
             pairs_left[prompts[row]] -= 1
             spent += costs[row]
             taken.append(b)
             yield row
         if min_distance is not None and taken:
             kept_vectors.append(middles[taken])
+
+
+def _distance(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Cosine distances of unit vectors; rounded, so that equal ones are no distance apart."""
+    return np.round(1 - vectors @ others.T, 9)
 
 
 def prompt_numbers(dataset: Dataset) -> np.ndarray:

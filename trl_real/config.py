@@ -138,8 +138,7 @@ class SelectionConfig:
             value = getattr(self, name)
             if value is None and name == "embedder_max_length":
                 continue
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+            check_count(name, value)
         if not isinstance(self.min_score_gap, Real) or not self.min_score_gap >= 0:  # so that NaN fails too
             raise ValueError(f"`min_score_gap` must be a number of 0 or more, got {self.min_score_gap!r}.")
         check_seed("selection_seed", self.selection_seed)
@@ -164,6 +163,12 @@ def check_embedder(embedder: object) -> None:
             "`embedder` must be a model id, a local path or an object with a method `encode(list[str])`, got "
             f"{type(embedder).__name__}."
         )
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise unless `value`, that of the option `name`, is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
 
 
 def check_seed(name: str, seed: object) -> None:
@@ -193,4 +198,4 @@ def check_budget(budget: float) -> float:
             "`budget=1.0` could mean one pair or all of them. Leave `budget` unset to keep all pairs, or pass the "
             "integer 1 from Python to keep one."
         )
-    raise ValueError(f"`budget` must be a share between 0 and 1 or a whole number of pairs, got {budget!r}.")
+    raise ValueError(f"`budget` must be a share between 0 and 1 or a whole number, got {budget!r}.")

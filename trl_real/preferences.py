@@ -3,17 +3,15 @@
 import logging
 import time
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
-from datasets.fingerprint import generate_random_fingerprint
 
-from .budget import select_budget
+from .budget import check_cost, select_budget
 from .config import SelectionConfig
 from .conversion import Converted, convert
-from .embedding import count_tokens_cut, embed_responses, embedder_name
+from .embedding import count_tokens_cut, embed_map, embed_responses, embedder_name
 from .policies import POLICIES, SKIP_REASONS
 from .report import LONGER_WINS, SelectionReport
 from .selection import check_scores, pair_features, real_select
@@ -23,8 +21,6 @@ from .survey import survey_candidates, survey_pairs
 
 logger = logging.getLogger(__name__)
 
-# Few enough prompts that the progress bar moves, enough that the embedder can sort their responses by length.
-EMBED_BATCH = 128
 EMBED_OPTIONS = ("embedder", "embedder_max_length", "embedder_batch_size", "embedder_dtype")
 SELECT_OPTIONS = ("strategy", "strategy_kwargs", "pairs_per_prompt", "min_score_gap", "selection_seed")
 # Fewer pairs say nothing about length.
@@ -81,6 +77,8 @@ def select_converted(converted: Converted, config: SelectionConfig) -> tuple[Dat
     dataset, given_pairs = converted.dataset, converted.given_pairs
     labelled = given_pairs or "scores" in dataset.column_names
     check_scores(config.strategy, dataset.column_names)
+    if config.budget_cost is not None:
+        check_cost("budget_cost", config.budget_cost, dataset.column_names)
     seconds, start = {"reading": converted.seconds}, time.perf_counter()
     if given_pairs and "responses" in dataset.column_names:  # what the pairs were picked from
         dataset = dataset.remove_columns([name for name in USED_UP if name in dataset.column_names])
@@ -144,10 +142,11 @@ def select_converted(converted: Converted, config: SelectionConfig) -> tuple[Dat
         tokens_cut=tokens_cut,
         seconds=seconds,
     )
-    report.compare(eligible, survey_pairs(pairs))
+    selected = survey_pairs(pairs)
+    report.compare(eligible, selected)
     seconds["reporting"] = time.perf_counter() - start
     report.seconds = {stage: round(spent, 2) for stage, spent in seconds.items()}
-    _warn_of_length(report)
+    _warn_of_length(report, selected.get("length_difference"))
 
     pairs = picked if config.on_skip == "keep" else pairs.remove_columns("skip_reason")
     return pairs.remove_columns([name for name in USED_UP if name in pairs.column_names]), report
@@ -157,29 +156,25 @@ def _embed(dataset: Dataset, config: SelectionConfig) -> tuple[Dataset, int | No
     """Embed the responses, and count the tokens that were cut off; `None` if the embedder does not tell."""
     options = {name: getattr(config, name) for name in EMBED_OPTIONS}
 
-    def run(rows: Dataset, function: Any, desc: str) -> Dataset:
-        # An embedder that is an object has no name to cache its work under, and hashing it would pickle its weights.
-        uncached = None if isinstance(config.embedder, str) else generate_random_fingerprint()
-        return rows.map(
-            function, batched=True, batch_size=EMBED_BATCH, fn_kwargs=options, desc=desc, new_fingerprint=uncached
-        )
-
-    dataset = run(dataset, embed_responses, "Embedding responses")
+    dataset = embed_map(dataset, embed_responses, options, "Embedding responses")
     cut = dataset.with_format("arrow")["responses_cut"][:]
     if cut.null_count:
         return dataset, None
     rows = dataset.select(np.flatnonzero(cut.to_numpy())).remove_columns(["embeddings", "responses_cut"])
-    counted = run(rows, count_tokens_cut, "Counting tokens") if len(rows) else None
+    counted = embed_map(rows, count_tokens_cut, options, "Counting tokens") if len(rows) else None
     return dataset, 0 if counted is None else pc.sum(counted.with_format("arrow")["tokens_cut"][:]).as_py()
 
 
-def _warn_of_length(report: SelectionReport) -> None:
-    share, pairs = report.chosen_longer.get("picked", 0.0), report.length_difference.picked.count
-    if pairs >= MIN_PAIRS and share > LONGER_WINS:
+def _warn_of_length(report: SelectionReport, differences: np.ndarray | None) -> None:
+    if (
+        differences is not None
+        and np.count_nonzero(differences) >= MIN_PAIRS
+        and report.chosen_longer["picked"] > LONGER_WINS
+    ):
         logger.warning(
-            "In %.0f%% of the selected pairs the longer response is chosen (%.0f%% of all pairs that could be labelled): a "
-            "model may learn to write more rather than better. Look at what the scores reward, or compare lengths before "
-            "and after training.",
-            100 * share,
+            "Of the selected pairs that differ in length the longer response is chosen in %.0f%% (%.0f%% of all pairs that "
+            "could be labelled): a model may learn to write more rather than better. Look at what the scores reward, or "
+            "compare lengths before and after training.",
+            100 * report.chosen_longer["picked"],
             100 * report.chosen_longer["eligible"],
         )

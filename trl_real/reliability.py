@@ -6,22 +6,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
-from datasets.fingerprint import generate_random_fingerprint
 from scipy.stats import binomtest, chi2_contingency
 
 from .budget import prompt_numbers
 from .config import SelectionConfig, check_seed
 from .conversion import convert
-from .embedding import embed_responses, embedder_name
+from .embedding import embed_map, embed_responses, embedder_name
 from .label_noise import Estimate, cross_fit, flip_rates, wrong_majority
+from .messages import response_text
 from .selection import pair_features, real_select
 from .similarity import pair_vectors
 
 
 # Pairs of a prompt that has scores: more of them say little that is new.
-PAIRS_PER_PROMPT = 10
+PAIRS_PER_PROMPT = 5
 # With fewer prompts the folds are too small for the intervals to hold.
 MIN_PROMPTS = 100
 # From this p-value on, bins do not differ.
@@ -81,7 +82,6 @@ class ReliabilityReport:
     @property
     def verdict(self) -> str:
         """What follows from the numbers, and what does not."""
-        first, last = self.bins[0], self.bins[-1]
         if self.prompts < MIN_PROMPTS:
             return f"Too small a sample: {self.prompts} prompts. Label at least {MIN_PROMPTS} before you conclude anything."
         if self.agreement.low <= 0.5:
@@ -89,33 +89,34 @@ class ReliabilityReport:
                 "The embeddings predict these labels no better than chance, so that nothing can be said about which of "
                 "them are wrong. Label more pairs, or try another embedder."
             )
-        sentences = []
-        # With a power of 80% at a level of 5%.
-        widths = [row.agreement.high - row.agreement.low for row in (first, last)]
-        detectable = 2.8 * np.hypot(widths[0], widths[1]) / (2 * 1.96)
-        if self.p_agreement >= LEVEL:
+        sentences = [] if len(self.bins) == 1 else [self._compare_agreement()]
+        if self.p_flip_rate < LEVEL:
+            rates = ", ".join(f"{row.flip_rate.value:.0%}" for row in self.bins)
             sentences.append(
-                "The bins do not differ: no sign that labels of dissimilar pairs are more reliable here. Differences of less "
-                f"than {detectable:.0%} would not show in a sample of this size."
+                f"The estimated shares of wrong labels differ: {rates}, from dissimilar to similar pairs."
             )
-        elif first.agreement.value > last.agreement.value:
-            sentences.append("Labels of dissimilar pairs are easier to predict than those of similar pairs.")
-        else:
-            sentences.append("The bins differ, but not in favour of dissimilar pairs: those are no easier to predict.")
-        if self.p_agreement < LEVEL <= self.p_flip_rate:
-            sentences.append(
-                "That may be because they are easier to tell apart: their shares of wrong labels do not differ."
-            )
-        elif self.p_flip_rate < LEVEL:
-            sentences.append(
-                f"The share of wrong labels goes from {first.flip_rate.value:.0%} of the least similar pairs to "
-                f"{last.flip_rate.value:.0%} of the most similar ones."
-            )
+        elif self.p_agreement < LEVEL:
+            sentences.append("That need not be the labels: the estimated shares of wrong ones do not differ.")
         if self.flip_rate.high - self.flip_rate.low > 0.25:
             sentences.append(
                 "How many labels are wrong is uncertain: label more pairs, or have several people label each."
             )
         return " ".join(sentences)
+
+    def _compare_agreement(self) -> str:
+        first, last = self.bins[0].agreement, self.bins[-1].agreement
+        error = np.hypot(first.high - first.low, last.high - last.low) / (2 * 1.96)  # of the difference
+        if self.p_agreement >= LEVEL:
+            return (
+                "Labels of dissimilar pairs are no easier to predict than those of similar pairs, as far as a sample of this "
+                f"size can tell: a difference of less than {2.8 * error:.0%} would not show."  # 80% power at the 5% level
+            )
+        if abs(first.value - last.value) < 1.96 * error:
+            return (
+                "The bins differ in how easily their labels are predicted, but not from dissimilar to similar pairs."
+            )
+        easier, harder = ("dissimilar", "similar") if first.value > last.value else ("similar", "dissimilar")
+        return f"Labels of {easier} pairs are easier to predict than those of {harder} pairs."
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain Python objects, for JSON."""
@@ -162,7 +163,7 @@ def label_reliability(
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            Labelled pairs, or candidates with scores, in any layout that [`to_candidates`] knows. Of candidates up to ten
+            Labelled pairs, or candidates with scores, in any layout that [`to_candidates`] knows. Of candidates up to five
             random pairs a prompt are looked at. Columns `label_agreement` and `n_labels`, from [`apply_labels`], say how
             several annotators voted. `embeddings` from [`embed_responses`] are used if there are any.
         embedder, embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
@@ -203,17 +204,16 @@ def label_reliability(
     }
     SelectionConfig(**options)
     converted = convert(dataset)
-    name = "column `embeddings`" if "embeddings" in converted.dataset.column_names else embedder_name(embedder)
-    pairs, unpaired = _labelled_pairs(converted.dataset, converted.given_pairs, options, seed)
+    pairs, unpaired, name = _labelled_pairs(converted.dataset, converted.given_pairs, options, seed)
     prompts = prompt_numbers(pairs)
-    n_prompts = len(np.unique(prompts))
+    n_prompts, skipped = len(np.unique(prompts)), dict((converted.skipped + unpaired).most_common())
     if n_prompts < 20:
         raise ValueError(
             f"`label_reliability` needs labelled pairs of at least 20 prompts, and {MIN_PROMPTS} to say anything. Found "
-            f"{len(pairs)} pairs of {n_prompts}."
+            f"{len(pairs)} pairs of {n_prompts}; rows without: {skipped or 'none'}."
         )
     vectors = pair_vectors(pairs)
-    similarity = (vectors[:, 0] * vectors[:, 1]).sum(1)
+    similarity = np.round((vectors[:, 0] * vectors[:, 1]).sum(1), 9)
     score, spread = cross_fit(vectors[:, 0] - vectors[:, 1], prompts, seed)
     # Pairs of one prompt are much alike: together they count as one.
     weight = 1.0 / np.bincount(prompts)[prompts]
@@ -245,34 +245,35 @@ def label_reliability(
             )
             for b, part in enumerate(parts)
         ],
-        skipped=dict((converted.skipped + unpaired).most_common()),
+        skipped=skipped,
     )
 
 
 def _labelled_pairs(
     dataset: Dataset, given_pairs: bool, options: dict[str, Any], seed: int
-) -> tuple[Dataset, Counter[str]]:
-    """Pairs with `chosen`, `rejected` and `embeddings`, and why rows have none."""
+) -> tuple[Dataset, Counter[str], str]:
+    """Pairs with `chosen`, `rejected` and `embeddings`, why rows have none, and the name of the embedder."""
     if not (given_pairs or "scores" in dataset.column_names):
         raise ValueError(
             f"`label_reliability` needs labels: `chosen` and `rejected`, or `responses` and `scores`. Found: "
             f"{dataset.column_names}. Label a sample with `to_label_tasks` and `apply_labels`."
         )
+    if given_pairs and {"embeddings", "responses"} <= set(dataset.column_names):
+        lengths = pc.list_value_length(dataset.with_format("arrow")["responses"][:])
+        if pc.any(
+            pc.equal(lengths, 2)
+        ).as_py():  # nobody knows whether two vectors are those of the sides, in their order
+            dataset = dataset.remove_columns("embeddings")
+    name = "column `embeddings`"
     if "embeddings" not in dataset.column_names:
+        name = embedder_name(options["embedder"])
         if given_pairs:  # whatever they were picked from, their sides are embedded
             dataset = dataset.remove_columns(list({"responses", "scores", "responses_cut"} & {*dataset.column_names}))
-        dataset = dataset.map(
-            embed_responses,
-            batched=True,
-            batch_size=128,
-            fn_kwargs=options,
-            desc="Embedding responses",
-            new_fingerprint=None if isinstance(options["embedder"], str) else generate_random_fingerprint(),
-        )
+        dataset = embed_map(dataset, embed_responses, options, "Embedding responses")
     if given_pairs:
-        table = dataset.with_format("arrow")
-        known = [pc.is_valid(table[side][:]).to_numpy(zero_copy_only=False) for side in ("chosen", "rejected")]
-        reasons = [None if both else "missing_response" for both in known[0] & known[1]]
+        earlier = dataset["skip_reason"][:] if "skip_reason" in dataset.column_names else [None] * len(dataset)
+        pairs = dataset.select_columns(["chosen", "rejected"]).with_format(None)
+        reasons = [reason or _why_no_label(**pair) for reason, pair in zip(earlier, pairs, strict=True)]
     else:
         dataset = dataset.map(
             real_select,
@@ -288,17 +289,28 @@ def _labelled_pairs(
         )
         reasons = dataset["skip_reason"][:]
     paired = dataset.select([r for r, reason in enumerate(reasons) if reason is None])
-    return paired, Counter(reason for reason in reasons if reason is not None)
+    return paired, Counter(reason for reason in reasons if reason is not None), name
+
+
+def _why_no_label(chosen: Any, rejected: Any) -> str | None:
+    """Why a pair says nothing about preferences."""
+    if chosen is None or rejected is None:
+        return "missing_response"
+    return "duplicate_responses" if response_text(chosen).strip() == response_text(rejected).strip() else None
 
 
 def _votes(pairs: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
     """How many annotators are for the chosen side, and how many there are, `(n, 2)`; and their agreement, if known."""
-    votes, agreement = np.ones((len(pairs), 2), dtype=np.int64), None
-    if {"label_agreement", "n_labels"} <= set(pairs.column_names):
-        table = pairs.with_format("arrow")
-        agreement = table["label_agreement"][:].fill_null(1.0).to_numpy()
-        n_labels = table["n_labels"][:].fill_null(1).to_numpy()
-        votes = np.column_stack([np.round(agreement * n_labels), n_labels]).astype(np.int64)
+    votes = np.ones((len(pairs), 2), dtype=np.int64)
+    if not {"label_agreement", "n_labels"} <= set(pairs.column_names):
+        return votes, None
+    table = pairs.with_format("arrow")
+    agreement, n_labels = (
+        table[name][:].cast(pa.float64()).fill_null(1.0).to_numpy() for name in ("label_agreement", "n_labels")
+    )
+    n_for = np.round(agreement * n_labels)
+    several = 2 * n_for > n_labels  # else nobody, or no majority, stands behind the label: it counts as one vote
+    votes[several] = np.column_stack([n_for, n_labels])[several]
     return votes, agreement
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 REASONS = {
     **SKIP_REASONS,
-    "over_budget": "picked, but not within the budget",
+    "over_budget": "picked, but not within the limits of the budget",
     "prompt_too_long": "the prompt alone fills `max_length`",
     "identical_when_truncated": "chosen and rejected are the same tokens once cut to `max_length`",
 }
@@ -221,7 +221,8 @@ class SelectionReport:
             lines.append(("time", ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.seconds.items())))
 
         def describe(distribution: Distribution, digits: int) -> str:
-            low, middle, high = (f"{distribution.quantiles[q]:,.{digits}f}" for q in ("p25", "median", "p75"))
+            values = (round(distribution.quantiles[q], digits) + 0.0 for q in ("p25", "median", "p75"))  # never -0
+            low, middle, high = (f"{value:,.{digits}f}" for value in values)
             return f"{middle} ({low} to {high})"
 
         rows = [

@@ -134,7 +134,7 @@ def real_select(
 
 
 def check_scores(strategy: str, columns: Collection[str]) -> None:
-    """Raise if a strategy needs scores to pick from `responses`, and there are none."""
+    """Raise if a strategy needs scores to pick from `responses` and there are none."""
     if STRATEGIES[strategy].needs("scores") and not {"chosen", "scores"} & set(columns):
         without = [name for name, row in STRATEGIES.items() if not row.needs("scores")]
         raise ValueError(
@@ -179,6 +179,8 @@ def _pick(
     selection_seed: int,
 ) -> Picks:
     """Pick the pairs of each prompt, and label them by their scores."""
+    if candidates.given_pairs:  # there is but one pair to pick
+        strategy, strategy_kwargs = "easy", None
     parts = []
     by_seed = STRATEGIES[strategy].needs("seeds")  # and by nothing else: only the picked pairs are compared
     for group in group_prompts(eligible, None if by_seed else vectors, min_score_gap):

@@ -18,6 +18,8 @@ from .policies import Eligible
 # the processor's cache (2 MB).
 MAX_NUMBERS = 1 << 22
 CACHED_NUMBERS = 1 << 18
+# Pairs whose vectors are looked up at once.
+PAIRS = 1000
 
 
 class Vectors(NamedTuple):
@@ -55,6 +57,8 @@ def vectors_from_arrow(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     found, depth = column.type, 0
     while _is_list(found):
         found, depth = found.value_type, depth + 1
+    if pa.types.is_null(found) and depth in (1, 2) and not column.flatten():  # rows without responses
+        return lengths(column), np.zeros((0, 1), dtype=np.float32)
     if depth != 2 or not (pa.types.is_floating(found) or pa.types.is_integer(found)):
         raise _no_vectors(f"the type {column.type}")
     counts = lengths(column)
@@ -167,27 +171,39 @@ def pair_vectors(pairs: Dataset) -> np.ndarray:
     """
     The embeddings of both sides of each pair as unit vectors, `(n, 2, dim)` float64, those of a zero vector zero.
 
-    The column `embeddings` has one a side, or one for each of the column `responses` that the sides were picked from.
+    The column `embeddings` has one a side, or one for each of the column `responses` that the sides were picked from. Of
+    two responses, two vectors are taken for those of `responses`.
     """
-    names = [name for name in ("chosen", "rejected", "response_a", "response_b") if name in pairs.column_names]
-    if len(names) != 2 or "embeddings" not in pairs.column_names:
+    sides = [name for name in ("chosen", "rejected", "response_a", "response_b") if name in pairs.column_names]
+    if len(sides) != 2 or "embeddings" not in pairs.column_names:
         raise ValueError(
             f"Pairs are compared by the column `embeddings`. Found: {pairs.column_names}. Keep `responses` and `embeddings` "
             "when you select, or embed both sides with `pairs.map(embed_responses, batched=True)`."
         )
-    counts, array = vectors_from_arrow(pairs.with_format("arrow")["embeddings"][:].combine_chunks())
-    starts, positions = np.cumsum(counts) - counts, np.tile([0, 1], (len(pairs), 1))
-    if "responses" in pairs.column_names:
-        for r, row in enumerate(pairs.with_format(None).select_columns([*names, "responses"])):
-            texts = [response_text(response or "") for response in row["responses"] or ()]
-            sides = [response_text(row[name] or "") for name in names]
-            if counts[r] == len(texts) and set(sides) <= set(texts):
-                positions[r], counts[r] = [texts.index(side) for side in sides], 2
-    if (counts != 2).any():
-        r = int((counts != 2).argmax())
+    texts = pairs.select_columns([*sides, *({"responses"} & {*pairs.column_names})]).with_format(None)
+    vectors = pairs.select_columns(["embeddings"]).with_format("arrow")
+    parts = []
+    for start in range(0, len(pairs), PAIRS):
+        rows = range(start, min(start + PAIRS, len(pairs)))
+        counts, array = vectors_from_arrow(vectors[rows.start : rows.stop]["embeddings"].combine_chunks())
+        positions = [
+            _side_positions(texts[r], sides, count, r) for r, count in zip(rows, counts.tolist(), strict=True)
+        ]
+        found = array[(np.cumsum(counts) - counts)[:, None] + positions].astype(np.float64)
+        parts.append(found / np.maximum(np.linalg.norm(found, axis=2, keepdims=True), 1e-12))
+    return np.concatenate(parts)
+
+
+def _side_positions(row: dict[str, Any], sides: list[str], count: int, r: int) -> list[int]:
+    """Which of the `count` vectors of a pair are those of its sides."""
+    first, second = (response_text(row[side] or "") for side in sides)
+    responses = [response_text(response or "") for response in row.get("responses") or ()]
+    picked = [responses.index(first), responses.index(second)] if {first, second} <= set(responses) else None
+    if count == len(responses) and picked is not None:
+        return picked
+    if count != 2:
         raise ValueError(
-            f"Column `embeddings`, row {r}: found {counts[r]} vectors, neither one a side nor one for each of `responses`. "
+            f"Column `embeddings`, row {r}: found {count} vectors, neither one a side nor one for each of `responses`. "
             "Embed both sides with `pairs.map(embed_responses, batched=True)`."
         )
-    vectors = array[starts[:, None] + positions].astype(np.float64)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=2, keepdims=True), 1e-12)
+    return [0, 1]

@@ -7,7 +7,8 @@ ones. Of the following it gets what it names:
 
 * `similarity`: the cosines between the responses of each prompt, `(n, k, k)` float64;
 * `scores`: their scores, `(n, k)` float64, higher is better;
-* `seeds`: one seed a prompt, `(n,)` uint64, and `k`.
+* `seeds`: one seed a prompt, `(n,)` uint64;
+* `k`, where there is nothing else to tell it.
 
 The responses of a prompt come in code-point order of their texts, so that the earlier of two tied pairs is the same
 whichever order the responses were listed in.
@@ -80,7 +81,7 @@ def aepo(similarity: np.ndarray, *, lambda_: float = 1.0) -> np.ndarray:
 
 
 def max_min(scores: np.ndarray) -> np.ndarray:
-    """The best against the worst score (West-of-N, arXiv 2401.12086)."""
+    """The best against the worst score (West-of-N, arXiv 2401.12086), of tied pairs the less similar one if it is known."""
     return -_gaps(scores)
 
 
@@ -92,8 +93,9 @@ def divpo(similarity: np.ndarray, scores: np.ndarray, *, threshold: float | None
     """
     i, j = np.triu_indices(scores.shape[1], 1)
     central = _mean_similarity(similarity)
-    middle = (scores.min(1) + scores.max(1)) / 2 if threshold is None else np.full(len(scores), threshold)
-    side = np.sign(scores - middle[:, None])  # (n, k): above 1, below -1
+    with np.errstate(invalid="ignore"):  # there is no middle to infinity
+        middle = scores.min(1) / 2 + scores.max(1) / 2 if threshold is None else np.full(len(scores), threshold)
+        side = np.nan_to_num(np.sign(scores - middle[:, None]))  # (n, k): above 1, below -1
     cost = side[:, i] * central[:, i] + side[:, j] * central[:, j]
     return np.where(side[:, i] * side[:, j] < 0, cost, np.inf)
 

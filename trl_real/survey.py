@@ -10,7 +10,7 @@ from datasets.formatting import PythonFormatter
 from datasets.formatting.formatting import LazyBatch
 from datasets.utils import tqdm
 
-from .candidates import as_text_array, read_candidates
+from .candidates import COLUMNS, as_text_array, read_candidates
 from .messages import response_text
 from .policies import eligible_responses
 from .similarity import group_prompts, read_vectors
@@ -35,7 +35,7 @@ def survey_candidates(dataset: Dataset, min_score_gap: float) -> tuple[Measures,
         known; how many responses there are; and what the policies do with them.
     """
     parts, n_responses, policies = defaultdict[str, list[np.ndarray]](list), 0, Counter[str]()
-    columns = [name for name in ("prompt", "responses", "scores", "embeddings") if name in dataset.column_names]
+    columns = [name for name in COLUMNS if name in dataset.column_names and name not in ("chosen", "rejected")]
     tables = dataset.select_columns(columns).with_format("arrow").iter(BATCH)
     for table in tqdm(tables, total=-(-len(dataset) // BATCH), desc="Surveying all pairs", unit="batches"):
         batch = LazyBatch(table, PythonFormatter(features=dataset.features))
