@@ -214,6 +214,9 @@ def test_a_given_pair_is_the_pair_whatever_the_strategy(strategy, rng):
     assert (pairs["chosen"][:], pairs["rejected"][:]) == (rows["chosen"], rows["rejected"])
     cosines = (vectors[:, 0] * vectors[:, 1]).sum(1) / np.linalg.norm(vectors, axis=2).prod(1)
     np.testing.assert_allclose(pairs["similarity"][:], cosines, atol=1e-6)
+    if strategy in ("random", "max_min"):  # which embed nothing
+        bare = Dataset.from_dict(rows).remove_columns("embeddings")
+        assert np.isnan(bare.map(real_select, batched=True, fn_kwargs={"strategy": strategy})["similarity"][:]).all()
 
 
 def test_prompts_without_responses_have_no_vectors_in_any_format():

@@ -179,25 +179,27 @@ def _pick(
     selection_seed: int,
 ) -> Picks:
     """Pick the pairs of each prompt, and label them by their scores."""
-    if candidates.given_pairs:  # there is but one pair to pick
-        strategy, strategy_kwargs = "easy", None
     parts = []
-    by_seed = STRATEGIES[strategy].needs("seeds")  # and by nothing else: only the picked pairs are compared
+    # By the seed and by nothing else: then only the picked pairs are compared.
+    by_seed = STRATEGIES[strategy].needs("seeds") and not candidates.given_pairs
     for group in group_prompts(eligible, None if by_seed else vectors, min_score_gap):
         k, seeds = group.positions.shape[1], None
         if by_seed:
             texts = take(candidates.texts, group.positions.ravel())
             rows = (texts[start : start + k] for start in range(0, len(texts), k))
             seeds = np.array([_seed(row, selection_seed) for row in rows], dtype=np.uint64)
-        pairs = pick_pairs(
-            strategy,
-            group.similarity,
-            group.may_pair,
-            pairs_per_prompt,
-            scores=group.scores,
-            seeds=seeds,
-            **(strategy_kwargs or {}),
-        )
+        if candidates.given_pairs:
+            pairs = np.zeros((len(group.rows), 1), dtype=np.int64)
+        else:
+            pairs = pick_pairs(
+                strategy,
+                group.similarity,
+                group.may_pair,
+                pairs_per_prompt,
+                scores=group.scores,
+                seeds=seeds,
+                **(strategy_kwargs or {}),
+            )
         prompt, rank = np.nonzero(pairs >= 0)
         pair = np.column_stack(np.triu_indices(k, 1))[pairs[prompt, rank]]  # (n_picks, 2)
         scores = np.full(pair.shape, np.nan)
