@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import candidate_rows
 from datasets import Dataset, DatasetDict, IterableDataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, SelectionReport, load_sample, select_preferences
@@ -263,3 +263,71 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(candidates, options,
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole" / "checkpoint-6")
     for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["id", "object", "peft"])
+def test_the_policy_embeds_as_it_was_before_training(kind, candidates, options, tiny_lm):
+    from peft import LoraConfig
+
+    model = tiny_lm if kind == "id" else AutoModelForCausalLM.from_pretrained(tiny_lm)
+    peft_config = LoraConfig(task_type="CAUSAL_LM", fan_in_fan_out=True) if kind == "peft" else None
+    args = RealDPOConfig(**options, embedder="policy", eval_selection_strategy="hard")
+    trainer = RealDPOTrainer(
+        model, args=args, train_dataset=candidates, eval_dataset=candidates, peft_config=peft_config
+    )
+    by_path = {"embedder": tiny_lm, "embedder_dtype": "float32"}
+    expected, _ = select_preferences(candidates, SelectionConfig(**by_path))
+    assert trainer.selected_dataset["chosen"][:] == expected["chosen"][:]
+    assert trainer.selection_report.embedder == f"policy ({tiny_lm})"
+    assert trainer.args.to_dict()["embedder"] == "policy"
+    before = losses(trainer) and trainer.evaluate()["eval_loss"]
+    assert trainer.evaluate(candidates)["eval_loss"] == pytest.approx(before)  # the same pairs, though trained since
+
+
+def test_a_trained_policy_is_never_an_embedder(candidates, options, tiny_lm):
+    model, reference = (AutoModelForCausalLM.from_pretrained(tiny_lm) for _ in range(2))
+    args = RealDPOConfig(**options, embedder="policy", eval_selection_strategy="easy")
+    trainer = RealDPOTrainer(model, reference, args=args, train_dataset=candidates)
+    with pytest.raises(ValueError, match="nothing is left to embed `eval_dataset` with"):
+        trainer.evaluate(candidates)
+
+
+def test_policy_outside_of_a_trainer_is_named(candidates):
+    with pytest.raises(ValueError, match="`embedder='policy'` is the model that a `RealDPOTrainer` trains"):
+        select_preferences(candidates, SelectionConfig(embedder="policy"))
+
+
+def test_the_selection_is_logged_and_written(candidates, options, tiny_lm, tiny_encoder):
+    args = RealDPOConfig(**options, embedder=tiny_encoder, budget=0.5)
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates)
+    trainer.train()
+    (entry,) = (entry for entry in trainer.state.log_history if "selection/pairs" in entry)
+    report = trainer.selection_report
+    assert entry["selection/pairs"] == report.pairs
+    assert entry["selection/similarity_picked"] == report.similarity.picked.quantiles["median"]
+    assert SelectionReport.load(f"{args.output_dir}/selection_report.json") == report
+    given = RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options), train_dataset=trainer.selected_dataset)
+    given.train()
+    assert not any("selection/pairs" in entry for entry in given.state.log_history)
+
+
+def test_a_run_that_stopped_goes_on_to_the_same_weights(candidates, options, tiny_lm, tiny_encoder, tmp_path):
+    def trainer(folder, **changes):
+        changes = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6, **changes}
+        args = RealDPOConfig(**{**options, **changes, "output_dir": str(tmp_path / folder)}, embedder=tiny_encoder)
+        return RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates)
+
+    class StopAtThree(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 3
+
+    whole, stopped, resumed = trainer("whole"), trainer("stopped"), trainer("stopped")
+    whole.train()
+    stopped.add_callback(StopAtThree())
+    stopped.train()
+    assert stopped.state.global_step == 3
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+    assert list(map(str, resumed.selected_dataset)) == list(map(str, whole.selected_dataset))
+    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

@@ -32,8 +32,9 @@ class SelectionConfig:
             ones (arXiv 2501.18101), and `"dissimilar_gap"` a weighted sum of dissimilarity and score gap.
         embedder (`str` or object, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
             What turns a response into a vector: a Sentence Transformers id or path, a causal language model id or path
-            (mean of the last hidden layer over the response's tokens, as in the paper), or, from Python, an object with
-            a method `encode(list[str])` that returns one vector a text.
+            (mean of the last hidden layer over the response's tokens, as in the paper), in [`RealDPOTrainer`] `"policy"`,
+            the model that is about to be trained, as in the paper, or, from Python, an object with a method
+            `encode(list[str])` that returns one vector a text.
         embedder_max_length (`int`, *optional*):
             How many tokens of a response are embedded; longer ones are cut and counted. If `None`, the model's own
             limit, at most 512. An embedder object keeps its own limit.
@@ -75,7 +76,10 @@ class SelectionConfig:
     )
     embedder: str = field(
         default=DEFAULT_EMBEDDER,
-        metadata={"help": "Sentence Transformers or causal language model, as a Hub id or a local path."},
+        metadata={
+            "help": "Sentence Transformers or causal language model, as a Hub id or a local path; 'policy' for the model that "
+            "is about to be trained."
+        },
     )
     embedder_max_length: int | None = field(
         default=None,

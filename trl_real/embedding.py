@@ -152,7 +152,7 @@ def encode(
 
 def embedder_name(embedder: Any) -> str:
     """How reports and messages name an embedder."""
-    return embedder if isinstance(embedder, str) else type(embedder).__qualname__
+    return embedder if isinstance(embedder, str) else getattr(embedder, "embedder_name", type(embedder).__qualname__)
 
 
 @functools.lru_cache(maxsize=1)
@@ -227,6 +227,11 @@ def _locate(embedder: str) -> tuple[str, bool]:
         embedder = DEFAULT_EMBEDDER
     if embedder == DEFAULT_EMBEDDER and (folder := _offline_folder()) is not None:
         return str(folder), True
+    if embedder == "policy":
+        raise ValueError(
+            "`embedder='policy'` is the model that a `RealDPOTrainer` trains, and there is none here. Name the model, or pass "
+            "an object with a method `encode(list[str])`."
+        )
     try:
         model_info(embedder, timeout=10)
     except HFValidationError as error:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow.compute as pc
@@ -72,8 +73,24 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
     return select_converted(convert(dataset, on_skip="error" if config.on_skip == "error" else "keep"), config)
 
 
-def select_converted(converted: Converted, config: SelectionConfig) -> tuple[Dataset, SelectionReport]:
-    """[`select_preferences`] from where the layout has been read."""
+def embed(dataset: Dataset, config: SelectionConfig) -> tuple[Dataset, int | None]:
+    """Embed the responses, and count the tokens that were cut off; `None` if the embedder does not tell."""
+    options = {name: getattr(config, name) for name in EMBED_OPTIONS}
+    dataset = embed_map(dataset, embed_responses, options, "Embedding responses")
+    cut = dataset.with_format("arrow")["responses_cut"][:]
+    if cut.null_count:
+        return dataset, None
+    rows = dataset.select(np.flatnonzero(cut.to_numpy())).remove_columns(["embeddings", "responses_cut"])
+    counted = embed_map(rows, count_tokens_cut, options, "Counting tokens") if len(rows) else None
+    return dataset, 0 if counted is None else pc.sum(counted.with_format("arrow")["tokens_cut"][:]).as_py()
+
+
+def select_converted(
+    converted: Converted,
+    config: SelectionConfig,
+    embed: Callable[[Dataset, SelectionConfig], tuple[Dataset, int | None]] = embed,
+) -> tuple[Dataset, SelectionReport]:
+    """[`select_preferences`] from where the layout has been read, with another way to embed if need be."""
     dataset, given_pairs = converted.dataset, converted.given_pairs
     labelled = given_pairs or "scores" in dataset.column_names
     check_scores(config.strategy, dataset.column_names)
@@ -88,7 +105,7 @@ def select_converted(converted: Converted, config: SelectionConfig) -> tuple[Dat
         embedder = "column `embeddings`"
     elif STRATEGIES[config.strategy].needs("similarity"):
         embedder = embedder_name(config.embedder)
-        dataset, tokens_cut = _embed(dataset, config)
+        dataset, tokens_cut = embed(dataset, config)
     if {"embeddings", "responses_cut"} <= set(dataset.column_names):
         responses_cut = pc.sum(dataset.with_format("arrow")["responses_cut"][:]).as_py()
     seconds["embedding"], start = time.perf_counter() - start, time.perf_counter()
@@ -150,19 +167,6 @@ def select_converted(converted: Converted, config: SelectionConfig) -> tuple[Dat
 
     pairs = picked if config.on_skip == "keep" else pairs.remove_columns("skip_reason")
     return pairs.remove_columns([name for name in USED_UP if name in pairs.column_names]), report
-
-
-def _embed(dataset: Dataset, config: SelectionConfig) -> tuple[Dataset, int | None]:
-    """Embed the responses, and count the tokens that were cut off; `None` if the embedder does not tell."""
-    options = {name: getattr(config, name) for name in EMBED_OPTIONS}
-
-    dataset = embed_map(dataset, embed_responses, options, "Embedding responses")
-    cut = dataset.with_format("arrow")["responses_cut"][:]
-    if cut.null_count:
-        return dataset, None
-    rows = dataset.select(np.flatnonzero(cut.to_numpy())).remove_columns(["embeddings", "responses_cut"])
-    counted = embed_map(rows, count_tokens_cut, options, "Counting tokens") if len(rows) else None
-    return dataset, 0 if counted is None else pc.sum(counted.with_format("arrow")["tokens_cut"][:]).as_py()
 
 
 def _warn_of_length(report: SelectionReport, differences: np.ndarray | None) -> None:

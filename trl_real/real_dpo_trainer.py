@@ -5,18 +5,24 @@ import functools
 import inspect
 import logging
 import textwrap
+from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets import Dataset, IterableDataset
+from peft import PeftModel
+from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
+from .chunks import embed_in_chunks
 from .config import SelectionConfig
 from .conversion import convert
 from .embedding import load_embedder
 from .layouts import LAYOUTS, column_names, find_layout
+from .policy import PolicyEmbedder
 from .preferences import select_converted
 from .real_dpo_config import RealDPOConfig
 from .report import REASONS, SelectionReport
+from .strategies import STRATEGIES
 
 
 logger = logging.getLogger(__name__)
@@ -85,19 +91,32 @@ class RealDPOTrainer(DPOTrainer):
             given["args"] = RealDPOConfig(output_dir=f"{name.split('/')[-1]}-REAL")
         config = given["args"]
         self.selection_report: SelectionReport | None = None
+        policy = _policy(given, config)
+        self._policy: PolicyEmbedder | None = policy
         train_dataset = given.get("train_dataset")
         if isinstance(train_dataset, Dataset | IterableDataset):
             selection = _selection(config)
             budgeted = (selection.budget, selection.budget_min_distance) != (None, None)
             if _are_candidates(train_dataset, "train_dataset") or budgeted:
-                train_dataset, self.selection_report = _select(train_dataset, "train_dataset", selection)
+                train_dataset, self.selection_report = self._select(train_dataset, "train_dataset", selection, config)
             elif isinstance(train_dataset, Dataset):
                 self.selection_report = SelectionReport.of_given_pairs(len(train_dataset))
         self.selected_dataset = given["train_dataset"] = train_dataset
         if given.get("eval_dataset") is not None:
             given["eval_dataset"] = self._pair_eval_dataset(given["eval_dataset"], config)
         load_embedder.cache_clear()  # its memory is the policy's from here on
+        policy.free()
+        has_own_reference = given.get("ref_model") is not None
         super().__init__(*call.args, **call.kwargs)
+        if not isinstance(
+            given["model"], str
+        ):  # its weights are about to change, but those under adapters and the reference
+            frozen = self.model if isinstance(self.model, PeftModel) else None if has_own_reference else self.ref_model
+            self._policy = None if frozen is None else PolicyEmbedder(frozen, *policy.options)
+        if self.selection_report is not None and self.is_world_process_zero():
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            self.selection_report.save(Path(self.args.output_dir) / "selection_report.json")
+        self.add_callback(_LogSelection(self))
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         if eval_dataset is not None:
@@ -119,7 +138,34 @@ class RealDPOTrainer(DPOTrainer):
             budget_cost=None,
             budget_min_distance=None,
         )
-        return _select(dataset, "eval_dataset", selection)[0]
+        return self._select(dataset, "eval_dataset", selection, config)[0]
+
+    def _select(
+        self, dataset: Any, name: str, selection: SelectionConfig, config: DPOConfig
+    ) -> tuple[Dataset, SelectionReport]:
+        if not isinstance(dataset, Dataset):
+            raise TypeError(
+                f"`{name}` must be a `datasets.Dataset` for pairs to be selected from it, got {type(dataset).__name__}. Load "
+                "the data without `streaming=True`, or select from the stream with `dataset.map(real_select, batched=True)`."
+            )
+        converted = convert(dataset, on_skip="error" if selection.on_skip == "error" else "keep")
+        if not (converted.given_pairs or "scores" in converted.dataset.column_names):
+            raise ValueError(
+                f"`{name}` has no scores, so that nothing tells the chosen response from the rejected one. Found: "
+                f"{dataset.column_names}. Add a column `scores`, or select pairs with `real_select`, have people label them "
+                "with `to_label_tasks` and train on what `apply_labels` makes of it."
+            )
+        if selection.embedder == "policy" and STRATEGIES[selection.strategy].needs("similarity"):
+            if self._policy is None:
+                raise ValueError(
+                    "`embedder='policy'` is the policy before training, and its weights have been trained: nothing is left to "
+                    f"embed `{name}` with. Evaluate with `eval_selection_strategy='random'`, give the model as an id or path, "
+                    "or name another embedder."
+                )
+            options: dict[str, Any] = {"embedder": self._policy}
+            selection = dataclasses.replace(selection, **options)
+        folder = Path(config.output_dir) / "embeddings"
+        return select_converted(converted, selection, functools.partial(embed_in_chunks, folder=folder))
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: DPOConfig, dataset_name: str
@@ -162,20 +208,33 @@ def _selection(config: DPOConfig) -> SelectionConfig:
     )
 
 
-def _select(dataset: Any, name: str, config: SelectionConfig) -> tuple[Dataset, SelectionReport]:
-    if not isinstance(dataset, Dataset):
-        raise TypeError(
-            f"`{name}` must be a `datasets.Dataset` for pairs to be selected from it, got {type(dataset).__name__}. Load the "
-            "data without `streaming=True`, or select from the stream with `dataset.map(real_select, batched=True)`."
-        )
-    converted = convert(dataset, on_skip="error" if config.on_skip == "error" else "keep")
-    if not (converted.given_pairs or "scores" in converted.dataset.column_names):
-        raise ValueError(
-            f"`{name}` has no scores, so that nothing tells the chosen response from the rejected one. Found: "
-            f"{dataset.column_names}. Add a column `scores`, or select pairs with `real_select`, have people label them "
-            "with `to_label_tasks` and train on what `apply_labels` makes of it."
-        )
-    return select_converted(converted, config)
+def _policy(given: dict[str, Any], config: DPOConfig) -> PolicyEmbedder:
+    """The model that is about to be trained, as an embedder; loaded only if it comes to that."""
+    selection, init_kwargs = _selection(config), dict(config.model_init_kwargs or {})
+    if given.get("quantization_config") is not None:
+        init_kwargs["quantization_config"] = given["quantization_config"]
+    init_kwargs.setdefault("trust_remote_code", getattr(config, "trust_remote_code", False))
+    if config.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
+        init_kwargs["device_map"] = None
+    return PolicyEmbedder(
+        given["model"],
+        given.get("processing_class"),
+        selection.embedder_max_length,
+        selection.embedder_batch_size,
+        init_kwargs,
+    )
+
+
+class _LogSelection(TrainerCallback):
+    """Sends the numbers of the selection to the trackers of a run."""
+
+    def __init__(self, trainer: RealDPOTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        report = self.trainer.selection_report
+        if report is not None and report.strategy is not None and state.global_step == 0:
+            self.trainer.log({f"selection/{name}": value for name, value in report.metrics().items()})
 
 
 def _are_candidates(dataset: Any, name: str) -> bool:

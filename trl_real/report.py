@@ -173,6 +173,20 @@ class SelectionReport:
             similarity=Comparison(Distribution(n_pairs), Distribution(n_pairs)),
         )
 
+    def metrics(self) -> dict[str, float]:
+        """The numbers that say most, for the trackers of a run."""
+        numbers: dict[str, float | None] = {
+            "pairs": self.pairs,
+            "skipped": sum(self.skipped.values()),
+            "dropped": sum(self.dropped.values()),
+            "tokens_cut": self.tokens_cut,
+            "chosen_longer": self.chosen_longer.get("picked"),
+        }
+        for name in ("similarity", "score_gap"):
+            for side in ("eligible", "picked"):
+                numbers[f"{name}_{side}"] = getattr(getattr(self, name), side).quantiles.get("median")
+        return {name: float(number) for name, number in numbers.items() if number is not None}
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain Python objects, for JSON."""
         return dataclasses.asdict(self)

@@ -1,0 +1,149 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import HashEmbedder, candidate_rows
+from datasets import Dataset
+
+from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, chunks
+from trl_real.chunks import embed_in_chunks
+from trl_real.preferences import embed
+
+
+@pytest.fixture
+def data(rng):
+    return Dataset.from_list(candidate_rows(rng, 30, (2, 4)))
+
+
+def test_chunks_are_what_embedding_at_once_gives(data, tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK", 7)
+    config = SelectionConfig(embedder=tiny_encoder, embedder_max_length=8, embedder_dtype="float32")
+    for rows in (data, data.shuffle(seed=0).select(range(20)), data.select_columns(["prompt", "responses"])):
+        expected, tokens = embed(rows, config)
+        found, found_tokens = embed_in_chunks(rows, config, tmp_path)
+        assert found.column_names == expected.column_names
+        assert found_tokens == tokens > 0
+        assert found["prompt"][:] == rows["prompt"][:]
+        assert found["responses_cut"][:] == expected["responses_cut"][:]
+        for a, b in zip(found["embeddings"], expected["embeddings"], strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_what_is_finished_is_not_embedded_again(data, tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK", 7)
+    config = SelectionConfig(embedder=tiny_encoder)
+    asked = []
+
+    def fails_after_two(part, config):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(len(part))
+        return embed(part, config)
+
+    monkeypatch.setattr(chunks, "embed", fails_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        embed_in_chunks(data, config, tmp_path)
+    monkeypatch.setattr(chunks, "embed", lambda part, config: (asked.append(len(part)), embed(part, config))[1])
+    found, _ = embed_in_chunks(Dataset.from_list(data.to_list()), config, tmp_path)  # in-memory data, built anew
+    assert asked == [7, 7, 7, 7, 2]
+    assert len(found) == 30
+    embed_in_chunks(data, config, tmp_path)
+    assert len(asked) == 5
+    embed_in_chunks(data, SelectionConfig(embedder=tiny_encoder, embedder_max_length=5), tmp_path)  # another embedding
+    assert len(asked) == 10
+
+
+def test_an_embedder_without_a_name_leaves_nothing_behind(data, tmp_path):
+    first, second = HashEmbedder(), HashEmbedder()
+    embed_in_chunks(data, SelectionConfig(embedder=first), tmp_path)
+    found, _ = embed_in_chunks(data, SelectionConfig(embedder=second), tmp_path)
+    assert second.calls
+    assert list(tmp_path.iterdir()) == []
+    assert len(found[0]["embeddings"][0]) == 16
+
+
+TRAIN = """
+import json, os, sys
+import torch
+sys.path.insert(0, sys.argv[4])
+from conftest import candidate_rows
+import numpy as np
+from datasets import Dataset
+from trl_real import RealDPOConfig, RealDPOTrainer, chunks
+from trl_real.embedding import encode
+
+model, embedder, out = sys.argv[1:4]
+texts = []
+import trl_real.embedding
+def count(sentences, *args, **kwargs):
+    texts.extend(sentences)
+    return encode(sentences, *args, **kwargs)
+trl_real.embedding.encode = count
+data = Dataset.from_list(candidate_rows(np.random.default_rng(0), 30, (2, 4)))
+if os.environ.get("FAIL_ON") == os.environ.get("RANK"):
+    trl_real.embedding.encode = None
+config = RealDPOConfig(
+    output_dir=out, embedder=embedder, embedder_dtype="float32", budget=0.8, max_steps=2, use_cpu=True, bf16=False,
+    per_device_train_batch_size=2, report_to="none", disable_tqdm=True, save_strategy="no",
+)
+trainer = RealDPOTrainer(model, args=config, train_dataset=data)
+trainer.train()
+rank = trainer.accelerator.process_index
+result = {
+    "world": trainer.accelerator.num_processes,
+    "pairs": [row["chosen"] for row in trainer.selected_dataset],
+    "texts": texts,
+    "weight": sum(p.double().abs().sum().item() for p in trainer.model.parameters()),
+}
+open(f"{out}/rank{rank}.json", "w").write(json.dumps(result))
+"""
+
+
+def run_on_two_ranks(tmp_path, tiny_lm, embedder, **environment):
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return subprocess.run(
+        [*launch, str(script), tiny_lm, embedder, str(tmp_path / "out"), str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["encoder", "policy"])
+def test_two_ranks_embed_each_response_once_and_train_on_the_same_picks(kind, tmp_path, tiny_lm, tiny_encoder, rng):
+    embedder = tiny_encoder if kind == "encoder" else "policy"
+    result = run_on_two_ranks(tmp_path, tiny_lm, embedder)
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = (json.loads((tmp_path / "out" / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first["world"] == second["world"] == 2
+    assert first["pairs"] == second["pairs"]
+    assert first["weight"] == second["weight"]
+    rows = candidate_rows(np.random.default_rng(0), 30, (2, 4))
+    texts = sorted(text for row in rows for text in row["responses"])
+    assert sorted(first["texts"] + second["texts"]) == texts
+    assert min(len(first["texts"]), len(second["texts"])) > len(texts) / 4
+    config = RealDPOConfig(
+        output_dir=str(tmp_path / "alone"),
+        embedder=embedder,
+        embedder_dtype="float32",
+        budget=0.8,
+        use_cpu=True,
+        bf16=False,
+    )
+    alone = RealDPOTrainer(tiny_lm, args=config, train_dataset=Dataset.from_list(rows))
+    assert alone.selected_dataset["chosen"][:] == first["pairs"]
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_does_not_hang_the_other(tmp_path, tiny_lm, tiny_encoder):
+    result = run_on_two_ranks(tmp_path, tiny_lm, tiny_encoder, FAIL_ON="1")
+    assert result.returncode != 0
+    assert "'NoneType' object is not callable" in result.stderr

@@ -1,0 +1,127 @@
+"""The policy itself as the embedder, as in the paper: `embedder="policy"` of the trainer."""
+
+import contextlib
+import copy
+import gc
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from peft import PeftModel
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from trl.trainer.utils import create_model_from_path
+
+from .embedding import MAX_LENGTH
+
+
+class PolicyEmbedder:
+    """
+    A causal language model as an embedder: the mean of its last hidden layer over the tokens of the response (REAL, arXiv
+    2409.17169), adapters off.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The policy. An id or path is loaded when there is something to embed; `free` lets go of it.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.ProcessorMixin`], *optional*):
+            The tokenizer, or a processor that has one. If `None`, that of the model.
+        max_length (`int`, *optional*):
+            How many tokens of a response are embedded. If `None`, the model's own limit, at most 512.
+        batch_size (`int`, *optional*, defaults to `32`):
+            How many texts go through the model at once.
+        model_init_kwargs (`dict`, *optional*):
+            Keyword arguments for loading the model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processing_class: Any = None,
+        max_length: int | None = None,
+        batch_size: int = 32,
+        model_init_kwargs: dict[str, Any] | None = None,
+    ):
+        self._model, self._loaded = model, None if isinstance(model, str) else model
+        self._processing_class, self._max_length, self._batch_size = processing_class, max_length, batch_size
+        self._model_init_kwargs = model_init_kwargs or {}
+        self.name = model if isinstance(model, str) else model.config._name_or_path or type(model).__name__
+        self.embedder_name = f"policy ({self.name})"
+
+    @property
+    def options(self) -> tuple[Any, int | None, int]:
+        """What another model needs to embed in the same way: `processing_class`, `max_length` and `batch_size`."""
+        return self._processing_class, self._max_length, self._batch_size
+
+    @property
+    def model(self) -> Any:
+        """The model, loaded if it has not been."""
+        if self._loaded is None:
+            self._loaded = create_model_from_path(self._model, **self._model_init_kwargs)
+            if getattr(self._loaded, "hf_device_map", None) is None and not getattr(
+                self._loaded, "is_quantized", False
+            ):
+                self._loaded.to(PartialState().device)
+        return self._loaded
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """A tokenizer that can pad; that of the user stays as it is."""
+        if self._processing_class is None:
+            known = ("revision", "trust_remote_code")
+            options = {name: value for name, value in self._model_init_kwargs.items() if name in known}
+            self._processing_class = AutoTokenizer.from_pretrained(self.name, **options)
+        tokenizer = getattr(self._processing_class, "tokenizer", self._processing_class)
+        if tokenizer.pad_token is None:
+            tokenizer = self._processing_class = copy.deepcopy(tokenizer)
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    @property
+    def max_seq_length(self) -> int:
+        """How many tokens of a response are embedded."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or MAX_LENGTH
+        if self._max_length is not None and self._max_length > positions:
+            raise ValueError(
+                f"`embedder_max_length={self._max_length}` is more than the {positions} positions of the policy. Lower it."
+            )
+        return self._max_length or min(positions, MAX_LENGTH)
+
+    @torch.no_grad()
+    def encode(self, sentences: list[str]) -> np.ndarray:
+        """Embed texts: `(n_texts, dim)` float32."""
+        model, tokenizer, limit = self.model, self.tokenizer, self.max_seq_length
+        is_peft = isinstance(model, PeftModel)
+        body = (model.get_base_model() if is_peft else model).base_model
+        was_training = model.training
+        model.eval()
+        vectors: list[np.ndarray] = []
+        order = np.argsort([-len(text) for text in sentences], kind="stable")  # little padding, the most memory first
+        with model.disable_adapter() if is_peft else contextlib.nullcontext():
+            for start in range(0, len(order), self._batch_size):
+                texts = [sentences[i] for i in order[start : start + self._batch_size]]
+                tokens = tokenizer(
+                    texts, padding=True, padding_side="right", truncation=True, max_length=limit, return_tensors="pt"
+                ).to(model.device)
+                hidden = body(
+                    input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+                ).last_hidden_state.float()  # (n, length, dim)
+                mask = tokens["attention_mask"].unsqueeze(-1).float()
+                vectors.append(((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy())
+        model.train(was_training)
+        return np.concatenate(vectors)[np.argsort(order)]
+
+    def fingerprint(self) -> str:
+        """A hash of the weights that embed."""
+        digest = hashlib.blake2b(f"{self.max_seq_length} {self.name}".encode(), digest_size=16)
+        for name, weight in self.model.named_parameters():
+            if "lora_" not in name:
+                digest.update(f"{name} {weight.dtype} {weight.detach().double().sum().item()!r}".encode())
+        return digest.hexdigest()
+
+    def free(self) -> None:
+        """Let go of a model that was loaded from an id or path."""
+        if isinstance(self._model, str):
+            self._loaded = None
+            gc.collect()
+            torch.cuda.empty_cache()
