@@ -2,14 +2,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test quality pytest test-lowest clean
+.PHONY: quickstart test quality pytest lowest-trl test-lowest clean
 
 # From candidates to an aligned model, on the sample of the package.
 quickstart: $(VENV)/ready
 	$(BIN)/python examples/quickstart.py
 
 # All that CI checks.
-test: quality pytest
+test: quality lowest-trl pytest
 
 quality: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -18,6 +18,15 @@ quality: $(VENV)/ready
 
 pytest: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+# The trainer on the lowest TRL that pyproject.toml admits, everything else as it is.
+lowest-trl: $(VENV)/lowest-trl/ready
+	PYTHONPATH=$(VENV)/lowest-trl $(BIN)/python -m pytest -q tests/test_real_dpo_trainer.py tests/test_real_dpo_config.py \
+		tests/test_dpo_parity.py
+
+$(VENV)/lowest-trl/ready: $(VENV)/ready constraints-lowest.txt
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/lowest-trl $$(grep ^trl== constraints-lowest.txt)
+	touch $@
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -38,7 +38,9 @@ def test_select_writes_what_select_preferences_gives(data, tiny_encoder, capsys,
     )
     for file in ("candidates.jsonl", "candidates.jsonl.gz"):
         assert main(["select", "--data_files", file, "--output_dir", "out", *flags]) == 0
-        pairs = load_dataset("json", data_files="out/pairs.jsonl", split="train", cache_dir=str(tmp_path / f"cache of {file}"))
+        pairs = load_dataset(
+            "json", data_files="out/pairs.jsonl", split="train", cache_dir=str(tmp_path / f"cache of {file}")
+        )
         assert pairs["chosen"][:] == expected["chosen"][:]
     assert SelectionReport.load("out/selection_report.json") == report
     assert Path("out/selection.png").is_file()

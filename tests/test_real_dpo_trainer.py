@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import candidate_rows
 from datasets import Dataset, DatasetDict, IterableDataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, SelectionReport, load_sample, select_preferences
@@ -229,19 +229,29 @@ def test_an_evaluation_split_named_train_does_not_touch_the_report(options, tiny
     assert len(trainer.eval_dataset["train"]) == 2
 
 
-def test_streams_of_candidates_are_named(options, tiny_lm, candidates):
-    args = RealDPOConfig(**options)
-    for stream in (
-        candidates.to_iterable_dataset(),
-        IterableDataset.from_generator(lambda: iter(candidates.to_list())),
-    ):
-        with pytest.raises(
-            TypeError, match=re.escape("or select from the stream with `dataset.map(real_select, batched=True)`")
-        ):
-            RealDPOTrainer(tiny_lm, args=args, train_dataset=stream)
-        trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=given_pairs())
-        with pytest.raises(TypeError, match="got IterableDataset"):
-            trainer.evaluate(stream)
+def streams(candidates):
+    return candidates.to_iterable_dataset(), IterableDataset.from_generator(lambda: iter(candidates.to_list()))
+
+
+def test_streams_of_candidates(options, tiny_lm, tiny_encoder, candidates):
+    selection = {"embedder": tiny_encoder, "embedder_dtype": "float32"}
+    expected, _ = select_preferences(candidates, SelectionConfig(**selection))
+    args = RealDPOConfig(**options, **selection)
+    for stream in streams(candidates):
+        trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=stream, eval_dataset=stream)
+        assert [row["chosen"] for row in trainer.selected_dataset] == expected["chosen"][:]
+        assert set(next(iter(trainer.selected_dataset))) == set(expected.column_names)
+        assert trainer.selection_report is None
+        assert len(losses(trainer)) == 6
+        assert trainer.evaluate(stream)["eval_loss"] == pytest.approx(trainer.evaluate(candidates)["eval_loss"])
+
+
+def test_streams_of_candidates_cannot_be_ranked_or_embedded_by_the_policy(options, tiny_lm, candidates):
+    for stream in streams(candidates):
+        with pytest.raises(ValueError, match="A stream is read once, and its pairs cannot be ranked for a `budget`"):
+            RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options, budget=3), train_dataset=stream)
+        with pytest.raises(ValueError, match="its weights have changed when `train_dataset` is to be embedded"):
+            RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options, embedder="policy"), train_dataset=stream)
 
 
 def test_a_dict_as_train_dataset_is_trls_error(options, tiny_lm, candidates):
@@ -288,7 +298,7 @@ def test_a_trained_policy_is_never_an_embedder(candidates, options, tiny_lm):
     model, reference = (AutoModelForCausalLM.from_pretrained(tiny_lm) for _ in range(2))
     args = RealDPOConfig(**options, embedder="policy", eval_selection_strategy="easy")
     trainer = RealDPOTrainer(model, reference, args=args, train_dataset=candidates)
-    with pytest.raises(ValueError, match="nothing is left to embed `eval_dataset` with"):
+    with pytest.raises(ValueError, match="its weights have changed when `eval_dataset` is to be embedded"):
         trainer.evaluate(candidates)
 
 
@@ -309,25 +319,3 @@ def test_the_selection_is_logged_and_written(candidates, options, tiny_lm, tiny_
     given = RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options), train_dataset=trainer.selected_dataset)
     given.train()
     assert not any("selection/pairs" in entry for entry in given.state.log_history)
-
-
-def test_a_run_that_stopped_goes_on_to_the_same_weights(candidates, options, tiny_lm, tiny_encoder, tmp_path):
-    def trainer(folder, **changes):
-        changes = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6, **changes}
-        args = RealDPOConfig(**{**options, **changes, "output_dir": str(tmp_path / folder)}, embedder=tiny_encoder)
-        return RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates)
-
-    class StopAtThree(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            control.should_training_stop = state.global_step == 3
-
-    whole, stopped, resumed = trainer("whole"), trainer("stopped"), trainer("stopped")
-    whole.train()
-    stopped.add_callback(StopAtThree())
-    stopped.train()
-    assert stopped.state.global_step == 3
-    resumed.train(resume_from_checkpoint=True)
-    assert resumed.state.global_step == 6
-    assert list(map(str, resumed.selected_dataset)) == list(map(str, whole.selected_dataset))
-    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import Dataset, Features, IterableDataset
 
 from .budget import check_cost, select_budget
 from .config import SelectionConfig
 from .conversion import Converted, convert
-from .embedding import count_tokens_cut, embed_map, embed_responses, embedder_name
+from .embedding import BATCH, count_tokens_cut, embed_map, embed_responses, embedder_name
+from .layouts import column_names
 from .policies import POLICIES, SKIP_REASONS
 from .report import LONGER_WINS, SelectionReport
 from .selection import check_scores, pair_features, real_select
@@ -167,6 +168,27 @@ def select_converted(
 
     pairs = picked if config.on_skip == "keep" else pairs.remove_columns("skip_reason")
     return pairs.remove_columns([name for name in USED_UP if name in pairs.column_names]), report
+
+
+def select_stream(converted: Converted, config: SelectionConfig) -> IterableDataset:
+    """The pairs of a stream, which is read once: nothing is counted, and nothing can be ranked for a budget."""
+    if (config.budget, config.budget_min_distance) != (None, None):
+        raise ValueError(
+            "A stream is read once, and its pairs cannot be ranked for a `budget`. Load the data without `streaming=True`, or "
+            "select with `select_budget(stream, None, threshold=...)`."
+        )
+    stream, columns = converted.dataset, column_names(converted.dataset) or []
+    labelled = converted.given_pairs or "scores" in columns
+    check_scores(config.strategy, columns)
+    used = [name for name in USED_UP if name in columns]
+    features = None
+    if stream.features is not None:
+        features = pair_features(stream.features, converted.given_pairs, labelled)
+        features = Features({name: features[name] for name in features if name not in (*used, "skip_reason")})
+    options = {name: getattr(config, name) for name in (*EMBED_OPTIONS, *SELECT_OPTIONS, "on_skip")}
+    return stream.map(
+        real_select, batched=True, batch_size=BATCH, fn_kwargs=options, remove_columns=used, features=features
+    )
 
 
 def _warn_of_length(report: SelectionReport, differences: np.ndarray | None) -> None:

@@ -19,7 +19,7 @@ from .conversion import convert
 from .embedding import load_embedder
 from .layouts import LAYOUTS, column_names, find_layout
 from .policy import PolicyEmbedder
-from .preferences import select_converted
+from .preferences import select_converted, select_stream
 from .real_dpo_config import RealDPOConfig
 from .report import REASONS, SelectionReport
 from .strategies import STRATEGIES
@@ -48,7 +48,7 @@ class RealDPOTrainer(DPOTrainer):
 
     Attributes:
         selection_report ([`SelectionReport`] or `None`):
-            What was selected from `train_dataset`, and what of it cannot be trained on; `None` for a stream of pairs.
+            What was selected from `train_dataset`, and what of it cannot be trained on; `None` for a stream.
         selected_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             The selected pairs, as text or messages.
 
@@ -142,28 +142,29 @@ class RealDPOTrainer(DPOTrainer):
 
     def _select(
         self, dataset: Any, name: str, selection: SelectionConfig, config: DPOConfig
-    ) -> tuple[Dataset, SelectionReport]:
-        if not isinstance(dataset, Dataset):
-            raise TypeError(
-                f"`{name}` must be a `datasets.Dataset` for pairs to be selected from it, got {type(dataset).__name__}. Load "
-                "the data without `streaming=True`, or select from the stream with `dataset.map(real_select, batched=True)`."
-            )
-        converted = convert(dataset, on_skip="error" if selection.on_skip == "error" else "keep")
-        if not (converted.given_pairs or "scores" in converted.dataset.column_names):
+    ) -> tuple[Dataset | IterableDataset, SelectionReport | None]:
+        streams = isinstance(dataset, IterableDataset)
+        converted = convert(
+            dataset, on_skip="error" if selection.on_skip == "error" else "drop" if streams else "keep"
+        )
+        columns = column_names(converted.dataset) or []
+        if not (converted.given_pairs or "scores" in columns):
             raise ValueError(
                 f"`{name}` has no scores, so that nothing tells the chosen response from the rejected one. Found: "
-                f"{dataset.column_names}. Add a column `scores`, or select pairs with `real_select`, have people label them "
+                f"{columns}. Add a column `scores`, or select pairs with `real_select`, have people label them "
                 "with `to_label_tasks` and train on what `apply_labels` makes of it."
             )
         if selection.embedder == "policy" and STRATEGIES[selection.strategy].needs("similarity"):
-            if self._policy is None:
+            if self._policy is None or streams:
                 raise ValueError(
-                    "`embedder='policy'` is the policy before training, and its weights have been trained: nothing is left to "
-                    f"embed `{name}` with. Evaluate with `eval_selection_strategy='random'`, give the model as an id or path, "
-                    "or name another embedder."
+                    "`embedder='policy'` is the policy before training, and its weights have changed when "
+                    f"`{name}` is to be embedded. Name another embedder, load a stream without `streaming=True`, or, to "
+                    "evaluate, set `eval_selection_strategy='random'` or give the model as an id or path."
                 )
             options: dict[str, Any] = {"embedder": self._policy}
             selection = dataclasses.replace(selection, **options)
+        if streams:
+            return select_stream(converted, selection), None
         folder = Path(config.output_dir) / "embeddings"
         return select_converted(converted, selection, functools.partial(embed_in_chunks, folder=folder))
 
