@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -67,8 +68,9 @@ def test_an_embedder_without_a_name_leaves_nothing_behind(data, tmp_path):
 
 
 TRAIN = """
-import json, os, sys
+import json, os, signal, sys
 import torch
+from transformers import TrainerCallback
 sys.path.insert(0, sys.argv[4])
 from conftest import candidate_rows
 import numpy as np
@@ -79,19 +81,28 @@ from trl_real.embedding import encode
 model, embedder, out = sys.argv[1:4]
 texts = []
 import trl_real.embedding
+chunks.CHUNK = int(os.environ.get("CHUNK", chunks.CHUNK))
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
 def count(sentences, *args, **kwargs):
+    if len(texts) > 30 and "KILL_WHILE_EMBEDDING" in os.environ:
+        kill()
     texts.extend(sentences)
     return encode(sentences, *args, **kwargs)
+class KillWhileTraining(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3 and "KILL_WHILE_TRAINING" in os.environ:
+            kill()
 trl_real.embedding.encode = count
 data = Dataset.from_list(candidate_rows(np.random.default_rng(0), 30, (2, 4)))
-if os.environ.get("FAIL_ON") == os.environ.get("RANK"):
+if "FAIL_ON" in os.environ and os.environ["FAIL_ON"] == os.environ["RANK"]:
     trl_real.embedding.encode = None
 config = RealDPOConfig(
-    output_dir=out, embedder=embedder, embedder_dtype="float32", budget=0.8, max_steps=2, use_cpu=True, bf16=False,
-    per_device_train_batch_size=2, report_to="none", disable_tqdm=True, save_strategy="no",
+    output_dir=out, embedder=embedder, embedder_dtype="float32", budget=0.8, max_steps=4, use_cpu=True, bf16=False,
+    per_device_train_batch_size=2, report_to="none", disable_tqdm=True, save_steps=2, learning_rate=1e-3,
 )
-trainer = RealDPOTrainer(model, args=config, train_dataset=data)
-trainer.train()
+trainer = RealDPOTrainer(model, args=config, train_dataset=data, callbacks=[KillWhileTraining()])
+trainer.train(resume_from_checkpoint=os.path.isdir(f"{out}/checkpoint-2"))
 rank = trainer.accelerator.process_index
 result = {
     "world": trainer.accelerator.num_processes,
@@ -103,12 +114,11 @@ open(f"{out}/rank{rank}.json", "w").write(json.dumps(result))
 """
 
 
-def run_on_two_ranks(tmp_path, tiny_lm, embedder, **environment):
+def run(tmp_path, out, tiny_lm, embedder, launch=(), **environment):
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return subprocess.run(
-        [*launch, str(script), tiny_lm, embedder, str(tmp_path / "out"), str(Path(__file__).parent)],
+        [sys.executable, *launch, str(script), tiny_lm, embedder, str(tmp_path / out), str(Path(__file__).parent)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -117,10 +127,31 @@ def run_on_two_ranks(tmp_path, tiny_lm, embedder, **environment):
 
 
 @pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(tmp_path, tiny_lm, tiny_encoder):
+    def result(out):
+        return json.loads((tmp_path / out / "rank0.json").read_text())
+
+    whole = run(tmp_path, "whole", tiny_lm, tiny_encoder, CHUNK="8")
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    for where in ("KILL_WHILE_EMBEDDING", "KILL_WHILE_TRAINING"):
+        killed = run(tmp_path, where, tiny_lm, tiny_encoder, CHUNK="8", **{where: "1"})
+        assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+        again = run(tmp_path, where, tiny_lm, tiny_encoder, CHUNK="8")
+        assert again.returncode == 0, again.stderr[-3000:]
+        assert result(where)["pairs"] == result("whole")["pairs"]
+        assert result(where)["weight"] == result("whole")["weight"]
+        embedded = len(result(where)["texts"])
+        assert embedded == 0 if where == "KILL_WHILE_TRAINING" else 0 < embedded < len(result("whole")["texts"]) - 25
+
+
+RANKS = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["encoder", "policy"])
 def test_two_ranks_embed_each_response_once_and_train_on_the_same_picks(kind, tmp_path, tiny_lm, tiny_encoder, rng):
     embedder = tiny_encoder if kind == "encoder" else "policy"
-    result = run_on_two_ranks(tmp_path, tiny_lm, embedder)
+    result = run(tmp_path, "out", tiny_lm, embedder, RANKS)
     assert result.returncode == 0, result.stderr[-3000:]
     first, second = (json.loads((tmp_path / "out" / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first["world"] == second["world"] == 2
@@ -144,6 +175,6 @@ def test_two_ranks_embed_each_response_once_and_train_on_the_same_picks(kind, tm
 
 @pytest.mark.slow
 def test_a_rank_that_fails_does_not_hang_the_other(tmp_path, tiny_lm, tiny_encoder):
-    result = run_on_two_ranks(tmp_path, tiny_lm, tiny_encoder, FAIL_ON="1")
+    result = run(tmp_path, "out", tiny_lm, tiny_encoder, RANKS, FAIL_ON="1")
     assert result.returncode != 0
     assert "'NoneType' object is not callable" in result.stderr

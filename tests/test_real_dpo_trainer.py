@@ -294,9 +294,12 @@ def test_the_policy_embeds_as_it_was_before_training(kind, candidates, options, 
     assert trainer.evaluate(candidates)["eval_loss"] == pytest.approx(before)  # the same pairs, though trained since
 
 
-def test_a_trained_policy_is_never_an_embedder(candidates, options, tiny_lm):
+@pytest.mark.parametrize("kind", ["own reference", "moving reference", "no reference"])
+def test_a_trained_policy_is_never_an_embedder(kind, candidates, options, tiny_lm):
     model, reference = (AutoModelForCausalLM.from_pretrained(tiny_lm) for _ in range(2))
-    args = RealDPOConfig(**options, embedder="policy", eval_selection_strategy="easy")
+    changes = {"moving reference": {"sync_ref_model": True}, "no reference": {"precompute_ref_log_probs": True}}
+    args = RealDPOConfig(**options, **changes.get(kind, {}), embedder="policy", eval_selection_strategy="easy")
+    reference = reference if kind == "own reference" else None
     trainer = RealDPOTrainer(model, reference, args=args, train_dataset=candidates)
     with pytest.raises(ValueError, match="its weights have changed when `eval_dataset` is to be embedded"):
         trainer.evaluate(candidates)

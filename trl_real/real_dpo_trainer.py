@@ -106,13 +106,14 @@ class RealDPOTrainer(DPOTrainer):
             given["eval_dataset"] = self._pair_eval_dataset(given["eval_dataset"], config)
         load_embedder.cache_clear()  # its memory is the policy's from here on
         policy.free()
-        has_own_reference = given.get("ref_model") is not None
         super().__init__(*call.args, **call.kwargs)
-        if not isinstance(
-            given["model"], str
-        ):  # its weights are about to change, but those under adapters and the reference
-            frozen = self.model if isinstance(self.model, PeftModel) else None if has_own_reference else self.ref_model
-            self._policy = None if frozen is None else PolicyEmbedder(frozen, *policy.options)
+        # The weights of a model that was given as an object are about to change: not those under adapters, and not those of
+        # the reference that TRL makes of it.
+        if isinstance(self.model, PeftModel):
+            self._policy = PolicyEmbedder(self.model, *policy.options)
+        elif not isinstance(given["model"], str):
+            copied = given.get("ref_model") is None and self.ref_model is not None and not config.sync_ref_model
+            self._policy = PolicyEmbedder(self.ref_model, *policy.options) if copied else None
         if self.selection_report is not None and self.is_world_process_zero():
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             self.selection_report.save(Path(self.args.output_dir) / "selection_report.json")
@@ -121,6 +122,9 @@ class RealDPOTrainer(DPOTrainer):
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         if eval_dataset is not None:
             eval_dataset = self._pair_eval_dataset(eval_dataset, self.args)
+            load_embedder.cache_clear()
+            if self._policy is not None:
+                self._policy.free()
         return super().evaluate(eval_dataset, *args, **kwargs)
 
     def _pair_eval_dataset(self, dataset: Any, config: DPOConfig) -> Any:
