@@ -58,6 +58,14 @@ def test_what_is_finished_is_not_embedded_again(data, tiny_encoder, tmp_path, mo
     assert len(asked) == 10
 
 
+def test_equal_chunks_are_embedded_once(rng, tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK", 3)
+    rows = candidate_rows(rng, 3, (2, 2))
+    found, _ = embed_in_chunks(Dataset.from_list(rows * 3), SelectionConfig(embedder=tiny_encoder), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert found["embeddings"][:3] == found["embeddings"][6:]
+
+
 def test_an_embedder_without_a_name_leaves_nothing_behind(data, tmp_path):
     first, second = HashEmbedder(), HashEmbedder()
     embed_in_chunks(data, SelectionConfig(embedder=first), tmp_path)

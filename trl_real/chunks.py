@@ -25,7 +25,7 @@ COLUMNS = ["embeddings", "responses_cut"]
 
 def embed_in_chunks(dataset: Dataset, config: SelectionConfig, folder: Path) -> tuple[Dataset, int | None]:
     """
-    [`preferences.embed`], each chunk by one rank and from `folder` if it is there.
+    [`preferences.embed`], each chunk by one rank and from `folder`, which all ranks see, if it is there.
 
     A chunk is known by its texts, the embedder and its options, and the version of this package. Of an embedder that is an
     object nobody knows whether it is the same after a restart: its chunks are used once and removed.
@@ -35,7 +35,7 @@ def embed_in_chunks(dataset: Dataset, config: SelectionConfig, folder: Path) -> 
     size = max(1, min(CHUNK, -(-len(dataset) // state.num_processes)))
     parts = [dataset.select(range(start, min(start + size, len(dataset)))) for start in range(0, len(dataset), size)]
     paths = [folder / key for key in _keys(parts, config, embedder)]
-    for number, (part, path) in enumerate(zip(parts, paths, strict=True)):
+    for number, (path, part) in enumerate(dict(zip(paths, parts, strict=True)).items()):  # equal chunks once
         if number % state.num_processes == state.process_index and not path.exists():
             _write(part, config, path)
     state.wait_for_everyone()
@@ -74,8 +74,8 @@ def _keys(parts: list[Dataset], config: SelectionConfig, embedder: str) -> Itera
 def _write(part: Dataset, config: SelectionConfig, path: Path) -> None:
     """Embed a chunk and put it in its place in one go, so that no half of one is ever found there."""
     embedded, tokens_cut = embed(part, config)
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    unfinished = path.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     embedded.select_columns(COLUMNS).save_to_disk(str(unfinished / "data"))
     (unfinished / "tokens_cut.json").write_text(json.dumps(tokens_cut))
-    if not path.exists():
-        unfinished.rename(path)
+    unfinished.rename(path)
