@@ -273,7 +273,7 @@ class SelectionReport:
         """
         try:
             from matplotlib.figure import Figure
-            from matplotlib.ticker import MaxNLocator, PercentFormatter
+            from matplotlib.ticker import MaxNLocator
         except ImportError as error:
             raise ImportError("`plot` needs Matplotlib: `pip install 'trl-real[plot]'`.") from error
 
@@ -309,8 +309,8 @@ class SelectionReport:
                 shown.append(np.flatnonzero(counts))
             axes.set_xlim(edges[min(s[0] for s in shown)], edges[max(s[-1] for s in shown) + 1])
             axes.set_xlabel(label)
-            axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))  # no 2.5%, which would be read as 2%
-            axes.yaxis.set_major_formatter(PercentFormatter(1))
+            axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
             axes.spines[["top", "right"]].set_visible(False)
         if panels:
             all_axes[0].set_ylabel("share of the pairs (dashed: median)")
