@@ -12,7 +12,7 @@ from datasets import Dataset
 from scipy.stats import binomtest, chi2_contingency
 
 from .budget import prompt_numbers
-from .config import SelectionConfig, check_seed
+from .config import SelectionConfig, check_count, check_seed
 from .conversion import convert
 from .embedding import embed_map, embed_responses, embedder_name
 from .label_noise import Estimate, cross_fit, flip_rates, wrong_majority
@@ -193,8 +193,7 @@ def label_reliability(
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(f"`label_reliability` needs a `datasets.Dataset`, got {type(dataset).__name__}.")
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-        raise ValueError(f"`bins` must be a whole number of at least 1, got {bins!r}.")
+    check_count("bins", bins)
     check_seed("seed", seed)
     options = {
         "embedder": embedder,
@@ -260,9 +259,8 @@ def _labelled_pairs(
         )
     if given_pairs and {"embeddings", "responses"} <= set(dataset.column_names):
         lengths = pc.list_value_length(dataset.with_format("arrow")["responses"][:])
-        if pc.any(
-            pc.equal(lengths, 2)
-        ).as_py():  # nobody knows whether two vectors are those of the sides, in their order
+        # Of two responses nobody knows whether two vectors are theirs or those of the sides, in their order.
+        if pc.any(pc.equal(lengths, 2)).as_py():
             dataset = dataset.remove_columns("embeddings")
     name = "column `embeddings`"
     if "embeddings" not in dataset.column_names:
