@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test quality pytest lowest-trl test-lowest clean
+.PHONY: quickstart test quality pytest lowest-trl trl-tests test-lowest clean
 
 # From candidates to an aligned model, on the sample of the package.
 quickstart: $(VENV)/ready
@@ -27,6 +27,14 @@ lowest-trl: $(VENV)/lowest-trl/ready
 $(VENV)/lowest-trl/ready: $(VENV)/ready constraints-lowest.txt
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/lowest-trl $$(grep ^trl== constraints-lowest.txt)
 	touch $@
+
+# TRL's own tests of DPOTrainer, of the version that is installed, with the class swapped. They load models from the Hub.
+TRL ?= https://github.com/huggingface/trl
+trl-tests: $(VENV)/ready
+	rm -rf $(VENV)/trl
+	git clone --quiet --depth 1 --branch v$$($(BIN)/python -c 'import trl; print(trl.__version__)') $(TRL) $(VENV)/trl
+	cd $(VENV)/trl && ../bin/python -c 'import sys, pytest, trl, trl_real; trl.DPOTrainer = trl_real.RealDPOTrainer; \
+		sys.exit(pytest.main(["tests/test_dpo_trainer.py"]))'
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import candidate_rows
+from conftest import WORDS, candidate_rows
 from datasets import Dataset, DatasetDict
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -119,6 +119,64 @@ def test_evaluation_datasets(kind, candidates, tiny_lm, tmp_path):
         eval_steps=1,
         make=lambda: {"eval_dataset": datasets[kind]},
     )
+
+
+@pytest.fixture
+def tiny_vlm(tmp_path):
+    """Folder of a vision-language model with random weights."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
+
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<pad>", "<eos>", "<image>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    words.train_from_iterator(
+        WORDS, trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", extra_special_tokens={"image_token": "<image>"}
+    )
+    processor = LlavaProcessor(
+        CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=(
+            "{% for message in messages %}{% for part in message.content %}"
+            "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}<eos>{% endfor %}"
+        ),
+    )
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**shape, image_size=28, patch_size=14),
+        text_config=LlamaConfig(**shape, vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1, bos_token_id=1),
+        image_token_index=2,
+    )
+    torch.manual_seed(0)
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path / "vlm")
+    processor.save_pretrained(tmp_path / "vlm")
+    return str(tmp_path / "vlm")
+
+
+def test_a_vision_language_model(candidates, tiny_vlm, tmp_path):
+    images = pytest.importorskip("PIL.Image")
+    rows = {
+        "prompt": [[{"role": "user", "content": text}] for text in candidates["prompt"]],
+        "responses": [[[{"role": "assistant", "content": text}] for text in row] for row in candidates["responses"]],
+        "scores": candidates["scores"][:],
+        "images": [[images.new("RGB", (28, 28), (i, 100, 50))] for i in range(len(candidates))],
+    }
+    assert_parity(Dataset.from_dict(rows), tiny_vlm, tmp_path, max_length=None)
 
 
 def test_tools_and_template_arguments_reach_the_chat_template(candidates, tiny_lm, tmp_path):
