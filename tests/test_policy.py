@@ -54,7 +54,7 @@ def test_the_fingerprint_is_that_of_the_weights(model, tiny_lm):
     assert first == PolicyEmbedder(tiny_lm).fingerprint()
     other = copy.deepcopy(model)
     with torch.no_grad():
-        other.transformer.wte.weight[0, 0] += 1
+        other.transformer.wte.weight[[0, 1]] = other.transformer.wte.weight[[1, 0]]
     assert PolicyEmbedder(other).fingerprint() != first
     assert PolicyEmbedder(model, max_length=10).fingerprint() != first
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", fan_in_fan_out=True))

@@ -116,7 +116,8 @@ class PolicyEmbedder:
         digest = hashlib.blake2b(f"{self.max_seq_length} {self.name}".encode(), digest_size=16)
         for name, weight in self.model.named_parameters():
             if "lora_" not in name:
-                digest.update(f"{name} {weight.dtype} {weight.detach().double().sum().item()!r}".encode())
+                digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
+                digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
     def free(self) -> None:
