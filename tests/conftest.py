@@ -1,24 +1,34 @@
-"""Models that tests build on the spot, and a Hub that is not there."""
+"""Models that tests build on the spot, and a Hub on this machine."""
 
 import os
 import tempfile
+from pathlib import Path
+
+from local_hub import LocalHub
 
 
-# Read when the libraries are imported: no network, no telemetry, and a cache that goes with the tests.
-os.environ.update(
-    HF_HUB_OFFLINE="1",
-    HF_HUB_DISABLE_TELEMETRY="1",
-    HF_HOME=os.environ.get("TRL_REAL_TEST_HOME") or tempfile.mkdtemp(prefix="trl-real-tests-"),
-    HF_DATASETS_DISABLE_PROGRESS_BARS="1",
-    CUDA_VISIBLE_DEVICES="",
-    TOKENIZERS_PARALLELISM="false",
-)
-os.environ["TRL_REAL_TEST_HOME"] = os.environ["HF_HOME"]  # shared with the processes that tests start
+# Read when the libraries are imported: the only Hub is ours, no telemetry, and a cache that goes with the tests. The processes
+# that tests start share all of it.
+if "TRL_REAL_TEST_HOME" not in os.environ:
+    HUB = LocalHub()
+    os.environ.update(
+        HF_ENDPOINT=HUB.url,
+        HF_HOME=tempfile.mkdtemp(prefix="trl-real-tests-"),
+        HF_HUB_DISABLE_XET="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_ETAG_TIMEOUT="2",
+        HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+        CUDA_VISIBLE_DEVICES="",
+        TOKENIZERS_PARALLELISM="false",
+        NO_PROXY="127.0.0.1,localhost",
+    )
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
+        os.environ.pop(name, None)
+    os.environ["TRL_REAL_TEST_HOME"] = os.environ["HF_HOME"]
 
 import gzip
 import json
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,6 +105,17 @@ def candidate_rows(rng, n, k=(2, 6), scores=True, dim=None):
             row["embeddings"] = rng.standard_normal((size, dim)).astype(np.float32).tolist()
         rows.append(row)
     return rows
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The Hub, empty, and clients that remember nothing of what another test had there."""
+    from huggingface_hub import HfFileSystem, constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    HfFileSystem.clear_instance_cache()
+    yield HUB
+    HUB.reset()
 
 
 @pytest.fixture

