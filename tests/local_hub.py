@@ -229,6 +229,12 @@ class LocalHub:
         repo.refs[name] = repo.history(request.json().get("startingPoint", "main"))
         return {}
 
+    @route("DELETE", "/api/{repo}/branch/*", "write")
+    def delete_branch(self, request: Request, repo: Repo, name: str) -> Any:
+        repo.history(name)
+        del repo.refs[name]
+        return {}
+
     # --- Reading ---
 
     def page(self, request: Request, items: list[Any]) -> Answer:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import HashEmbedder, candidate_rows
 from datasets import Dataset
+from sentence_transformers import SentenceTransformer
 
 from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, chunks
 from trl_real.chunks import embed_in_chunks
+from trl_real.embedding import load_embedder
 from trl_real.preferences import embed
 
 
@@ -58,6 +62,43 @@ def test_what_is_finished_is_not_embedded_again(data, tiny_encoder, tmp_path, mo
     assert len(asked) == 10
 
 
+def test_another_embedder_of_the_same_name_embeds_anew(data, tiny_encoder, tmp_path, monkeypatch):
+    path = shutil.copytree(tiny_encoder, tmp_path / "encoder")
+    config = SelectionConfig(embedder=str(path), embedder_dtype="float32")
+    first, _ = embed_in_chunks(data, config, tmp_path / "chunks")
+    other = SentenceTransformer(str(path), device="cpu")
+    with torch.no_grad():
+        other[0].auto_model.embeddings.word_embeddings.weight.mul_(-1)
+    other.save(str(path))
+    load_embedder.cache_clear()
+    second, _ = embed_in_chunks(data, config, tmp_path / "chunks")
+    assert second[0]["embeddings"] != first[0]["embeddings"]
+    assert second[0]["embeddings"] == embed(data, config)[0][0]["embeddings"]
+    n_chunks = len(list((tmp_path / "chunks").iterdir()))
+    monkeypatch.setattr(chunks, "__version__", "another")
+    embed_in_chunks(data, config, tmp_path / "chunks")
+    assert len(list((tmp_path / "chunks").iterdir())) == n_chunks + 1
+
+
+@pytest.mark.parametrize("damage", ["tokens_cut.json", "data/dataset_info.json", "data/data-00000-of-00001.arrow"])
+def test_a_damaged_chunk_is_embedded_again(damage, data, tiny_encoder, tmp_path, caplog):
+    config = SelectionConfig(embedder=tiny_encoder)
+    expected, _ = embed_in_chunks(data, config, tmp_path)
+    (chunk,) = tmp_path.iterdir()
+    (chunk / damage).unlink()  # and not written to: it is mapped
+    (chunk / damage).write_bytes(b"{")
+    found, _ = embed_in_chunks(data, config, tmp_path)
+    assert found.to_list() == expected.to_list()
+    assert "is damaged and embedded again" in caplog.text
+
+
+def test_a_column_of_an_earlier_embedding_is_replaced(data, tiny_encoder, tmp_path):
+    rows = data.add_column("responses_cut", [7] * len(data))
+    found, _ = embed_in_chunks(rows, SelectionConfig(embedder=tiny_encoder), tmp_path)
+    assert found.column_names[-2:] == ["embeddings", "responses_cut"]
+    assert set(found["responses_cut"]) == {0}
+
+
 def test_equal_chunks_are_embedded_once(rng, tiny_encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK", 3)
     rows = candidate_rows(rng, 3, (2, 2))
@@ -68,6 +109,7 @@ def test_equal_chunks_are_embedded_once(rng, tiny_encoder, tmp_path, monkeypatch
 
 def test_an_embedder_without_a_name_leaves_nothing_behind(data, tmp_path):
     first, second = HashEmbedder(), HashEmbedder()
+    (tmp_path / "unnamed" / "of a run that was killed").mkdir(parents=True)
     embed_in_chunks(data, SelectionConfig(embedder=first), tmp_path)
     found, _ = embed_in_chunks(data, SelectionConfig(embedder=second), tmp_path)
     assert second.calls

@@ -18,6 +18,7 @@ def data(rng, tmp_path, monkeypatch):
     rows = candidate_rows(rng, 20)
     Dataset.from_list(rows).to_json("candidates.jsonl")
     Dataset.from_list(rows).remove_columns("scores").to_parquet("unlabelled.parquet")
+    Dataset.from_list(rows).remove_columns("scores").to_json("unlabelled.jsonl")
     Dataset.from_list(rows).to_json("candidates.jsonl.gz", compression="gzip")
     return Dataset.from_list(rows)
 
@@ -88,43 +89,78 @@ def test_dpo_trains_by_recipe(recipe, data, tiny_lm, tiny_encoder, capsys):
     assert "The model is in out." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("flags", "code", "message"),
-    [
-        (["selct"], 2, "invalid choice: 'selct' (choose from"),
-        (["select"], 1, "trl-real: error: Give either `--dataset_name` or `--data_files`."),
-        (["select", "--data_files", "nope.jsonl"], 1, "trl-real: error: `--data_files`: there is no file nope.jsonl."),
-        (["select", "--data_files", "pyproject.toml"], 1, "expected files that end in one of ['.jsonl', '.json'"),
-        (
-            ["select", "--data_files", "candidates.jsonl", "--strategy", "eazy"],
-            2,
-            "trl-real select: error: `strategy` must be",
-        ),
-        (
-            ["select", "--data_files", "candidates.jsonl", "--budgett", "3"],
-            2,
-            "not used by the HfArgumentParser: ['--budgett",
-        ),
-        (["select", "--config", "nope.yaml"], 2, "No such file or directory: 'nope.yaml'"),
-        (
-            ["select", "--data_files", "candidates.jsonl", "--dataset_train_split", "x", "--embedder", "/nope"],
-            1,
-            "/nope",
-        ),
-        (["select", "--dataset_name", "no/such"], 1, "trl-real: error: Couldn't reach 'no/such' on the Hub"),
-        (["dpo", "--use_cpu", "--bf16", "false"], 1, "trl-real: error: `--model_name_or_path` is required"),
-    ],
-)
-def test_mistakes_are_named_in_one_line(flags, code, message, data, capsys):
-    Path("pyproject.toml").write_text("")
+MISTAKES = [
+    ("selct", 2, "invalid choice: 'selct' (choose from"),
+    ("select", 1, "Give either `--dataset_name` or `--data_files`."),
+    ("select --data_files nope.jsonl", 1, "`--data_files`: there is no file nope.jsonl."),
+    ("select --data_files empty.jsonl", 1, "`--data_files`: empty.jsonl is empty."),
+    ("select --data_files broken.jsonl", 1, "JSON parse error"),
+    ("select --data_files broken.yaml", 1, "expected files that end in one of ['.jsonl', '.json'"),
+    ("select --data_files candidates.jsonl --strategy eazy", 2, "`strategy` must be one of"),
+    ("select --data_files candidates.jsonl --budgett 3", 2, "not used by the HfArgumentParser: ['--budgett"),
+    ("select --data_files candidates.jsonl --on_skip x", 2, "invalid choice: 'x' (choose from 'drop'"),
+    ("select --config nope.yaml", 2, "No such file or directory: 'nope.yaml'"),
+    ("select --config broken.yaml", 2, "mapping values are not allowed here"),
+    ("select --config .", 2, "Is a directory"),
+    ("select --config", 2, "--config needs the path of a recipe"),
+    ("select --data_files candidates.jsonl --embedder /nope", 1, "/nope"),
+    ("select --data_files words.csv", 1, "`prompt`"),
+    ("select --dataset_name folder --dataset_train_split x", 1, "There is no split 'x'. Found: ['train']"),
+    ("select --dataset_name no/such", 1, "Dataset 'no/such' doesn't exist on the Hub or cannot be accessed"),
+    ("dpo --use_cpu --bf16 false", 1, "`--model_name_or_path` is required"),
+    ("dpo MODEL --data_files candidates.jsonl --eval_strategy steps", 1, "`--eval_data_files` are for evaluation"),
+    ("dpo MODEL --data_files candidates.jsonl --resume_from_checkpoint true", 1, "there is no checkpoint in out."),
+    ("dpo MODEL --data_files candidates.jsonl --resume_from_checkpoint x", 1, "there is no checkpoint in x."),
+    ("dpo MODEL --data_files candidates.jsonl --report_to nope", 1, "nope"),
+]
+
+
+@pytest.mark.parametrize(("command", "code", "message"), MISTAKES)
+def test_mistakes_are_named_in_one_line(command, code, message, data, tiny_lm, capsys):
+    for name, text in {
+        "empty.jsonl": "",
+        "broken.jsonl": '{"a": 1}\n{"a"',
+        "broken.yaml": "a: b: c",
+    }.items():
+        Path(name).write_text(text)
+    Path("folder").mkdir()
+    Path("words.csv").write_text("a,b\n1,2\n")
+    data.to_json("folder/candidates.jsonl")
+    model = f"--model_name_or_path {tiny_lm} --output_dir out --use_cpu --bf16 false"
     try:
-        found = main(flags)
+        found = main(command.replace("MODEL", model).split())
     except SystemExit as error:
         found = error.code
     assert found == code
-    errors = capsys.readouterr().err
-    assert message in errors
-    assert "Traceback" not in errors
+    errors = [line for line in capsys.readouterr().err.splitlines() if ": error:" in line or "Error" in line]
+    assert len(errors) == 1
+    assert errors[0].startswith("trl-real")
+    assert message in errors[0]
+
+
+def test_local_files_are_evaluated_and_a_run_goes_on(data, tiny_lm, tiny_encoder, capsys):
+    Path("recipe.yaml").write_text(
+        f"model_name_or_path: {tiny_lm}\ndata_files: candidates.jsonl\neval_data_files: unlabelled.jsonl\n"
+        f"embedder: {tiny_encoder}\noutput_dir: out\nuse_cpu: true\nbf16: false\nreport_to: none\nsave_steps: 1\n"
+        "eval_strategy: steps\neval_steps: 1\nmax_steps: 2\n"
+    )
+    assert main(["dpo", "--config", "recipe.yaml"]) == 1
+    assert "`eval_dataset` has no scores" in capsys.readouterr().err
+    evaluate = ["dpo", "--config", "recipe.yaml", "--eval_data_files", "candidates.jsonl"]
+    assert main(evaluate) == 0
+    assert "eval_loss" in capsys.readouterr().out
+    assert main([*evaluate, "--resume_from_checkpoint", "true", "--max_steps", "3"]) == 0
+    assert Path("out/checkpoint-3").is_dir()
+
+
+def test_outputs_of_an_earlier_run_do_not_stay(data, tiny_encoder, capsys):
+    Path("other.txt").write_text("")
+    flags = ["--embedder", tiny_encoder, "--output_dir", "."]
+    assert main(["select", "--data_files", "unlabelled.parquet", *flags]) == 0
+    assert Path("tasks.jsonl").is_file()
+    assert main(["select", "--data_files", "candidates.jsonl", *flags]) == 0
+    assert not Path("tasks.jsonl").exists()
+    assert "Written to .: pairs.jsonl, selection.png, selection_report.json." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [[], ["select"], ["dpo"]])

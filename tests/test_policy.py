@@ -1,13 +1,15 @@
 import copy
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tokenizers import normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_real.embedding import encode
-from trl_real.policy import PolicyEmbedder
+from trl_real.policy import PolicyEmbedder, base_parameters
 
 
 TEXTS = ["the cat sat", "rain fell over green hills far from any town " * 40, "fish", "stone and light", "bread"]
@@ -57,8 +59,63 @@ def test_the_fingerprint_is_that_of_the_weights(model, tiny_lm):
         other.transformer.wte.weight[[0, 1]] = other.transformer.wte.weight[[1, 0]]
     assert PolicyEmbedder(other).fingerprint() != first
     assert PolicyEmbedder(model, max_length=10).fingerprint() != first
-    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", fan_in_fan_out=True))
-    assert len(PolicyEmbedder(adapted).fingerprint()) == len(first)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    assert PolicyEmbedder(model, tokenizer).fingerprint() == first
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert PolicyEmbedder(model, tokenizer).fingerprint() != first
+
+
+@pytest.mark.parametrize("options", [{}, {"modules_to_save": ["lm_head"]}, {"bias": "all"}], ids=str)
+def test_the_fingerprint_is_without_adapters(options, model):
+    first = PolicyEmbedder(model).fingerprint()
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", fan_in_fan_out=True, **options))
+    assert PolicyEmbedder(adapted).fingerprint() == first
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if ".default" in name:
+                weight += 1
+    assert PolicyEmbedder(adapted).fingerprint() == first
+    trainable = any(weight.requires_grad for _, weight in base_parameters(adapted))
+    assert trainable == ("bias" in options)
+
+
+def test_adapters_of_transformers_are_off_too(model):
+    policy = PolicyEmbedder(model)
+    vectors, first = policy.encode(TEXTS), policy.fingerprint()
+    model.add_adapter(LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, fan_in_fan_out=True))
+    np.testing.assert_allclose(policy.encode(TEXTS), vectors, atol=1e-6)
+    assert policy.fingerprint() == first
+
+
+def test_modules_keep_their_modes_also_after_an_error(model):
+    model.train()
+    model.transformer.h[0].eval()
+    modes = [module.training for module in model.modules()]
+    policy = PolicyEmbedder(model)
+    policy.encode(TEXTS)
+    assert [module.training for module in model.modules()] == modes
+    with pytest.raises(TypeError):
+        policy.encode([*TEXTS, b"no text"])
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_a_model_that_changed_on_disk_is_not_loaded(tiny_lm, tmp_path):
+    shutil.copytree(tiny_lm, tmp_path / "model")
+    policy = PolicyEmbedder(str(tmp_path / "model"))
+    (tmp_path / "model" / "selection_report.json").write_text("{}")  # is no part of it
+    shutil.copytree(tiny_lm, tmp_path / "model" / "checkpoint-1")
+    assert policy.encode(TEXTS).shape == (5, 32)
+    policy.free()
+    AutoModelForCausalLM.from_pretrained(tiny_lm).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="has changed since this run began"):
+        policy.encode(TEXTS)
+
+
+def test_a_tokenizer_that_cannot_pad_is_named(model, tiny_lm):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="has neither a pad token nor an EOS token"):
+        PolicyEmbedder(model, tokenizer).encode(TEXTS)
 
 
 def test_a_loaded_model_is_freed(tiny_lm, model):

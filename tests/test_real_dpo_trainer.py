@@ -1,15 +1,25 @@
 import inspect
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import candidate_rows
 from datasets import Dataset, DatasetDict, IterableDataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import DPOConfig, DPOTrainer
+from trl.trainer.utils import create_model_from_path
 
-from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, SelectionReport, load_sample, select_preferences
+from trl_real import (
+    RealDPOConfig,
+    RealDPOTrainer,
+    SelectionConfig,
+    SelectionReport,
+    load_sample,
+    policy,
+    select_preferences,
+)
 from trl_real.embedding import load_embedder
 
 
@@ -116,7 +126,7 @@ def test_takes_model_objects_and_positional_arguments(candidates, options, tiny_
 
 
 def test_evaluation_pairs_are_random_and_not_budgeted(candidates, options, tiny_lm, embedder):
-    args = RealDPOConfig(**options, embedder=embedder, strategy="hard", budget=3)
+    args = RealDPOConfig(**options, embedder=embedder, strategy="hard", budget=3, pairs_per_prompt=2)
     trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates, eval_dataset=candidates)
     expected, _ = select_preferences(candidates, SelectionConfig(strategy="random"))
     assert len(trainer.train_dataset) == 3
@@ -152,6 +162,16 @@ def test_pairs_that_truncation_makes_identical_are_dropped_and_counted(options, 
     message = "None of the 3 pairs of the train dataset can be used with `max_length=20`: in 3 chosen and rejected are"
     with pytest.raises(ValueError, match=re.escape(message)):
         RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list(rows[:3]))
+
+
+@pytest.mark.filterwarnings("ignore:The `'keep_end'`:FutureWarning")
+def test_of_keep_end_the_ends_are_compared(options, tiny_lm, embedder):
+    long = "the " * 40
+    rows = [{"prompt": "p", "responses": [f"fish {long}", f"rain {long}"], "scores": [1, 2]}]
+    rows += [{"prompt": "p", "responses": [f"{long} fish", f"{long} rain"], "scores": [1, 2]}]
+    args = RealDPOConfig(**options, embedder=embedder, max_length=20, truncation_mode="keep_end")
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list(rows))
+    assert trainer.selection_report.dropped == {"identical_when_truncated": 1}
 
 
 def test_the_embedder_is_freed_before_training(candidates, options, tiny_lm, tiny_encoder):
@@ -250,7 +270,7 @@ def test_streams_of_candidates_cannot_be_ranked_or_embedded_by_the_policy(option
     for stream in streams(candidates):
         with pytest.raises(ValueError, match="A stream is read once, and its pairs cannot be ranked for a `budget`"):
             RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options, budget=3), train_dataset=stream)
-        with pytest.raises(ValueError, match="its weights have changed when `train_dataset` is to be embedded"):
+        with pytest.raises(ValueError, match="whose weights are gone by the time that `train_dataset` is embedded"):
             RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options, embedder="policy"), train_dataset=stream)
 
 
@@ -301,8 +321,61 @@ def test_a_trained_policy_is_never_an_embedder(kind, candidates, options, tiny_l
     args = RealDPOConfig(**options, **changes.get(kind, {}), embedder="policy", eval_selection_strategy="easy")
     reference = reference if kind == "own reference" else None
     trainer = RealDPOTrainer(model, reference, args=args, train_dataset=candidates)
-    with pytest.raises(ValueError, match="its weights have changed when `eval_dataset` is to be embedded"):
+    with pytest.raises(ValueError, match="whose weights are gone by the time that `eval_dataset` is embedded"):
         trainer.evaluate(candidates)
+
+
+def test_a_policy_whose_own_weights_train_is_no_embedder(candidates, options, tiny_lm, tmp_path):
+    from peft import LoraConfig
+
+    args = RealDPOConfig(**options, embedder="policy", eval_selection_strategy="easy")
+    peft_config = LoraConfig(task_type="CAUSAL_LM", fan_in_fan_out=True, bias="all")
+    for model in (AutoModelForCausalLM.from_pretrained(tiny_lm), tiny_lm):
+        trainer = RealDPOTrainer(model, args=args, train_dataset=candidates, peft_config=peft_config)
+        trainer.train()
+        if isinstance(model, str):  # loaded again
+            assert trainer.evaluate(candidates)["eval_loss"] > 0
+        else:
+            with pytest.raises(ValueError, match="whose weights are gone by the time that `eval_dataset` is embedded"):
+                trainer.evaluate(candidates)
+
+
+def test_a_changed_model_is_not_the_reference_that_trl_makes_of_its_name(candidates, options, tiny_lm):
+    model = AutoModelForCausalLM.from_pretrained(tiny_lm)
+    with torch.no_grad():
+        model.transformer.wte.weight.mul_(-1)
+    args = RealDPOConfig(**options, embedder="policy", eval_selection_strategy="easy")
+    trainer = RealDPOTrainer(model, args=args, train_dataset=candidates, eval_dataset=candidates)
+    with pytest.raises(ValueError, match="whose weights are gone by the time that `eval_dataset` is embedded"):
+        trainer.evaluate(candidates)
+
+
+def test_the_policy_is_loaded_as_trl_loads_it_and_freed(candidates, options, tiny_lm, monkeypatch):
+    loaded = []
+
+    def load(path, **kwargs):
+        loaded.append(kwargs)
+        return create_model_from_path(path, **{**kwargs, "quantization_config": None})
+
+    monkeypatch.setattr(policy, "create_model_from_path", load)
+    init = {"attn_implementation": "eager"}
+    args = RealDPOConfig(**options, embedder="policy", model_init_kwargs=init)
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates)
+    assert [kwargs["attn_implementation"] for kwargs in loaded] == ["eager"]
+    assert trainer._policy._loaded is None
+    with pytest.raises(ImportError, match="bitsandbytes"):  # TRL, which gets it too
+        RealDPOTrainer(
+            tiny_lm, args=args, train_dataset=candidates, quantization_config=BitsAndBytesConfig(load_in_4bit=True)
+        )
+    assert loaded[1]["quantization_config"].load_in_4bit
+
+
+def test_data_that_has_embeddings_needs_no_policy(options, tiny_lm, rng):
+    rows = Dataset.from_list(candidate_rows(rng, 12, dim=8))
+    expected, _ = select_preferences(rows)
+    args = RealDPOConfig(**options, embedder="policy")
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=rows.to_iterable_dataset())
+    assert [row["chosen"] for row in trainer.selected_dataset] == expected["chosen"][:]
 
 
 def test_policy_outside_of_a_trainer_is_named(candidates):
@@ -319,6 +392,13 @@ def test_the_selection_is_logged_and_written(candidates, options, tiny_lm, tiny_
     assert entry["selection/pairs"] == report.pairs
     assert entry["selection/similarity_picked"] == report.similarity.picked.quantiles["median"]
     assert SelectionReport.load(f"{args.output_dir}/selection_report.json") == report
+    trainer.save_model()
+    trainer._save_checkpoint(trainer.model, None)
+    resumed = RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates)
+    resumed.train(resume_from_checkpoint=True)
+    assert sum("selection/pairs" in entry for entry in resumed.state.log_history) == 1
     given = RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options), train_dataset=trainer.selected_dataset)
     given.train()
     assert not any("selection/pairs" in entry for entry in given.state.log_history)
+    RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options), train_dataset=given_pairs().to_iterable_dataset())
+    assert not Path(args.output_dir, "selection_report.json").exists()

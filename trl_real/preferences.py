@@ -12,7 +12,15 @@ from datasets import Dataset, Features, IterableDataset
 from .budget import check_cost, select_budget
 from .config import SelectionConfig
 from .conversion import Converted, convert
-from .embedding import BATCH, count_tokens_cut, embed_map, embed_responses, embedder_name
+from .embedding import (
+    BATCH,
+    count_tokens_cut,
+    embed_map,
+    embed_responses,
+    embedder_limit,
+    embedder_name,
+    embedder_revision,
+)
 from .layouts import column_names
 from .policies import POLICIES, SKIP_REASONS
 from .report import LONGER_WINS, SelectionReport
@@ -89,7 +97,7 @@ def embed(dataset: Dataset, config: SelectionConfig) -> tuple[Dataset, int | Non
 def select_converted(
     converted: Converted,
     config: SelectionConfig,
-    embed: Callable[[Dataset, SelectionConfig], tuple[Dataset, int | None]] = embed,
+    embed_with: Callable[[Dataset, SelectionConfig], tuple[Dataset, int | None]] = embed,
 ) -> tuple[Dataset, SelectionReport]:
     """[`select_preferences`] from where the layout has been read, with another way to embed if need be."""
     dataset, given_pairs = converted.dataset, converted.given_pairs
@@ -101,12 +109,16 @@ def select_converted(
     if given_pairs and "responses" in dataset.column_names:  # what the pairs were picked from
         dataset = dataset.remove_columns([name for name in USED_UP if name in dataset.column_names])
 
-    embedder, responses_cut, tokens_cut = None, None, None
+    embedder, revision, limit, responses_cut, tokens_cut = None, None, None, None, None
     if "embeddings" in dataset.column_names:
         embedder = "column `embeddings`"
     elif STRATEGIES[config.strategy].needs("similarity"):
         embedder = embedder_name(config.embedder)
-        dataset, tokens_cut = embed(dataset, config)
+        dataset, tokens_cut = embed_with(dataset, config)
+        revision, limit = (
+            embedder_revision(config.embedder),
+            embedder_limit(config.embedder, config.embedder_max_length),
+        )
     if {"embeddings", "responses_cut"} <= set(dataset.column_names):
         responses_cut = pc.sum(dataset.with_format("arrow")["responses_cut"][:]).as_py()
     seconds["embedding"], start = time.perf_counter() - start, time.perf_counter()
@@ -145,6 +157,8 @@ def select_converted(
     report = SelectionReport(
         strategy=config.strategy,
         embedder=embedder,
+        embedder_revision=revision,
+        embedder_max_length=limit,
         budget=config.budget,
         budget_cost=config.budget_cost,
         layout=converted.layout,

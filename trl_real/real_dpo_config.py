@@ -16,18 +16,25 @@ class RealDPOConfig(SelectionConfig, DPOConfig):
     r"""
     Configuration class for the [`RealDPOTrainer`].
 
-    It has every parameter of [`SelectionConfig`] and of [`~trl.DPOConfig`], and one of its own.
+    It has every parameter of [`SelectionConfig`] and of [`~trl.DPOConfig`], and two of its own.
 
     Parameters:
         eval_selection_strategy (`str`, *optional*, defaults to `"random"`):
             The strategy that pairs the responses of an evaluation dataset. By default not the one that selects the
             training pairs, so that the evaluation is not biased by it. Evaluation pairs are never budgeted.
+        hub_dataset_id (`str`, *optional*):
+            The dataset on the Hub that [`RealDPOTrainer.push_to_hub`] pushes the selected pairs to, beside the model. If
+            `None`, it pushes the model alone.
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*DPOConfig._VALID_DICT_FIELDS, "strategy_kwargs"]
 
     eval_selection_strategy: str = field(
         default="random", metadata={"help": "The strategy that pairs the responses of an evaluation dataset."}
+    )
+
+    hub_dataset_id: str | None = field(
+        default=None, metadata={"help": "Dataset on the Hub to push the selected pairs to, beside the model."}
     )
 
     def __post_init__(self) -> None:

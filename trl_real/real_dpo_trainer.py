@@ -4,21 +4,25 @@ import dataclasses
 import functools
 import inspect
 import logging
-import textwrap
 from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets import Dataset, IterableDataset
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
+from . import inert
+from .card_parts import REAL_CITATION, is_repo_id
 from .chunks import embed_in_chunks
 from .config import SelectionConfig
 from .conversion import convert
 from .embedding import load_embedder
+from .hub import push_selected_dataset
 from .layouts import LAYOUTS, column_names, find_layout
-from .policy import PolicyEmbedder
+from .model_card import add_selection
+from .policy import PolicyEmbedder, base_parameters
 from .preferences import select_converted, select_stream
 from .real_dpo_config import RealDPOConfig
 from .report import REASONS, SelectionReport
@@ -26,6 +30,9 @@ from .strategies import STRATEGIES
 
 
 logger = logging.getLogger(__name__)
+
+# Why a selected pair is not trained on.
+TOO_LONG = ("prompt_too_long", "identical_when_truncated")
 
 
 class RealDPOTrainer(DPOTrainer):
@@ -42,7 +49,9 @@ class RealDPOTrainer(DPOTrainer):
             Configuration for this trainer. A plain [`~trl.DPOConfig`] selects with the defaults of
             [`SelectionConfig`].
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Candidates with scores in any layout that [`to_candidates`] knows, or whatever [`~trl.DPOTrainer`] takes.
+            Candidates with scores in any layout that [`to_candidates`] knows, or whatever [`~trl.DPOTrainer`] takes. A
+            stream is selected from as it is read: its responses are embedded anew in each epoch, by an embedder that
+            stays in memory.
         eval_dataset (as in [`~trl.DPOTrainer`], *optional*):
             The same. Candidates are paired by `eval_selection_strategy` and never budgeted.
 
@@ -71,13 +80,7 @@ class RealDPOTrainer(DPOTrainer):
     _paper: ClassVar[dict[str, str]] = {
         "title": "REAL: Response Embedding-based Alignment for LLMs",
         "id": "2409.17169",
-        "citation": textwrap.dedent("""\
-            @article{zhang2024real,
-                title        = {{REAL: Response Embedding-based Alignment for LLMs}},
-                author       = {Honggen Zhang and Xufeng Zhao and Igor Molybog and June Zhang},
-                year         = 2024,
-                eprint       = {arXiv:2409.17169}
-            }"""),
+        "citation": REAL_CITATION,
     }
 
     # Wrapped rather than spelled out, so that the arguments are those of the TRL that is installed.
@@ -91,6 +94,7 @@ class RealDPOTrainer(DPOTrainer):
             given["args"] = RealDPOConfig(output_dir=f"{name.split('/')[-1]}-REAL")
         config = given["args"]
         self.selection_report: SelectionReport | None = None
+        self._pushed_dataset: str | None = None
         policy = _policy(given, config)
         self._policy: PolicyEmbedder | None = policy
         train_dataset = given.get("train_dataset")
@@ -107,17 +111,27 @@ class RealDPOTrainer(DPOTrainer):
         load_embedder.cache_clear()  # its memory is the policy's from here on
         policy.free()
         super().__init__(*call.args, **call.kwargs)
-        # The weights of a model that was given as an object are about to change: not those under adapters, and not those of
-        # the reference that TRL makes of it.
-        if isinstance(self.model, PeftModel):
-            self._policy = PolicyEmbedder(self.model, *policy.options)
-        elif not isinstance(given["model"], str):
-            copied = given.get("ref_model") is None and self.ref_model is not None and not config.sync_ref_model
-            self._policy = PolicyEmbedder(self.ref_model, *policy.options) if copied else None
-        if self.selection_report is not None and self.is_world_process_zero():
-            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
-            self.selection_report.save(Path(self.args.output_dir) / "selection_report.json")
+        self._policy = self._untrained_policy(given, policy)
+        if self.is_world_process_zero():
+            path = Path(self.args.output_dir) / "selection_report.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)  # of an earlier run
+            if self.selection_report is not None:
+                self.selection_report.save(path)
         self.add_callback(_LogSelection(self))
+
+    def _untrained_policy(self, given: dict[str, Any], policy: PolicyEmbedder) -> PolicyEmbedder | None:
+        """The policy before training, for evaluations to come; `None` if its weights are about to change."""
+        if isinstance(self.model, PeftModel) and not any(w.requires_grad for _, w in base_parameters(self.model)):
+            return PolicyEmbedder(self.model, *policy.options)
+        if isinstance(given["model"], str):
+            return policy  # to be loaded again
+        # The reference that TRL makes of a model may be a copy of it.
+        if given.get("ref_model") is None and self.ref_model is not None and not self.args.sync_ref_model:
+            reference = PolicyEmbedder(self.ref_model, *policy.options)
+            if _selection(self.args).embedder == "policy" and reference.fingerprint() == policy.fingerprint():
+                return reference
+        return None
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         if eval_dataset is not None:
@@ -126,6 +140,49 @@ class RealDPOTrainer(DPOTrainer):
             if self._policy is not None:
                 self._policy.free()
         return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        if not self.is_world_process_zero():
+            return
+        dataset_id = dataset_name or self._pushed_dataset
+        try:
+            super().create_model_card(model_name, dataset_id if is_repo_id(dataset_id) else None, tags)
+            path = Path(self.args.output_dir) / "README.md"
+            card = add_selection(
+                ModelCard.load(path),
+                self.selection_report,
+                config=_selection(self.args),
+                base_model=getattr(self.model.config, "_name_or_path", None),
+                adapter=isinstance(self.model, PeftModel),
+                dataset_id=dataset_id,
+                history=self.state.log_history,
+            )
+            card.save(path)
+        except Exception as error:  # whatever it is, it is no reason to lose a run
+            logger.warning("The model card was not written: %s: %s", type(error).__name__, inert.redact(str(error)))
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        repo_id = getattr(self.args, "hub_dataset_id", None)
+        if repo_id is not None and isinstance(self.selected_dataset, Dataset) and self.is_world_process_zero():
+            report = self.selection_report
+            if (
+                report is not None
+            ):  # of what was selected, all of which is pushed, and not of what the trainer could use
+                picked = {reason: n for reason, n in report.dropped.items() if reason not in TOO_LONG}
+                report = dataclasses.replace(report, dropped=picked, pairs=len(self.selected_dataset))
+            commit = push_selected_dataset(
+                self.selected_dataset,
+                repo_id,
+                report,
+                _selection(self.args),
+                private=kwargs.get("private", self.args.hub_private_repo),
+                token=kwargs.get("token") or self.args.hub_token,
+                model_id=self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
+            )
+            self._pushed_dataset = commit.repo_url.repo_id
+        return super().push_to_hub(*args, **kwargs)
 
     def _pair_eval_dataset(self, dataset: Any, config: DPOConfig) -> Any:
         if isinstance(dataset, dict):
@@ -158,18 +215,19 @@ class RealDPOTrainer(DPOTrainer):
                 f"{columns}. Add a column `scores`, or select pairs with `real_select`, have people label them "
                 "with `to_label_tasks` and train on what `apply_labels` makes of it."
             )
-        if selection.embedder == "policy" and STRATEGIES[selection.strategy].needs("similarity"):
+        embeds = STRATEGIES[selection.strategy].needs("similarity") and "embeddings" not in columns
+        if selection.embedder == "policy" and embeds:
             if self._policy is None or streams:
                 raise ValueError(
-                    "`embedder='policy'` is the policy before training, and its weights have changed when "
-                    f"`{name}` is to be embedded. Name another embedder, load a stream without `streaming=True`, or, to "
+                    "`embedder='policy'` is the policy before training, whose weights are gone by the time that "
+                    f"`{name}` is embedded. Name another embedder, load a stream without `streaming=True`, or, to "
                     "evaluate, set `eval_selection_strategy='random'` or give the model as an id or path."
                 )
             options: dict[str, Any] = {"embedder": self._policy}
             selection = dataclasses.replace(selection, **options)
         if streams:
             return select_stream(converted, selection), None
-        folder = Path(config.output_dir) / "embeddings"
+        folder = Path(config.output_dir) / "_embeddings"  # which a push to the Hub leaves out
         return select_converted(converted, selection, functools.partial(embed_in_chunks, folder=folder))
 
     def _prepare_dataset(
@@ -184,10 +242,7 @@ class RealDPOTrainer(DPOTrainer):
             return prepared.filter(_differ, **options)
         kept = prepared.filter(_differ, desc=f"Dropping identical pairs from {dataset_name} dataset", **options)
         # TRL drops the pairs whose prompt alone is too long, without a word.
-        counts = {
-            "prompt_too_long": len(dataset) - len(prepared),
-            "identical_when_truncated": len(prepared) - len(kept),
-        }
+        counts = dict(zip(TOO_LONG, (len(dataset) - len(prepared), len(prepared) - len(kept)), strict=True))
         dropped = {reason: count for reason, count in counts.items() if count}
         if dropped:
             why = "; ".join(f"in {count} {REASONS[reason]}" for reason, count in dropped.items())

@@ -96,6 +96,8 @@ class SelectionReport:
     Attributes:
         strategy (`str` or `None`): The strategy; `None` if pairs were given and all are taken.
         embedder (`str` or `None`): Id, path or class of the embedder; `None` if nothing was embedded.
+        embedder_revision (`str` or `None`): Its commit on the Hub, or the hash of its weights; `None` if unknown.
+        embedder_max_length (`int` or `None`): How many tokens of a response it embeds; `None` if unknown.
         budget (`int`, `float` or `None`): The budget.
         budget_cost (`str` or `None`): Its unit; `None` for pairs.
         layout (`str` or `None`): The layout of the rows, see [`to_candidates`]; `None` if pairs are all taken.
@@ -139,6 +141,8 @@ class SelectionReport:
     response_length: Comparison = field(default_factory=Comparison)
     length_difference: Comparison = field(default_factory=Comparison)
     chosen_longer: dict[str, float] = field(default_factory=dict)
+    embedder_revision: str | None = None
+    embedder_max_length: int | None = None
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     def compare(self, eligible: dict[str, np.ndarray], picked: dict[str, np.ndarray]) -> None:
@@ -210,29 +214,29 @@ class SelectionReport:
         """Read a report that `save` has written."""
         return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
-    def __str__(self) -> str:
+    def facts(self) -> list[tuple[str, str]]:
+        """The counts in words: what went in, what was done to it, and what came out."""
         what = "pairs" if self.given_pairs else "prompts"
         n_prompts = self.rows - self.policies.get("grouped_rows", 0)
-        lines = [
-            ("strategy", self.strategy or "none"),
-            ("embedder", self.embedder or "none"),
-            (f"{what} in", f"{n_prompts:,} with {self.responses:,} responses"),
-        ]
-        lines += [(POLICIES[policy][0], f"{n:,}: {POLICIES[policy][1]}") for policy, n in self.policies.items()]
+        facts = [(f"{what} in", f"{n_prompts:,} with {self.responses:,} responses")]
+        facts += [(POLICIES[policy][0], f"{n:,}: {POLICIES[policy][1]}") for policy, n in self.policies.items()]
         if self.responses_cut:
+            limit = "" if self.embedder_max_length is None else f" of {self.embedder_max_length} tokens"
             tokens = "" if self.tokens_cut is None else f", {self.tokens_cut:,} tokens in all"
-            lines.append(("responses cut", f"{self.responses_cut:,}: longer than the embedder's limit{tokens}"))
-        lines += [(f"{what} skipped", f"{n:,}: {REASONS[reason]}") for reason, n in self.skipped.items()]
-        lines += [("pairs dropped", f"{n:,}: {REASONS[reason]}") for reason, n in self.dropped.items()]
-        lines.append(("pairs out", f"{self.pairs:,} {'labelled' if self.labelled else 'to label'}"))
+            facts.append(("responses cut", f"{self.responses_cut:,}: longer than the embedder's limit{limit}{tokens}"))
+        facts += [(f"{what} skipped", f"{n:,}: {REASONS[reason]}") for reason, n in self.skipped.items()]
+        facts += [("pairs dropped", f"{n:,}: {REASONS[reason]}") for reason, n in self.dropped.items()]
+        facts.append(("pairs out", f"{self.pairs:,} {'labelled' if self.labelled else 'to label'}"))
         n_eligible = self.similarity.eligible.count
         if n_eligible and self.strategy is not None:
             share = self.pairs / n_eligible
-            lines.append(
+            facts.append(
                 ("labels needed", f"{self.pairs:,} instead of {n_eligible:,}, {share:.1%} of labelling every pair")
             )
-        if self.seconds:
-            lines.append(("time", ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.seconds.items())))
+        return facts
+
+    def figures(self) -> list[tuple[str, str, str]]:
+        """The comparisons in numbers: what is measured, of all pairs and of those that came out; the first row is a head."""
 
         def describe(distribution: Distribution, digits: int) -> str:
             values = (round(distribution.quantiles[q], digits) + 0.0 for q in ("p25", "median", "p75"))  # never -0
@@ -240,7 +244,7 @@ class SelectionReport:
             return f"{middle} ({low} to {high})"
 
         rows = [
-            (name, *(describe(side, digits) for side in (comparison.eligible, comparison.picked)))
+            (name, describe(comparison.eligible, digits), describe(comparison.picked, digits))
             for name, comparison, digits in (
                 ("similarity", self.similarity, 2),
                 ("score gap", self.score_gap, 2),
@@ -250,9 +254,15 @@ class SelectionReport:
             if comparison.eligible.quantiles and comparison.picked.quantiles
         ]
         if len(self.chosen_longer) == 2:
-            rows.append(("chosen is longer", *(f"{share:.0%}" for share in self.chosen_longer.values())))
-        if rows:
-            rows.insert(0, ("median (middle half)", "all pairs", "pairs out"))
+            eligible, picked = (f"{self.chosen_longer[side]:.0%}" for side in ("eligible", "picked"))
+            rows.append(("chosen is longer", eligible, picked))
+        return [("median (middle half)", "all pairs", "pairs out"), *rows] if rows else []
+
+    def __str__(self) -> str:
+        lines = [("strategy", self.strategy or "none"), ("embedder", self.embedder or "none"), *self.facts()]
+        if self.seconds:
+            lines.append(("time", ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.seconds.items())))
+        rows = self.figures()
         width = max(len(name) for name, *_ in [*lines, *rows])
         second = max((len(row[1]) for row in rows), default=0)
         text = [f"{name:<{width}}  {value}" for name, value in lines]

@@ -1,0 +1,80 @@
+import re
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from trl_real import inert
+
+
+HOSTILE = [
+    "```\n# heading\n```",
+    "~~~~\n</pre>\n~~~~",
+    "---\nlicense: mit\n---",
+    "<script>alert(1)</script>\n<!-- trl-real: begin of the selection 'default' -->",
+    "{{ 7 * 7 }} {% raw %} {# x #}",
+    "[a](javascript:alert(1)) ![b](http://x/y.png) http://example.org www.example.org a@b.org",
+    "\u202egnp.exe \u2066x\u2069 \u200b\ufeff\x00\x0b\x85\u2028next",
+    "| a | b |\n|---|---|\n| c | d |",
+    "  indented\n\n\n    more\n\ttab",
+    "``` `` ` \\` *b* _i_ #",
+    "",
+    "   ",
+]
+markdown = MarkdownIt("gfm-like", {"html": True, "linkify": False})
+texts = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=200), st.lists(st.sampled_from(HOSTILE)).map("\n".join))
+
+
+def kinds(text):
+    return [token.type for token in markdown.parse(text)]
+
+
+@given(texts)
+def test_a_quote_is_one_block_of_code_that_shows_the_text(text):
+    block = inert.quote(text)
+    tokens = markdown.parse(f"before\n\n{block}\n\n# after\n")
+    assert [token.type for token in tokens[3:]] == ["code_block", "heading_open", "inline", "heading_close"]
+    assert all(line.startswith("    ") or not line for line in block.split("\n"))
+    shown, meant = re.sub(r"\s", "", tokens[3].content), re.sub(r"\s", "", inert.visible(text))
+    assert shown == (meant or "(blank)")
+
+
+def test_a_long_quote_is_cut_and_its_lines_are_wrapped():
+    block = inert.quote("word " * 20_000)
+    assert len(block) < 2000
+    assert max(map(len, block.split("\n"))) <= inert.WIDTH + 4
+    assert block.endswith("[… 99,000 more characters]")
+    assert max(map(len, inert.quote("x" * 900).split("\n"))) <= inert.WIDTH + 4
+
+
+@given(texts)
+def test_inline_code_and_escaped_text_stay_in_their_cell(text):
+    for cell in (inert.code(text), inert.escape(text)):
+        (inline,) = (
+            t for t in markdown.parse(f"| a | b |\n|---|---|\n| x {cell} | end |") if t.content.startswith("x")
+        )
+        found = {child.type for child in inline.children}
+        assert found <= {"text", "code_inline", "text_special"}
+    assert len(inert.one_line("x" * 1000)) == 120
+
+
+@given(texts)
+def test_a_fence_is_not_closed_by_what_is_in_it(text):
+    (token,) = markdown.parse(inert.fenced(text, "yaml"))
+    assert token.type == "fence"
+    assert token.info == "yaml"
+
+
+@given(texts)
+def test_nothing_invisible_is_left(text):
+    for char in inert.visible(text):
+        assert char in "\n\u200c\u200d" or unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp")
+        assert unicodedata.bidirectional(char) not in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+
+
+@pytest.mark.parametrize("token", ["hf_" + "a" * 34, "hf_" + "Q1" * 20, "api_org_" + "b" * 34])
+def test_tokens_are_redacted(token):
+    assert token not in inert.redact(f"Bearer {token}, {token}")
+    assert inert.redact("hf_hub_download hf_xet api_org_x") == "hf_hub_download hf_xet api_org_x"
