@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test quality pytest lowest-trl trl-tests test-lowest clean
+.PHONY: quickstart test quality pytest cards lowest-trl trl-tests test-lowest clean
 
 # From candidates to an aligned model, on the sample of the package.
 quickstart: $(VENV)/ready
@@ -18,6 +18,10 @@ quality: $(VENV)/ready
 
 pytest: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+# The example cards in model_cards/.
+cards: $(VENV)/ready
+	$(BIN)/python model_cards/render.py
 
 # The trainer on the lowest TRL that pyproject.toml admits, everything else as it is.
 lowest-trl: $(VENV)/lowest-trl/ready

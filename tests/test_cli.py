@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 from conftest import candidate_rows
 from datasets import Dataset, load_dataset
+from huggingface_hub import DatasetCard, ModelCard
+from local_hub import ALICE
 
 from trl_real import SelectionConfig, SelectionReport, select_preferences
 from trl_real.cli import main
@@ -151,6 +153,27 @@ def test_local_files_are_evaluated_and_a_run_goes_on(data, tiny_lm, tiny_encoder
     assert "eval_loss" in capsys.readouterr().out
     assert main([*evaluate, "--resume_from_checkpoint", "true", "--max_steps", "3"]) == 0
     assert Path("out/checkpoint-3").is_dir()
+
+
+def test_select_and_dpo_push(data, tiny_lm, tiny_encoder, hub, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_TOKEN", ALICE)
+    select = ["select", "--data_files", "candidates.jsonl", "--embedder", tiny_encoder, "--output_dir", "pairs"]
+    assert main([*select, "--push_to_hub", "--license", "mit"]) == 0
+    assert f"Pushed: {hub.url}/datasets/alice/pairs/commit/" in capsys.readouterr().out
+    pairs = load_dataset("alice/pairs", split="train", cache_dir=str(tmp_path / "cache"))
+    assert pairs["chosen"][:] == [
+        json.loads(line)["chosen"] for line in Path("pairs/pairs.jsonl").read_text().splitlines()
+    ]
+    assert "budget: null" in DatasetCard.load("alice/pairs").text
+    assert main([*select, "--push_to_hub", "--hub_dataset_id", "bob/pairs"]) == 1
+    assert "trl-real: error: Could not push to 'bob/pairs': the token must not write there" in capsys.readouterr().err
+    dpo = ["dpo", "--model_name_or_path", tiny_lm, "--dataset_name", "alice/pairs", "--output_dir", "out"]
+    dpo += ["--max_steps", "1", "--use_cpu", "--bf16", "false", "--report_to", "none", "--push_to_hub"]
+    assert main([*dpo, "--hub_private_repo", "true", "--hub_dataset_id", "alice/trained-on"]) == 0
+    assert "It was pushed to alice/out." in capsys.readouterr().out
+    assert set(hub.repos) == {("dataset", "alice/pairs"), ("dataset", "alice/trained-on"), ("model", "alice/out")}
+    assert [hub.repos["dataset", "alice/trained-on"].private, hub.repos["model", "alice/out"].private] == [True, True]
+    assert ModelCard.load("alice/out").data.datasets == "alice/trained-on"
 
 
 def test_outputs_of_an_earlier_run_do_not_stay(data, tiny_encoder, capsys):

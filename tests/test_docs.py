@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import candidate_rows
 from datasets import Dataset
+from local_hub import ALICE
 
 import trl_real
 from trl_real import real_select
@@ -31,6 +32,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", README, re
         "select_budget",
         "select_preferences",
         "label_reliability",
+        "create_dataset_card",
     ],
 )
 def test_docstrings(name):
@@ -43,14 +45,15 @@ def test_docstrings(name):
 
 
 @pytest.mark.parametrize(("code", "printed"), BLOCKS, ids=lambda text: text.splitlines()[0][:40] if text else "silent")
-def test_readme(code, printed, tmp_path, monkeypatch, rng, tiny_lm):
+def test_readme(code, printed, tmp_path, monkeypatch, rng, tiny_lm, hub):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", ALICE)
     candidates = Dataset.from_list(candidate_rows(rng, 30, (2, 3)))
     candidates.to_json("candidates.jsonl")
     pairs = candidates.map(real_select, batched=True, fn_kwargs={"strategy": "random"})
     pairs.select_columns(["prompt", "chosen", "rejected"]).to_json("preferences.jsonl")
-    # The Hub is out of reach, and TRL trains in bfloat16 by default, for which transformers wants a GPU.
-    code = code.replace("Qwen/Qwen2.5-0.5B-Instruct", tiny_lm)
+    # The Hub is one on this machine, and TRL trains in bfloat16 by default, for which transformers wants a GPU.
+    code = code.replace("Qwen/Qwen2.5-0.5B-Instruct", tiny_lm).replace("your-name/", "alice/")
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
     output = io.StringIO()
     with contextlib.redirect_stdout(output):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import Dataset, DatasetDict
 from datasets.config import MAX_SHARD_SIZE
@@ -37,6 +37,7 @@ from .report import SelectionReport
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
 TRIES = 4
 WAIT = 1.0  # seconds before the second try, twice as many before the next
 # Another commit came first, or the Hub could not answer. Anything else would fail again.
@@ -135,7 +136,7 @@ def push_selected_dataset(
     if inert.TOKEN.search(repo_id):
         raise ValueError("`repo_id` has a token in it. Pass the name of the repository, and the token as `token`.")
     folder = data_folder(config_name)
-    with _explained(repo_id), tempfile.TemporaryDirectory(prefix="trl-real-") as temporary:
+    with explained(repo_id), tempfile.TemporaryDirectory(prefix="trl-real-") as temporary:
         api = HfApi(token=token, library_name="trl-real", library_version=__version__)
         shard_size = convert_file_size_to_int(max_shard_size)
         files = {
@@ -237,35 +238,46 @@ def _commit(
 ) -> CommitInfo:
     """Commit what `plan` makes of the head and its files, all or nothing; of the new head where another try may help."""
     undo: list[Callable[[], None]] = []
-    printed = False
+    printed: list[str] = []
+
+    def attempt() -> CommitInfo:
+        info = _open(api, repo_id, private, None if create_pr else revision, undo)
+        operations = plan(str(info.sha), _files(info))
+        if not printed:
+            printed.append(f"Pushing {message} to {repo_id}, which is {'private' if info.private else 'PUBLIC'}.")
+            print(*printed)
+        return api.create_commit(
+            repo_id,
+            operations,
+            commit_message=f"Upload {message}",
+            repo_type="dataset",
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=info.sha,
+        )
+
     try:
-        for wait in [*(WAIT * 2**i for i in range(TRIES - 1)), None]:
-            try:
-                info = _open(api, repo_id, private, None if create_pr else revision, undo)
-                operations = plan(str(info.sha), _files(info))
-                if not printed:
-                    print(f"Pushing {message} to {repo_id}, which is {'private' if info.private else 'PUBLIC'}.")
-                    printed = True
-                return api.create_commit(
-                    repo_id,
-                    operations,
-                    commit_message=f"Upload {message}",
-                    repo_type="dataset",
-                    revision=revision,
-                    create_pr=create_pr,
-                    parent_commit=info.sha,
-                )
-            except (HTTPError, json.JSONDecodeError) as error:
-                if wait is None or not _may_help(error):
-                    raise
-                logger.warning("Pushing to %s failed (%s), next try in %g s.", repo_id, type(error).__name__, wait)
-                time.sleep(wait)
+        return retried(attempt, repo_id)
     except BaseException:
         for step in reversed(undo):
             with suppress(HTTPError):
                 step()
         raise
-    raise AssertionError("the last try returns or raises")
+
+
+def retried(attempt: Callable[[], Result], repo_id: str) -> Result:
+    """What `attempt` returns, after some tries where another one may help."""
+    for wait in (WAIT * 2**i for i in range(TRIES - 1)):
+        try:
+            return attempt()
+        except (HTTPError, json.JSONDecodeError, RuntimeError) as error:
+            if not _may_help(_reason(error)):
+                raise
+            logger.warning(
+                "Pushing to %s failed (%s), next try in %g s.", repo_id, type(_reason(error)).__name__, wait
+            )
+            time.sleep(wait)
+    return attempt()
 
 
 def _open(
@@ -294,10 +306,19 @@ def _open(
         return info
 
 
-def _may_help(error: Exception) -> bool:
+def _reason(error: BaseException) -> BaseException:
+    """The error of the Hub that the client reports an upload's failure by."""
+    return error.__cause__ if isinstance(error, RuntimeError) and isinstance(error.__cause__, HTTPError) else error
+
+
+def _may_help(error: BaseException) -> bool:
     """Whether another try may help: after a cut connection, a page of a proxy, or a status in `AGAIN`."""
-    response, request = getattr(error, "response", None), getattr(error, "_request", None)
-    if request is not None and TRIED.search(str(request.url)):
+    response = getattr(error, "response", None)
+    request = getattr(error if response is None else response, "_request", None)
+    tried = request is not None and (
+        TRIED.search(str(request.url)) or (request.method == "PUT" and response is not None)
+    )
+    if tried or isinstance(error, RuntimeError):
         return False
     return response is None or response.status_code in AGAIN
 
@@ -317,11 +338,14 @@ def _files(info: DatasetInfo) -> set[str]:
 
 
 @contextmanager
-def _explained(repo_id: str) -> Iterator[None]:
+def explained(repo_id: str) -> Iterator[None]:
     """Turns what the Hub and the disk refuse into one error that says what to do, without a token in it."""
     try:
         yield
-    except (HTTPError, json.JSONDecodeError) as error:
+    except (HTTPError, json.JSONDecodeError, RuntimeError) as failure:
+        error = _reason(failure)
+        if isinstance(error, RuntimeError):
+            raise
         response = getattr(error, "response", None)
         status = None if response is None else response.status_code
         kind, advice = {
@@ -347,7 +371,7 @@ def _explained(repo_id: str) -> Iterator[None]:
         }.get(status or 0, (ConnectionError, f"the Hub at {constants.ENDPOINT} does not answer; push again later"))
         text = f"Could not push to {repo_id!r}: {advice}. ({type(error).__name__}: {' '.join(str(error).split())})"
         clean = inert.redact(str(error)) == str(error)
-        raise kind(inert.redact(text)) from (error if clean else None)
+        raise kind(inert.redact(text)) from (failure if clean else None)
     except HFValidationError as error:
         raise ValueError(f"`repo_id={inert.redact(repo_id)!r}` cannot be the name of a dataset: {error}") from None
     except OSError as error:

@@ -13,6 +13,7 @@ from .config import SelectionConfig
 from .report import SelectionReport
 
 
+TRAINING = "training pairs"
 METRICS = ("rewards/margins", "rewards/accuracies")
 
 
@@ -55,13 +56,17 @@ def add_selection(
     if adapter:
         data["library_name"] = "peft"
         data["base_model_relation"] = "adapter" if on_hub else None
+    data["tags"] = sorted(data.get("tags") or ())
     data["model_name"] = data.get("model_name") or "model"
     data["eval_results"] = [
         EvalResult(
             task_type="text-generation",
-            dataset_type=str(dataset_id) if is_repo_id(dataset_id) else "preference-pairs",
+            dataset_type=str(dataset_id) if pairs == TRAINING and is_repo_id(dataset_id) else "preference-pairs",
             dataset_name=pairs,
-            dataset_config=pairs,  # results of datasets that differ in their names alone would be taken for one's
+            dataset_config=None
+            if pairs == TRAINING
+            else pairs,  # results of datasets that differ in their names alone would be taken for one's
+            dataset_split="train" if pairs == TRAINING else "test",
             metric_type=metric,
             metric_value=value,
         )
@@ -92,7 +97,7 @@ def _last_results(history: list[dict[str, float]]) -> dict[tuple[str, str], floa
         # TRL gives the name of an evaluation dataset to its loss alone.
         names = [match[1] for key in entry if (match := re.fullmatch("eval_(.+)_loss", key))]
         for metric in METRICS:
-            for key, pairs in ((metric, "training pairs"), (f"eval_{metric}", "held-out pairs")):
+            for key, pairs in ((metric, TRAINING), (f"eval_{metric}", "held-out pairs")):
                 if key in entry and math.isfinite(entry[key]):
                     named = f" ({inert.one_line(names[0])})" if names else ""
                     results[pairs + named, metric] = entry[key]

@@ -49,11 +49,11 @@ class RealDPOConfig(SelectionConfig, DPOConfig):
         return {**super().to_dict(), "embedder": embedder_name(self.embedder)}
 
     def __getstate__(self) -> dict[str, Any]:
-        # `training_args.bin` is a pickle of this object, which an embedder's weights have no place in.
-        return {**self.__dict__, "embedder": embedder_name(self.embedder)}
+        # `training_args.bin` is a pickle of this object, which neither an embedder's weights nor a token have a place in.
+        return {**self.__dict__, "embedder": embedder_name(self.embedder), "hub_token": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RealDPOConfig":
-        # A copy, unlike a pickle, keeps the embedder.
+        # A copy, unlike a pickle, keeps the embedder and the token.
         twin = copy.copy(self)
         twin.__dict__.update(copy.deepcopy({name: v for name, v in self.__dict__.items() if name != "embedder"}, memo))
         return twin

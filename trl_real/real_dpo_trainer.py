@@ -19,7 +19,7 @@ from .chunks import embed_in_chunks
 from .config import SelectionConfig
 from .conversion import convert
 from .embedding import load_embedder
-from .hub import push_selected_dataset
+from .hub import explained, push_selected_dataset, retried
 from .layouts import LAYOUTS, column_names, find_layout
 from .model_card import add_selection
 from .policy import PolicyEmbedder, base_parameters
@@ -182,7 +182,11 @@ class RealDPOTrainer(DPOTrainer):
                 model_id=self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
             )
             self._pushed_dataset = commit.repo_url.repo_id
-        return super().push_to_hub(*args, **kwargs)
+        name = self.hub_model_id or self.args.hub_model_id or self.args.output_dir
+        push = functools.partial(super().push_to_hub, *args, **kwargs)
+        with explained(name):
+            # The model is saved by all processes together, so that one alone cannot try again.
+            return retried(push, name) if self.args.world_size == 1 else push()
 
     def _pair_eval_dataset(self, dataset: Any, config: DPOConfig) -> Any:
         if isinstance(dataset, dict):
