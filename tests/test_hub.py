@@ -192,6 +192,26 @@ def test_a_fault_that_passes_is_got_over(method, path, fault, selected, hub, tmp
     assert len(hub.sent(method, path)) >= 1
 
 
+@pytest.mark.parametrize("fault", [503, "drop", "lose"])
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_a_fault_while_the_card_that_is_there_is_read(method, fault, selected, hub, repo):
+    push((selected[0].select([0]), None), config_name="other")
+    hub.fail(method, "/resolve/.*README.md", fault)
+    push(selected)
+    assert "## Selection `other`" in repo()["README.md"].decode()
+
+
+@pytest.mark.slow
+def test_a_card_that_cannot_be_read_is_not_overwritten(selected, hub, repo, monkeypatch):
+    monkeypatch.setattr(hub_module, "TRIES", 1)  # the client tries several times itself
+    push((selected[0].select([0]), None), config_name="third")
+    hub.fail("HEAD", "/resolve/.*README.md", 503, times=math.inf)
+    before = dict(repo())
+    with pytest.raises(ConnectionError, match="does not answer; push again later"):
+        push((selected[0].select([1]), None))
+    assert repo() == before
+
+
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize("fault", [503, "drop"])
 @pytest.mark.parametrize(

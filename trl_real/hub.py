@@ -26,7 +26,13 @@ from huggingface_hub import (
     HfApi,
     constants,
 )
-from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from . import __version__, inert
 from .card_parts import is_repo_id
@@ -44,6 +50,8 @@ WAIT = 1.0  # seconds before the second try, twice as many before the next
 AGAIN = (408, 409, 412, 429, 500, 502, 503, 504)
 # What the client has tried several times itself before it gives up.
 TRIED = re.compile("/preupload/|/info/lfs/")
+# What the client wraps the failure of an upload and of a download into.
+WRAPPED = (RuntimeError, LocalEntryNotFoundError)
 CONFIG = re.compile(r"(?!(data|figures)$)\w[\w.-]*")
 
 
@@ -105,8 +113,10 @@ def push_selected_dataset(
         [`~huggingface_hub.CommitInfo`]: The commit, or the one before it if nothing has changed.
 
     Raises:
-        `ValueError`: If a name cannot be one, or `private=True` and the repository is public.
-        `RuntimeError`: If the Hub refuses, or cannot be reached after some tries. The repository is as it was.
+        `TypeError`, `ValueError`: If an argument cannot be what it is, or `private=True` and the repository is public.
+        `PermissionError`: If you are not logged in, or must not write there.
+        `FileNotFoundError`, `FileExistsError`: If there is no such revision, or the name is taken.
+        `ConnectionError`: If the Hub does not answer after some tries. The repository is as it was.
         `OSError`: If the files cannot be written.
 
     Example:
@@ -145,8 +155,10 @@ def push_selected_dataset(
             for name, path in _write_shards(rows, split, Path(temporary), shard_size)
         }
         plots = {split: (f"figures/{folder}-{split}.png", path) for split, path in _draw(reports, Path(temporary))}
-        repo_id = _full_name(api, repo_id)
-        model_id = None if model_id is None else _full_name(api, model_id)
+        if "/" not in repo_id or "/" not in (model_id or "/"):
+            user = retried(api.whoami, repo_id)["name"]
+            repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
+            model_id = model_id if model_id is None or "/" in model_id else f"{user}/{model_id}"
         if source is None:
             source, source_revision = find_source(next(iter(splits.values())))
         source_data = _source_data(api, source, source_revision) if license is None else {}
@@ -184,10 +196,6 @@ def push_selected_dataset(
 
         rows = sum(map(len, splits.values()))
         return _commit(api, repo_id, plan, f"{rows:,} selected pairs", private, revision, create_pr)
-
-
-def _full_name(api: HfApi, repo_id: str) -> str:
-    return repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
 
 
 def _write_shards(rows: Dataset, split: str, folder: Path, size: int) -> Iterator[tuple[str, Path]]:
@@ -270,7 +278,7 @@ def retried(attempt: Callable[[], Result], repo_id: str) -> Result:
     for wait in (WAIT * 2**i for i in range(TRIES - 1)):
         try:
             return attempt()
-        except (HTTPError, json.JSONDecodeError, RuntimeError) as error:
+        except (HTTPError, json.JSONDecodeError, *WRAPPED) as error:
             if not _may_help(_reason(error)):
                 raise
             logger.warning(
@@ -307,8 +315,8 @@ def _open(
 
 
 def _reason(error: BaseException) -> BaseException:
-    """The error of the Hub that the client reports an upload's failure by."""
-    return error.__cause__ if isinstance(error, RuntimeError) and isinstance(error.__cause__, HTTPError) else error
+    """The error of the Hub that the client has wrapped into another one, if it has."""
+    return error.__cause__ if isinstance(error, WRAPPED) and isinstance(error.__cause__, HTTPError) else error
 
 
 def _may_help(error: BaseException) -> bool:
@@ -318,7 +326,7 @@ def _may_help(error: BaseException) -> bool:
     tried = request is not None and (
         TRIED.search(str(request.url)) or (request.method == "PUT" and response is not None)
     )
-    if tried or isinstance(error, RuntimeError):
+    if tried or isinstance(error, WRAPPED):
         return False
     return response is None or response.status_code in AGAIN
 
@@ -342,9 +350,9 @@ def explained(repo_id: str) -> Iterator[None]:
     """Turns what the Hub and the disk refuse into one error that says what to do, without a token in it."""
     try:
         yield
-    except (HTTPError, json.JSONDecodeError, RuntimeError) as failure:
+    except (HTTPError, json.JSONDecodeError, *WRAPPED) as failure:
         error = _reason(failure)
-        if isinstance(error, RuntimeError):
+        if isinstance(error, WRAPPED):
             raise
         response = getattr(error, "response", None)
         status = None if response is None else response.status_code
