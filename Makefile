@@ -25,7 +25,7 @@ cards: $(VENV)/ready
 
 # The trainer on the lowest TRL that pyproject.toml admits, everything else as it is.
 lowest-trl: $(VENV)/lowest-trl/ready
-	PYTHONPATH=$(VENV)/lowest-trl $(BIN)/python -m pytest -q tests/test_real_dpo_trainer.py tests/test_real_dpo_config.py \
+	PYTHONPATH=$(VENV)/lowest-trl $(BIN)/python -m pytest -q tests/test_real_dpo_trainer.py tests/test_real_dpo_config.py tests/test_model_card.py \
 		tests/test_dpo_parity.py
 
 $(VENV)/lowest-trl/ready: $(VENV)/ready constraints-lowest.txt

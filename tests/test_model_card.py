@@ -125,7 +125,7 @@ def test_numbers_that_are_none_are_left_out():
 
 @pytest.mark.parametrize("adapter", [False, True])
 def test_model_and_dataset_are_pushed_and_link_each_other(
-    adapter, options, candidates, tiny_lm, tmp_path, hub, capsys
+    adapter, options, candidates, tiny_lm, tmp_path, hub, capsys, monkeypatch
 ):
     args = RealDPOConfig(
         **options, hub_model_id="alice/aligned", hub_dataset_id="alice/pairs", hub_token=ALICE, hub_private_repo=True
@@ -135,7 +135,8 @@ def test_model_and_dataset_are_pushed_and_link_each_other(
     trainer.train()
     trainer.push_to_hub()
     assert "selected pairs to alice/pairs, which is private." in capsys.readouterr().out
-    options = {"token": ALICE_READS, "cache_dir": str(tmp_path / "cache")}
+    monkeypatch.setenv("HF_TOKEN", ALICE_READS)
+    options = {"cache_dir": str(tmp_path / "cache")}
     pairs = load_dataset("alice/pairs", split="train", **options)
     assert pairs.to_list() == trainer.selected_dataset.to_list()
     loader = AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM

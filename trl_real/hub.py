@@ -321,14 +321,13 @@ def _reason(error: BaseException) -> BaseException:
 
 def _may_help(error: BaseException) -> bool:
     """Whether another try may help: after a cut connection, a page of a proxy, or a status in `AGAIN`."""
-    response = getattr(error, "response", None)
-    request = getattr(error if response is None else response, "_request", None)
-    tried = request is not None and (
-        TRIED.search(str(request.url)) or (request.method == "PUT" and response is not None)
-    )
-    if tried or isinstance(error, WRAPPED):
+    if isinstance(error, WRAPPED):
         return False
-    return response is None or response.status_code in AGAIN
+    response = getattr(error, "response", None)
+    if response is None:
+        return True
+    tried = response.request.method == "PUT" or TRIED.search(str(response.request.url))
+    return response.status_code in AGAIN and not tried
 
 
 def _delete_if_new(api: HfApi, repo_id: str, branch: str, head: str) -> None:
