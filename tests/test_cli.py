@@ -96,7 +96,7 @@ MISTAKES = [
     ("select", 1, "Give either `--dataset_name` or `--data_files`."),
     ("select --data_files nope.jsonl", 1, "`--data_files`: there is no file nope.jsonl."),
     ("select --data_files empty.jsonl", 1, "`--data_files`: empty.jsonl is empty."),
-    ("select --data_files broken.jsonl", 1, "JSON parse error"),
+    ("select --data_files broken.jsonl", 1, "trl-real: error: "),
     ("select --data_files broken.yaml", 1, "expected files that end in one of ['.jsonl', '.json'"),
     ("select --data_files candidates.jsonl --strategy eazy", 2, "`strategy` must be one of"),
     ("select --data_files candidates.jsonl --budgett 3", 2, "not used by the HfArgumentParser: ['--budgett"),

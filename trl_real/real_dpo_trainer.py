@@ -164,29 +164,34 @@ class RealDPOTrainer(DPOTrainer):
             logger.warning("The model card was not written: %s: %s", type(error).__name__, inert.redact(str(error)))
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        name = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         repo_id = getattr(self.args, "hub_dataset_id", None)
-        if repo_id is not None and isinstance(self.selected_dataset, Dataset) and self.is_world_process_zero():
-            report = self.selection_report
-            if (
-                report is not None
-            ):  # of what was selected, all of which is pushed, and not of what the trainer could use
-                picked = {reason: n for reason, n in report.dropped.items() if reason not in TOO_LONG}
-                report = dataclasses.replace(report, dropped=picked, pairs=len(self.selected_dataset))
-            commit = push_selected_dataset(
-                self.selected_dataset,
-                repo_id,
-                report,
-                _selection(self.args),
-                private=kwargs.get("private", self.args.hub_private_repo),
-                token=kwargs.get("token") or self.args.hub_token,
-                model_id=self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
-            )
-            self._pushed_dataset = commit.repo_url.repo_id
-        name = self.hub_model_id or self.args.hub_model_id or self.args.output_dir
+        if repo_id is not None and self.is_world_process_zero():
+            if isinstance(self.selected_dataset, Dataset):
+                commit = push_selected_dataset(
+                    self.selected_dataset,
+                    repo_id,
+                    self._report_on_all_selected(),
+                    _selection(self.args),
+                    private=kwargs.get("private", self.args.hub_private_repo),
+                    token=kwargs.get("token") or self.args.hub_token,
+                    model_id=name,
+                )
+                self._pushed_dataset = commit.repo_url.repo_id
+            else:
+                logger.warning("Nothing is pushed to %s: the pairs are a stream, which is not kept.", repo_id)
         push = functools.partial(super().push_to_hub, *args, **kwargs)
         with explained(name):
             # The model is saved by all processes together, so that one alone cannot try again.
             return retried(push, name) if self.args.world_size == 1 else push()
+
+    def _report_on_all_selected(self) -> SelectionReport | None:
+        """The report without what the trainer could not use of the selected pairs."""
+        report, pairs = self.selection_report, self.selected_dataset
+        if report is None or not isinstance(pairs, Dataset):
+            return None
+        dropped = {reason: count for reason, count in report.dropped.items() if reason not in TOO_LONG}
+        return dataclasses.replace(report, dropped=dropped, pairs=len(pairs))
 
     def _pair_eval_dataset(self, dataset: Any, config: DPOConfig) -> Any:
         if isinstance(dataset, dict):
