@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 from test_inert import HOSTILE
 
-from trl_real import SelectionConfig, create_dataset_card, select_preferences
+from trl_real import SelectionConfig, SelectionReport, create_dataset_card, select_preferences
 from trl_real.cards import find_source
 
 
@@ -47,7 +47,7 @@ def test_says_what_was_selected_how_and_how_to_do_it_again(selected):
     text = card.text
     for fact in (
         "| source | [bob/candidates](",
-        f"at `{'a' * 40}` |",
+        f", revision `{'a' * 40}` |",
         "| licence | `apache-2.0` |",
         "| trained on it | [alice/model](",
         "| strategy | `easy`: The least similar pair (REAL, arXiv 2409.17169) |",
@@ -188,12 +188,100 @@ def test_hostile_rows_do_not_break_a_card(kind):
             )
         }
         assert len(str(card)) < 40_000
-        assert "hf_aaa" not in str(card)
+        assert "aaaaaaaa" not in str(card)
         html = MarkdownIt("gfm-like", {"linkify": False}).render(card.text)
         assert "<script" not in html
         links = re.findall('(?:href|src)="([^"]*)"', html)
         assert links == ["https://huggingface.co/papers/2409.17169"]
         assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x08]", str(card))
+
+
+def test_text_that_is_in_no_layout_is_shown_as_json(rng):
+    rows = {"prompt": [{"a": 1}, {"a": 2}], "chosen": ["x", None], "rejected": ["y", None], "similarity": ["s", "t"]}
+    text = create_dataset_card(Dataset.from_dict(rows)).text
+    assert '    {"a": 1}' in text
+    assert re.findall("^#### .*$", text, re.M) == ["#### 1"]  # a row that was kept without a pair is no example
+
+
+def test_tool_calls_and_roles_are_shown():
+    call = {"type": "function", "function": {"name": "rain", "arguments": "{}"}}
+    rows = {
+        "prompt": [[{"role": "user\n# x", "content": "Will it rain?"}]],
+        "chosen": [[{"role": "assistant", "content": None, "tool_calls": [call]}]],
+        "rejected": [[{"role": "assistant", "content": "No.", "tool_calls": None}]],
+    }
+    text = create_dataset_card(Dataset.from_dict(rows)).text
+    assert "    user # x: Will it rain?" in text
+    assert '"name": "rain"' in text
+
+
+def test_the_policy_and_given_pairs_are_not_what_they_are_not(selected):
+    pairs, report = selected
+    text = create_dataset_card(pairs, report, SelectionConfig(embedder="policy")).text
+    assert "The embedder was the policy before training" in text
+    given = create_dataset_card(pairs, SelectionReport.of_given_pairs(3), SelectionConfig()).text
+    assert "Nothing was selected: all given pairs are there." in given
+
+
+def test_the_licence_of_another_source_does_not_stay(selected):
+    pairs, report = selected
+    first = create_dataset_card(pairs, report, CONFIG, source="bob/a", license="mit")
+    assert create_dataset_card(pairs, report, CONFIG, source="bob/a", previous=first).data.license == "mit"
+    other = create_dataset_card(pairs, report, CONFIG, source="carol/b", previous=first)
+    assert other.data.license is None
+    assert other.data.source_datasets == ["carol/b"]
+    assert "| licence | **not known**" in other.text
+    both = create_dataset_card(
+        pairs, report, CONFIG, source="carol/b", license="cc0-1.0", config_name="b", previous=first
+    )
+    assert both.data.license == ["mit", "cc0-1.0"]
+    assert both.data.source_datasets == ["bob/a", "carol/b"]
+    assert both.text.count("| licence | `mit` |") == both.text.count("| licence | `cc0-1.0` |") == 1
+
+
+@pytest.mark.parametrize("damage", ["no end", "no begin", "begin twice", "crlf", "trailing space"])
+def test_damaged_marks_lose_nothing_that_people_wrote(damage, selected):
+    pairs, report = selected
+    card = str(create_dataset_card(pairs, report, CONFIG, license="mit"))
+    begin, end = (f"<!-- trl-real: {word} of the selection 'default' -->" for word in ("begin", "end"))
+    card = card.replace(end, f"{end}\n\nMINE\n")
+    card = {
+        "no end": card.replace(end, ""),
+        "no begin": card.replace(begin, ""),
+        "begin twice": card.replace(
+            "# Selected preference pairs", f"# Selected preference pairs\n\n{begin}\n\nMINE TOO"
+        ),
+        "crlf": card.replace("\n", "\r\n"),
+        "trailing space": card.replace("-->", "-->  "),
+    }[damage]
+    for _ in range(3):
+        card = str(create_dataset_card(pairs, report, CONFIG, previous=DatasetCard(card)))
+        assert "MINE" in card
+        assert ("MINE TOO" in card) == (damage == "begin twice")
+        assert "@software{trl_real" in card
+        assert "\r" not in card
+    assert card.count("## Selection") == (2 if damage in ("no end", "no begin") else 1)
+
+
+def test_what_else_a_configuration_says_of_itself_stays(selected):
+    pairs, report = selected
+    card = create_dataset_card(pairs, report, CONFIG, config_name="b")
+    card.data["configs"][0]["default"] = True
+    again = create_dataset_card(pairs, report, CONFIG, config_name="b", previous=card)
+    assert again.data["configs"][0]["default"] is True
+    assert again.data["configs"][0]["data_files"] == [{"split": "train", "path": "b/train-*"}]
+
+
+def test_a_column_may_be_named_like_a_token(selected):
+    name = "hf_" + "x" * 34
+    card = create_dataset_card(selected[0].rename_column("prompt", name), selected[1], CONFIG)
+    assert name in [feature["name"] for feature in card.data["dataset_info"]["features"]]
+
+
+def test_a_password_of_the_hub_is_not_in_links(selected, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://user:secret@hub.example")
+    text = create_dataset_card(*selected, CONFIG, model_id="alice/model").text
+    assert "(https://hub.example/alice/model)" in text
 
 
 def test_local_paths_stay_at_home(selected, tiny_encoder):
@@ -212,12 +300,18 @@ def test_the_source_is_that_which_was_loaded(hub, tmp_path, rng):
     commit = rows.push_to_hub("alice/candidates", token=ALICE)
     loaded = load_dataset("alice/candidates", split="train", cache_dir=str(tmp_path))
     pairs, report = select_preferences(loaded)
-    assert find_source(pairs) == ("alice/candidates", commit.oid)
+    assert find_source(pairs) == ("alice/candidates", commit.oid, None)
     card = create_dataset_card(pairs, report)
     assert f'load_dataset("alice/candidates", revision="{commit.oid}", split="train")' in card.text
+    commit = rows.push_to_hub("alice/candidates", "en", split="test", token=ALICE)
+    loaded = load_dataset("alice/candidates", "en", split="test[:50%]", cache_dir=str(tmp_path))
+    card = create_dataset_card(*select_preferences(loaded))
+    assert f'load_dataset("alice/candidates", "en", revision="{commit.oid}", split="test[:50%]")' in card.text
+    assert "](" in card.text
+    assert ", configuration `en`, revision `" in card.text
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(candidate_rows(rng, 1)[0]))
-    assert find_source(Dataset.from_json(str(path))) == (None, None)
+    assert find_source(Dataset.from_json(str(path))) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +321,8 @@ def test_the_source_is_that_which_was_loaded(hub, tmp_path, rng):
         ({"dataset": DatasetDict()}, TypeError, "with at least one split, got DatasetDict"),
         ({"report": {"pairs": 3}}, TypeError, "`report` must be a `SelectionReport`, or a dict of one for each split"),
         ({"report": "nope"}, TypeError, "`report` must be a `SelectionReport`"),
+        ({"config_name": "data"}, ValueError, "`config_name` must be letters, digits"),
+        ({"config_name": "a'-->"}, ValueError, "`config_name` must be letters, digits"),
         ({"config": {"strategy": "easy"}}, TypeError, "`config` must be a `SelectionConfig`, got dict"),
     ],
 )
@@ -240,5 +336,9 @@ def test_reports_of_unknown_splits(selected):
     pairs, report = selected
     with pytest.raises(ValueError, match=re.escape("splits that `dataset` does not have: ['test']. Found: ['train']")):
         create_dataset_card(pairs, {"test": report})
-    with pytest.raises(ValueError, match="The name of a split is words with dots between, found 'a b'"):
+    with pytest.raises(ValueError, match="The name of a split is words with dots between, and not 'all', found 'a b'"):
         create_dataset_card(DatasetDict({"a b": pairs}), {"a b": report})
+    with pytest.raises(ValueError, match="and not 'all', found 'all'"):
+        create_dataset_card(DatasetDict({"all": pairs}))
+    with pytest.raises(ValueError, match=re.escape("`dataset` has several splits: ['a', 'b']. Pass a dict")):
+        create_dataset_card(DatasetDict({"a": pairs, "b": pairs}), report)

@@ -3,6 +3,7 @@ import json
 import math
 import re
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import HashEmbedder, candidate_rows
@@ -10,8 +11,7 @@ from datasets import Dataset, DatasetDict, Image, get_dataset_config_names, load
 from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
 from local_hub import ALICE, ALICE_READS, CAROL
 
-from trl_real import SelectionConfig, push_selected_dataset, select_preferences
-from trl_real import hub as hub_module
+from trl_real import SelectionConfig, push_selected_dataset, retries, select_preferences
 
 
 CONFIG = SelectionConfig(embedder=HashEmbedder(), budget=0.5)
@@ -20,7 +20,7 @@ REPO = "alice/pairs"
 
 @pytest.fixture(autouse=True)
 def no_wait(monkeypatch):
-    monkeypatch.setattr(hub_module, "WAIT", 0.0)
+    monkeypatch.setattr(retries, "WAIT", 0.0)
 
 
 @pytest.fixture
@@ -104,6 +104,15 @@ def test_files_of_others_stay(selected, hub, repo):
     api.create_commit(REPO, operations, commit_message="mine", repo_type="dataset")
     push(selected)
     assert set(others) <= set(repo())
+
+
+def test_shards_that_would_be_read_go_whoever_wrote_them(selected, hub, repo, tmp_path):
+    selected[0].push_to_hub(REPO, token=ALICE)
+    old = "data/train-00000-of-00002-0123456789abcdef.parquet"
+    HfApi(token=ALICE).upload_file(path_or_fileobj=b"x", path_in_repo=old, repo_id=REPO, repo_type="dataset")
+    push((selected[0].select(range(3)), selected[1]))
+    assert old not in repo()
+    assert load(tmp_path, split="train").to_list() == selected[0].select(range(3)).to_list()
 
 
 def test_branches_and_pull_requests(selected, hub, repo, tmp_path):
@@ -203,7 +212,7 @@ def test_a_fault_while_the_card_that_is_there_is_read(method, fault, selected, h
 
 @pytest.mark.slow
 def test_a_card_that_cannot_be_read_is_not_overwritten(selected, hub, repo, monkeypatch):
-    monkeypatch.setattr(hub_module, "TRIES", 1)  # the client tries several times itself
+    monkeypatch.setattr(retries, "TRIES", 1)  # the client tries several times itself
     push((selected[0].select([0]), None), config_name="third")
     hub.fail("HEAD", "/resolve/.*README.md", 503, times=math.inf)
     before = dict(repo())
@@ -247,11 +256,58 @@ def test_a_branch_that_could_not_be_filled_is_taken_back(selected, hub):
 
 
 def test_a_commit_whose_answer_was_lost_is_not_taken_back(selected, hub, repo, monkeypatch):
-    monkeypatch.setattr(hub_module, "TRIES", 1)
+    monkeypatch.setattr(retries, "TRIES", 1)
     hub.fail("POST", "/commit/", "lose")
     with pytest.raises(ConnectionError):
         push(selected)
     assert "data/train-00000-of-00001.parquet" in repo()
+
+
+def test_a_branch_whose_commit_has_landed_stays(selected, hub, repo, monkeypatch):
+    push(selected)
+    monkeypatch.setattr(retries, "TRIES", 1)
+    hub.fail("POST", "/commit/", "lose")
+    with pytest.raises(ConnectionError):
+        push((selected[0].select([0]), None), revision="small")
+    assert "small" in hub.repos["dataset", REPO].refs
+
+
+def test_a_pull_request_is_not_opened_twice(selected, hub):
+    push(selected)
+    hub.fail("POST", "/commit/", "lose")
+    with pytest.raises(ConnectionError, match="while a pull request was opened: see if it is there"):
+        push((selected[0].select([0]), None), create_pr=True)
+    assert list(hub.repos["dataset", REPO].refs) == ["main", "refs/pr/1"]
+
+
+def test_a_repository_that_others_made_meanwhile_is_theirs(selected, hub, monkeypatch):
+    create = HfApi.create_repo
+
+    def create_late(self, *args, **kwargs):
+        monkeypatch.setattr(HfApi, "create_repo", create)
+        create(self, REPO, repo_type="dataset", private=True)
+        return create(self, *args, **kwargs)
+
+    monkeypatch.setattr(HfApi, "create_repo", create_late)
+    hub.fail("POST", "/commit/", 503, times=math.inf)
+    with pytest.raises(ConnectionError):
+        push(selected)
+    assert ("dataset", REPO) in hub.repos
+
+
+def test_what_cannot_be_taken_back_is_said(selected, hub, caplog):
+    hub.fail("POST", "/commit/", 503, times=math.inf)
+    hub.fail("DELETE", "/api/repos/delete", 503, times=math.inf)
+    with pytest.raises(ConnectionError):
+        push(selected)
+    assert "What was made of alice/pairs is still there, without data" in caplog.text
+
+
+def test_pushes_at_the_same_time_all_land(selected, hub, repo):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: push((selected[0].select([0]), None), config_name=name), ["a", "b", "c", "d"]))
+    text = repo()["README.md"].decode()
+    assert all(f"## Selection `{name}`" in text for name in "abcd")
 
 
 def test_a_commit_of_others_in_between_is_kept(selected, hub, repo, monkeypatch):
@@ -279,7 +335,7 @@ def test_a_commit_of_others_in_between_is_kept(selected, hub, repo, monkeypatch)
         ("hf_" + "z" * 34, REPO, PermissionError, "you are not logged in, or the token is not valid"),
         (ALICE_READS, REPO, PermissionError, "the token must not write there; use one with write access"),
         (CAROL, REPO, PermissionError, "the token must not write there; use one with write access"),
-        (ALICE, "alice/a/b", ValueError, "`repo_id='alice/a/b'` cannot be the name of a dataset"),
+        (ALICE, "alice/a/b", ValueError, "`repo_id='alice/a/b'` cannot be the name of a repository"),
         (ALICE, "hf_" + "a" * 34, ValueError, "`repo_id` has a token in it. Pass the name of the repository"),
         (ALICE, f"https://x:{ALICE}@hub/alice/x", ValueError, "`repo_id` has a token in it"),
     ],
@@ -291,6 +347,13 @@ def test_what_the_hub_refuses_is_explained(token, repo_id, error, message, selec
     for secret in (ALICE, ALICE_READS, CAROL, "hf_" + "z" * 34, "hf_" + "a" * 34):
         assert secret not in said
     assert not hub.repos
+
+
+def test_a_token_that_the_hub_repeats_is_not_repeated(selected, hub):
+    hub.fail("POST", "/commit/", 403, body=json.dumps({"error": f"{ALICE} must not"}))
+    with pytest.raises(PermissionError, match="use one with write access") as caught:
+        push(selected)
+    assert ALICE not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_name_that_is_taken_by_what_one_cannot_see(selected, hub):
@@ -319,7 +382,7 @@ def test_a_full_disk(selected, hub, monkeypatch):
     ("options", "message"),
     [
         ({"config_name": "data"}, "`config_name` must be letters, digits"),
-        ({"config_name": "a'-->"}, "`config_name` must be letters, digits"),
+        ({"max_shard_size": "many"}, "many"),
     ],
 )
 def test_wrong_arguments(options, message, selected, hub):
@@ -330,4 +393,4 @@ def test_wrong_arguments(options, message, selected, hub):
     splits = DatasetDict({"train": selected[0], "test": selected[0].remove_columns("similarity")})
     with pytest.raises(ValueError, match="The splits of `dataset` differ in their columns: see 'test'"):
         push((splits, None))
-    assert not hub.requests
+    assert not hub.repos

@@ -5,13 +5,12 @@ import pytest
 import torch
 from conftest import candidate_rows
 from datasets import Dataset, load_dataset
-from huggingface_hub import DatasetCard, ModelCard
+from huggingface_hub import DatasetCard, HfApi, ModelCard
 from local_hub import ALICE, ALICE_READS
 from peft import AutoPeftModelForCausalLM, LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, SelectionReport, real_dpo_trainer
-from trl_real import hub as hub_module
+from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, SelectionReport, real_dpo_trainer, retries
 from trl_real.model_card import add_selection
 
 
@@ -89,10 +88,31 @@ def test_names_the_model_and_the_dataset_of_the_hub(adapter, options, candidates
     assert found.data.library_name == ("peft" if adapter else "transformers")
     assert found.data.get("base_model_relation") == ("adapter" if adapter else None)
     assert "[alice/tiny](https://huggingface.co/alice/tiny)" in found.text
-    assert f"| selected pairs | [alice/candidates]({hub.url}/datasets/alice/candidates) |" in found.text
+    assert f"| selected from | [alice/candidates]({hub.url}/datasets/alice/candidates) |" in found.text
+    assert "| selected pairs |" not in found.text
     trainer.create_model_card(dataset_name=str(tmp_path))
     assert "datasets" not in card(tmp_path).data.to_dict()
     assert str(tmp_path) not in str(card(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("base_model", "known"), [("gpt2", True), ("alice/tiny", True), ("/gone/secret-base", False), ("./gone", False)]
+)
+def test_what_is_no_model_of_the_hub_is_not_linked(base_model, known):
+    link = f"[{base_model}](https://huggingface.co/{base_model})"
+    found = add_selection(
+        ModelCard(f"---\nbase_model: {base_model}\n---\nA version of {link}.\n"),
+        None,
+        config=SelectionConfig(),
+        base_model=base_model,
+        adapter=False,
+        selected_id=None,
+        source_id=None,
+        history=[],
+    )
+    assert found.data.base_model == (base_model if known else None)
+    assert (link in found.text) == known
+    assert known or f"`{base_model.split('/')[-1]}`, a local model" in found.text
 
 
 def test_a_card_that_cannot_be_written_does_not_stop_a_run(options, candidates, tiny_lm, monkeypatch, caplog):
@@ -108,17 +128,20 @@ def test_a_card_that_cannot_be_written_does_not_stop_a_run(options, candidates, 
 
 def test_numbers_that_are_none_are_left_out():
     history = [{"rewards/margins": math.nan}, {"rewards/accuracies": 0.25}, {"rewards/accuracies": 0.5, "loss": 1}]
+    history += [{"eval_aux_loss": 1.0, "eval_runtime": 2.0, "eval_rewards/margins": 0.75}]
     found = add_selection(
         ModelCard("---\ntags: [x]\n---\n# Model\n"),
         SelectionReport.of_given_pairs(3),
         config=SelectionConfig(),
         base_model=None,
         adapter=False,
-        dataset_id=None,
+        selected_id=None,
+        source_id=None,
         history=history,
     )
-    assert [(result.metric_type, result.metric_value) for result in found.data.eval_results] == [
-        ("rewards/accuracies", 0.5)
+    assert [(result.dataset_name, result.metric_type, result.metric_value) for result in found.data.eval_results] == [
+        ("training pairs", "rewards/accuracies", 0.5),
+        ("held-out pairs", "rewards/margins", 0.75),
     ]
     assert "| strategy | none: all given pairs are there |" in found.text
 
@@ -158,7 +181,7 @@ def test_model_and_dataset_are_pushed_and_link_each_other(
 
 @pytest.mark.parametrize("fault", [503, "drop", "lose"])
 def test_a_fault_while_the_model_is_pushed(fault, options, candidates, tiny_lm, hub, monkeypatch):
-    monkeypatch.setattr(hub_module, "WAIT", 0.0)
+    monkeypatch.setattr(retries, "WAIT", 0.0)
     args = RealDPOConfig(**options, hub_model_id="alice/aligned", hub_token=ALICE)
     trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates)
     hub.fail("POST", "/api/models/.*/commit/", fault)
@@ -171,6 +194,30 @@ def test_a_fault_while_the_model_is_pushed(fault, options, candidates, tiny_lm, 
         with pytest.raises(ConnectionError, match="Could not push to 'alice/aligned': the Hub at"):
             trainer.push_to_hub()
         assert hub.repos["model", "alice/aligned"].files() == before
+
+
+def test_the_dataset_is_as_private_as_the_model_and_on_the_same_branch(options, candidates, tiny_lm, hub):
+    args = RealDPOConfig(
+        **options, hub_model_id="alice/aligned", hub_dataset_id="pairs", hub_token=ALICE, hub_private_repo=True
+    )
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates)
+    trainer.push_to_hub("With words", True, ALICE, license="mit", private=None)
+    assert [repo.private for repo in hub.repos.values()] == [True, True]
+    found = ModelCard.load("alice/aligned", token=ALICE)
+    assert found.data.datasets == "alice/pairs"
+    assert f"| selected pairs | [alice/pairs]({hub.url}/datasets/alice/pairs) |" in found.text
+    assert DatasetCard.load("alice/pairs", token=ALICE).data.license == "mit"
+    HfApi(token=ALICE).create_branch("alice/aligned", branch="second")
+    trainer.push_to_hub(revision="second")
+    assert "second" in hub.repos["dataset", "alice/pairs"].refs
+
+
+def test_pairs_of_a_stream_are_not_pushed(options, candidates, tiny_lm, hub, caplog):
+    args = RealDPOConfig(**options, hub_model_id="alice/aligned", hub_dataset_id="alice/pairs", hub_token=ALICE)
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates.to_iterable_dataset())
+    trainer.push_to_hub()
+    assert "Nothing is pushed to alice/pairs: the pairs are a stream" in caplog.text
+    assert "alice/pairs" not in hub.repos["model", "alice/aligned"].files()["README.md"].decode()
 
 
 def test_without_a_name_for_the_dataset_only_the_model_is_pushed(options, candidates, tiny_lm, hub):

@@ -9,6 +9,8 @@ from typing import Any
 import jinja2
 import yaml
 from huggingface_hub import constants
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from . import __version__, inert
 from .config import SelectionConfig
@@ -17,7 +19,6 @@ from .report import SelectionReport
 from .strategies import STRATEGIES
 
 
-REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 REAL_CITATION = """\
 @article{zhang2024real,
     title  = {{REAL: Response Embedding-based Alignment for LLMs}},
@@ -57,8 +58,19 @@ def render(template: str, **variables: Any) -> str:
 
 
 def is_repo_id(name: str | None) -> bool:
-    """Whether `name` can be that of a repository of the Hub, and is no folder here."""
-    return name is not None and REPO_ID.fullmatch(name) is not None and not Path(name).exists()
+    """Whether `name` can be that of a repository of the Hub with its owner, and is no folder here."""
+    if name is None or name.count("/") != 1 or inert.TOKEN.search(name) or Path(name).exists():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def endpoint() -> str:
+    """The address of the Hub, without a password that may be in it."""
+    return re.sub("//[^/@]*@", "//", constants.ENDPOINT)
 
 
 def link(repo_id: str, kind: str) -> str:
@@ -66,7 +78,7 @@ def link(repo_id: str, kind: str) -> str:
     if not is_repo_id(repo_id):
         return inert.code(Path(repo_id).name)
     path = repo_id if kind == "models" else f"{kind}/{repo_id}"
-    return f"[{inert.escape(repo_id)}]({constants.ENDPOINT}/{path})"
+    return f"[{inert.escape(repo_id)}]({endpoint()}/{path})"
 
 
 def options(config: SelectionConfig) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 import copy
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, DatasetInfo
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
@@ -18,7 +20,7 @@ from . import inert
 from .card_parts import OWN_CITATION, REAL_CITATION, is_repo_id, link, options, options_yaml, render
 from .config import SelectionConfig
 from .embedding import embedder_name
-from .messages import as_json
+from .messages import as_json, is_messages
 from .report import SelectionReport
 
 
@@ -29,10 +31,14 @@ SIZES = {1e3: "n<1K", 1e4: "1K<n<10K", 1e5: "10K<n<100K", 1e6: "100K<n<1M", 1e7:
 # foreign text can look like them, for all of those are indented.
 SECTION = "<!-- trl-real: begin of the selection {!r} -->\n{}\n<!-- trl-real: end of the selection {!r} -->"
 ANY_SECTION = re.compile(
-    r"^<!-- trl-real: begin of the selection ('[^'\n]*') -->\n.*?^<!-- trl-real: end of the selection \1 -->$",
-    re.M | re.S,
+    r"^<!-- trl-real: begin of the selection ('[^'\n]*') -->[ \t]*\n((?!<!-- trl-real: begin of).*\n)*?"
+    r"<!-- trl-real: end of the selection \1 -->[ \t]*$",
+    re.MULTILINE,
 )
-CACHED = re.compile(r"/(?P<namespace>[^/]+)___(?P<name>[^/]+)/[^/]+/[^/]+/(?P<commit>[0-9a-f]{40})/[^/]+\.arrow$")
+CONFIG = re.compile(r"(?!(data|figures)$)\w[\w.-]*")
+CACHED = re.compile(
+    r"/(?P<namespace>[^/]+)___(?P<name>[^/]+)/(?P<config>[^/]+)/[^/]+/(?P<commit>[0-9a-f]{40})/[^/]+\.arrow$"
+)
 SPLIT = re.compile(r"\w+(\.\w+)*")  # what may be the name of one; of "train[:10%]" it is the first word
 MEANINGS = {
     "prompt": "what was asked",
@@ -121,18 +127,19 @@ def create_dataset_card(
     reports = split_reports(splits, report)
     if not isinstance(config, SelectionConfig | None):
         raise TypeError(f"`config` must be a `SelectionConfig`, got {type(config).__name__}.")
+    if not CONFIG.fullmatch(config_name):
+        raise ValueError(
+            "`config_name` must be letters, digits, '.', '-' and '_', and neither 'data' nor 'figures', got "
+            f"{inert.redact(repr(config_name))}."
+        )
     first = next(iter(splits.values()))
-    if source is None:
-        source, source_revision = find_source(first)
+    origin = find_source(first) if source is None else Source(inert.redact(source), source_revision)
     data: Any = DatasetCardData() if previous is None else copy.deepcopy(previous.data)
     _describe_files(data, splits, config_name, download_size)
-    if license is not None:
-        data.license = license
+    _describe_source(data, origin.name, license)
     data.size_categories = [next(name for limit, name in SIZES.items() if _n_examples(data) < limit)]
     data.task_categories = _with(data.task_categories, ["text-generation"])
     data["tags"] = _with(data.get("tags"), TAGS)
-    if is_repo_id(source):
-        data.source_datasets = _with(data.source_datasets, [source])
     if pretty_name is None:
         pretty_name = data.pretty_name or (repo_id.split("/")[-1] if repo_id else "Selected preference pairs")
     data.pretty_name = inert.one_line(pretty_name)
@@ -142,21 +149,24 @@ def create_dataset_card(
         heading="Selection" if config_name == "default" else f"Selection {inert.code(config_name)}",
         reports={split: reports.get(split) for split in splits},
         config=config,
-        source=_source(source, source_revision),
-        licence=_licence(data, source),
+        source=_source(origin),
+        licence=_licence(license or data.license, origin.name),
         model=None if model_id is None else link(model_id, "models"),
         plots=plots or {},
         load_code=_load_code(repo_id, config_name, next(iter(splits))),
         labelled="chosen" in first.column_names,
-        columns=[(name, _type(feature), _meaning(name)) for name, feature in first.features.items()],
+        columns=[
+            (name, _type(feature), MEANINGS.get(name, "as in the source")) for name, feature in first.features.items()
+        ],
         examples=_examples(first),
-        embedder_class=None if config is None or isinstance(config.embedder, str) else embedder_name(config.embedder),
-        reproduce_code=_reproduce_code(config, source, source_revision),
+        how=_how(config, reports),
+        reproduce_code=_reproduce_code(config, origin, first),
         config_yaml=None if config is None else options_yaml(config),
     )
     section = SECTION.format(config_name, section, config_name)
-    if previous is not None and previous.text.strip():
-        body = _put_section(previous.text, config_name, section)
+    body = "" if previous is None else previous.text.replace("\r\n", "\n").strip()
+    if body:
+        body = _put_section(body, config_name, section)
     else:
         body = render(
             "dataset_card.md.jinja",
@@ -164,7 +174,7 @@ def create_dataset_card(
             sections=section,
             citations=[REAL_CITATION, OWN_CITATION],
         )
-    return DatasetCard(inert.redact(f"---\n{data}\n---\n\n{body.strip()}\n"))
+    return DatasetCard(f"---\n{data}\n---\n\n{body}\n")
 
 
 def as_splits(dataset: Any) -> dict[str, Dataset]:
@@ -173,9 +183,9 @@ def as_splits(dataset: Any) -> dict[str, Dataset]:
         return {SPLIT.match(str(dataset.split or "train"))[0]: dataset}  # type: ignore[index]
     if isinstance(dataset, DatasetDict) and dataset:
         for name in dataset:
-            if not SPLIT.fullmatch(name):
+            if not SPLIT.fullmatch(name) or name == "all":
                 raise ValueError(
-                    f"The name of a split is words with dots between, found {name!r}. Rename it in the dict."
+                    f"The name of a split is words with dots between, and not 'all', found {name!r}. Rename it in the dict."
                 )
         return dict(dataset)
     raise TypeError(
@@ -186,6 +196,10 @@ def as_splits(dataset: Any) -> dict[str, Dataset]:
 
 def split_reports(splits: dict[str, Dataset], report: Any) -> dict[str, SelectionReport]:
     """The report of each split that has one."""
+    if isinstance(report, SelectionReport) and len(splits) > 1:
+        raise ValueError(
+            f"`report` is one, and `dataset` has several splits: {list(splits)}. Pass a dict of the report of each."
+        )
     reports = dict(report) if isinstance(report, Mapping) else {} if report is None else {next(iter(splits)): report}
     if not all(isinstance(each, SelectionReport) for each in reports.values()):
         raise TypeError(f"`report` must be a `SelectionReport`, or a dict of one for each split, got {report!r:.80}.")
@@ -196,13 +210,22 @@ def split_reports(splits: dict[str, Dataset], report: Any) -> dict[str, Selectio
     return reports
 
 
-def find_source(dataset: Dataset) -> tuple[str | None, str | None]:
-    """The dataset of the Hub, and its commit, that the cache of `datasets` says was loaded; `None` where it does not tell."""
+class Source(NamedTuple):
+    """Where candidates come from: the id of a dataset on the Hub, or words; its commit and configuration, if known."""
+
+    name: str | None = None
+    revision: str | None = None
+    config: str | None = None
+
+
+def find_source(dataset: Dataset) -> Source:
+    """The dataset of the Hub that the cache of `datasets` says was loaded, if it tells."""
     for file in dataset.cache_files:
         match = CACHED.search(Path(file["filename"]).as_posix())
         if match is not None:
-            return f"{match['namespace']}/{match['name']}", match["commit"]
-    return None, None
+            config = None if match["config"] == "default" else match["config"]
+            return Source(f"{match['namespace']}/{match['name']}", match["commit"], config)
+    return Source()
 
 
 def _put_section(body: str, config_name: str, section: str) -> str:
@@ -233,7 +256,8 @@ def _describe_files(
         info.splits.add(SplitInfo(name=name, num_bytes=sizes[name], num_examples=len(split)))
     DatasetInfosDict({config_name: info}).to_dataset_card_data(data)
     files = [{"split": name, "path": f"{data_folder(config_name)}/{name}-*"} for name in splits]
-    MetadataConfigs({config_name: {"data_files": files}}).to_dataset_card_data(data)
+    there = MetadataConfigs.from_dataset_card_data(data).get(config_name, {})  # perhaps that it is the default one
+    MetadataConfigs({config_name: {**there, "data_files": files}}).to_dataset_card_data(data)
 
 
 def data_folder(config_name: str) -> str:
@@ -251,21 +275,33 @@ def _with(there: Any, more: Any) -> list[str]:
     return list(dict.fromkeys([*([there] if isinstance(there, str) else there or []), *more]))
 
 
-def _source(source: str | None, revision: str | None) -> str | None:
-    if source is None:
+def _describe_source(data: Any, source: str | None, license: str | None) -> None:
+    """Licence and sources: of this configuration alone, or added to those of others that are there."""
+    others = len(DatasetInfosDict.from_dataset_card_data(data)) > 1
+    sources = [source] if is_repo_id(source) else []
+    if data.source_datasets and sources and source not in data.source_datasets and not others:
+        data.license = None  # that of another source
+    if license is not None:
+        data.license = _with(data.license, [license]) if others and data.license not in (None, license) else license
+    if sources:
+        data.source_datasets = _with(data.source_datasets, sources) if others else sources
+
+
+def _source(source: Source) -> str | None:
+    if source.name is None:
         return None
-    at = f" at {inert.code(revision)}" if revision else ""
-    return (link(source, "datasets") if is_repo_id(source) else inert.escape(source)) + at
+    config = f", configuration {inert.code(source.config)}" if source.config else ""
+    at = f", revision {inert.code(source.revision)}" if source.revision else ""
+    return (link(source.name, "datasets") if is_repo_id(source.name) else inert.escape(source.name)) + config + at
 
 
-def _licence(data: DatasetCardData, source: str | None) -> str:
-    if not data.license:
+def _licence(license: str | list[str] | None, source: str | None) -> str:
+    if not license:
         return (
             "**not known**: before you use or publish this, find out under what licence the source may be shared"
             f"{'' if source is None else ' (' + inert.escape(source) + ')'}, and name it with `license=`"
         )
-    licences = [data.license] if isinstance(data.license, str) else data.license
-    return ", ".join(inert.code(str(licence)) for licence in licences)
+    return ", ".join(inert.code(str(each)) for each in _with(license, []))
 
 
 def _type(feature: Any) -> str:
@@ -277,10 +313,6 @@ def _type(feature: Any) -> str:
         keys = inner if isinstance(inner, dict) else ()
         return "messages" if "role" in keys else f"list of {_type(inner)}"
     return getattr(feature, "dtype", None) or type(feature).__name__
-
-
-def _meaning(column: str) -> str:
-    return MEANINGS.get(column, "as in the source")
 
 
 def _load_code(repo_id: str | None, config_name: str, split: str) -> str:
@@ -297,48 +329,75 @@ def _python(value: Any) -> str:
 
 
 def _examples(dataset: Dataset) -> list[dict[str, Any]]:
-    """Rows at equal distances, as the template shows them."""
+    """Rows at equal distances, as the template shows them; of kept rows those that have a pair."""
     sides = ("chosen", "rejected") if "chosen" in dataset.column_names else ("response_a", "response_b")
     columns = [name for name in ("prompt", *sides) if name in dataset.column_names]
     numbers = [n for n in ("similarity", "score_chosen", "score_rejected") if n in dataset.column_names]
+    dataset = dataset.with_format("arrow")
+    if sides[0] in columns:
+        dataset = dataset.select(np.flatnonzero(pc.is_valid(dataset[sides[0]][:]).to_numpy(zero_copy_only=False)))
     where = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(N_EXAMPLES, len(dataset))).astype(int))
-    examples = []
-    for row in dataset.with_format(None).select_columns([*columns, *numbers]).select(where):
-        similarity = row.get("similarity")
-        examples.append(
-            {
-                "note": "" if similarity is None else f": similarity {similarity:.2f}",
-                "prompt": _shown(row.get("prompt")),
-                "sides": [
-                    (
-                        side.replace("_", " ").capitalize(),
-                        "" if row.get(f"score_{side}") is None else f" (score {row[f'score_{side}']:g})",
-                        _shown(row[side]),
-                    )
-                    for side in sides
-                    if side in row
-                ],
-            }
-        )
-    return examples
+    return [
+        {
+            "note": _number(row.get("similarity"), ": similarity {:.2f}"),
+            "prompt": _shown(row.get("prompt")),
+            "sides": [
+                (
+                    side.replace("_", " ").capitalize(),
+                    _number(row.get(f"score_{side}"), " (score {:g})"),
+                    _shown(row[side]),
+                )
+                for side in sides
+                if side in row
+            ],
+        }
+        for row in dataset.select_columns([*columns, *numbers]).select(where).with_format(None)
+    ]
+
+
+def _number(value: Any, form: str) -> str:
+    return form.format(value) if isinstance(value, int | float) and math.isfinite(value) else ""
 
 
 def _shown(value: Any) -> str:
-    """Text or messages as people read them."""
-    if value is None or isinstance(value, str):
-        return value or ""
+    """Text or messages as people read them, anything else as JSON."""
+    if isinstance(value, str):
+        return value
+    if not is_messages(value):
+        return as_json(value)
     turns = []
     for message in value:
         content = message.get("content")
-        turns.append(f"{message.get('role')}: {content if isinstance(content, str) else as_json(content)}")
+        turns.append(f"{inert.one_line(message['role'])}: {content if isinstance(content, str) else as_json(content)}")
         if message.get("tool_calls"):
             turns.append(as_json(message["tool_calls"]))
     return "\n\n".join(turns)
 
 
-def _reproduce_code(config: SelectionConfig | None, source: str | None, revision: str | None) -> str:
-    at = f", revision={_python(revision)}" if revision else ""
-    load = f'load_dataset({_python(source)}{at}, split="train")' if is_repo_id(source) else "...  # the source"
+def _how(config: SelectionConfig | None, reports: dict[str, SelectionReport]) -> str:
+    """What has to be known to select again."""
+    if config is None:
+        return "The options were not recorded: what the table above does not name is unknown."
+    if reports and all(report.strategy is None for report in reports.values()):
+        return "Nothing was selected: all given pairs are there."
+    if not isinstance(config.embedder, str):
+        return f"The embedder was an object of the class {inert.code(embedder_name(config.embedder))}, to be put in its place."
+    if config.embedder == "policy":
+        return (
+            "The embedder was the policy before training, with which `RealDPOTrainer` selects; alone, name that model."
+        )
+    return (
+        "With the versions below the same data gives the same pairs; another machine may round embeddings differently."
+    )
+
+
+def _reproduce_code(config: SelectionConfig | None, source: Source, dataset: Dataset) -> str:
+    load = "...  # the source"
+    if source.name is not None and is_repo_id(source.name):
+        where = [_python(source.name), *([_python(source.config)] if source.config else [])]
+        revision = [f"revision={_python(source.revision)}"] if source.revision else []
+        split = f"split={_python(str(dataset.split or 'train'))}"
+        load = f"load_dataset({', '.join([*where, *revision, split])})"
     chosen, defaults = ({} if config is None else options(config)), options(SelectionConfig())
     changed = ", ".join(f"{name}={_python(value)}" for name, value in chosen.items() if value != defaults[name])
     return (

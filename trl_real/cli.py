@@ -31,6 +31,7 @@ from .real_dpo_trainer import RealDPOTrainer
 OUTPUTS = ("pairs.jsonl", "selection.png", "selection_report.json", "tasks.jsonl")
 # The loader of `datasets` for each ending, which may be followed by that of a compression.
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+LICENSE = "Licence of the data, for its card. Default: what the source's card on the Hub says."
 DATA_FILES = "Local files instead: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed."
 
 
@@ -75,9 +76,7 @@ class SelectArguments:
         default=None,
         metadata={"help": "Whether a dataset that is created there is private. Default: as the Hub decides."},
     )
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the data. Default: what the source's card on the Hub says."}
-    )
+    license: str | None = field(default=None, metadata={"help": LICENSE})
 
 
 @dataclass
@@ -90,10 +89,13 @@ class DPOArguments(ScriptArguments):
             Local files instead of `dataset_name`: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed.
         eval_data_files (`list[str]`, *optional*):
             Local files to evaluate on.
+        license (`str`, *optional*):
+            The licence of the data, for the card of the selected dataset. If `None`, what the source's card on the Hub says.
     """
 
     data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
     eval_data_files: list[str] | None = field(default=None, metadata={"help": "Local files to evaluate on."})
+    license: str | None = field(default=None, metadata={"help": LICENSE})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -180,13 +182,11 @@ def dpo(argv: list[str]) -> None:
         trainer.accelerator.print(trainer.selection_report)
     trainer.train(resume_from_checkpoint=checkpoint)
     with _users_mistakes():
-        trainer.save_model(config.output_dir)  # which pushes, if that is wanted
-        trainer.create_model_card(
-            model_name=Path(config.output_dir).name, dataset_name=config.hub_dataset_id or arguments.dataset_name
-        )
+        trainer.save_model(config.output_dir, _internal_call=True)  # or it would push, and not name the dataset
+        trainer.create_model_card(model_name=Path(config.output_dir).name, dataset_name=arguments.dataset_name)
         trainer.accelerator.print(f"\nThe model is in {config.output_dir}.")
         if config.push_to_hub:
-            trainer.push_to_hub(dataset_name=config.hub_dataset_id or arguments.dataset_name)
+            trainer.push_to_hub(dataset_name=arguments.dataset_name, license=arguments.license)
             trainer.accelerator.print(f"It was pushed to {trainer.hub_model_id}.")
 
 

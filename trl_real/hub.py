@@ -1,16 +1,12 @@
 """Selected datasets on the Hub, data and card in one commit: `push_selected_dataset`."""
 
-import errno
 import importlib.util
-import json
 import logging
 import re
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from datasets import Dataset, DatasetDict
 from datasets.config import MAX_SHARD_SIZE
@@ -24,35 +20,23 @@ from huggingface_hub import (
     DatasetCard,
     DatasetInfo,
     HfApi,
-    constants,
 )
 from huggingface_hub.errors import (
-    HFValidationError,
+    HfHubHTTPError,
     HTTPError,
-    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
 from . import __version__, inert
-from .card_parts import is_repo_id
-from .cards import as_splits, create_dataset_card, data_folder, find_source, split_reports
+from .card_parts import endpoint, is_repo_id
+from .cards import Source, as_splits, create_dataset_card, data_folder, find_source, split_reports
 from .config import SelectionConfig
 from .report import SelectionReport
+from .retries import explained, retried
 
 
 logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
-TRIES = 4
-WAIT = 1.0  # seconds before the second try, twice as many before the next
-# Another commit came first, or the Hub could not answer. Anything else would fail again.
-AGAIN = (408, 409, 412, 429, 500, 502, 503, 504)
-# What the client has tried several times itself before it gives up.
-TRIED = re.compile("/preupload/|/info/lfs/")
-# What the client wraps the failure of an upload and of a download into.
-WRAPPED = (RuntimeError, LocalEntryNotFoundError)
-CONFIG = re.compile(r"(?!(data|figures)$)\w[\w.-]*")
 
 
 def push_selected_dataset(
@@ -138,17 +122,12 @@ def push_selected_dataset(
             raise ValueError(
                 f"The splits of `dataset` differ in their columns: see {split!r}. Push them as one config each."
             )
-    if not CONFIG.fullmatch(config_name):
-        raise ValueError(
-            "`config_name` must be letters, digits, '.', '-' and '_', and neither 'data' nor 'figures', got "
-            f"{inert.redact(repr(config_name))}."
-        )
     if inert.TOKEN.search(repo_id):
         raise ValueError("`repo_id` has a token in it. Pass the name of the repository, and the token as `token`.")
     folder = data_folder(config_name)
     with explained(repo_id), tempfile.TemporaryDirectory(prefix="trl-real-") as temporary:
         api = HfApi(token=token, library_name="trl-real", library_version=__version__)
-        shard_size = convert_file_size_to_int(max_shard_size)
+        shard_size = max(1, convert_file_size_to_int(max_shard_size))
         files = {
             f"{folder}/{name}": path
             for split, rows in splits.items()
@@ -159,9 +138,8 @@ def push_selected_dataset(
             user = retried(api.whoami, repo_id)["name"]
             repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
             model_id = model_id if model_id is None or "/" in model_id else f"{user}/{model_id}"
-        if source is None:
-            source, source_revision = find_source(next(iter(splits.values())))
-        source_data = _source_data(api, source, source_revision) if license is None else {}
+        origin = find_source(next(iter(splits.values()))) if source is None else Source(source, source_revision)
+        source_data = _source_data(api, origin) if license is None else {}
 
         def plan(head: str, there: set[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
             card = create_dataset_card(
@@ -186,12 +164,14 @@ def push_selected_dataset(
                     "The licence of the pairs is not known: find out that of their source and pass `license`."
                 )
             new: dict[str, Any] = {**files, **dict(plots.values()), "README.md": str(card).encode()}
-            ours = re.compile(
-                rf"{re.escape(folder)}/[^/]+-\d{{5}}-of-\d{{5}}\.parquet|figures/{re.escape(folder)}-[^/]+\.png"
+            # What `load_dataset` would read as data, the shards of older versions among it, and figures.
+            stale = re.compile(
+                rf"{re.escape(folder)}/([^/]+-\d{{5}}-of-\d{{5}}(-[0-9a-f]{{16}})?\.parquet|({'|'.join(map(re.escape, splits))})-[^/]*)"
+                rf"|figures/{re.escape(folder)}-[^/]+\.png"
             )
             return [
                 *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in new.items()),
-                *(CommitOperationDelete(name) for name in there if ours.fullmatch(name) and name not in new),
+                *(CommitOperationDelete(name) for name in there if stale.fullmatch(name) and name not in new),
             ]
 
         rows = sum(map(len, splits.values()))
@@ -222,15 +202,17 @@ def _card(api: HfApi, repo_id: str, revision: str) -> DatasetCard:
     return DatasetCard.load(api.hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=revision))
 
 
-def _source_data(api: HfApi, source: str | None, revision: str | None) -> dict[str, Any]:
+def _source_data(api: HfApi, source: Source) -> dict[str, Any]:
     """What the card of the source says of its licence and language; nothing if it cannot be asked."""
     names = ("license", "license_name", "license_link", "language")
-    if source is None or not is_repo_id(source):
+    if source.name is None or not is_repo_id(source.name):
         return {}
     try:
-        data: Any = api.dataset_info(source, revision=revision).card_data or {}
-    except (HTTPError, OSError) as error:
-        logger.warning("The licence of %s is not known, for its card cannot be read: %s", source, type(error).__name__)
+        data: Any = api.dataset_info(source.name, revision=source.revision).card_data or {}
+    except (HTTPError, OSError, ValueError) as error:
+        logger.warning(
+            "The licence of %s is not known, for its card cannot be read: %s", source.name, type(error).__name__
+        )
         return {}
     return {name: data.get(name) for name in names if data.get(name)}
 
@@ -249,43 +231,38 @@ def _commit(
     printed: list[str] = []
 
     def attempt() -> CommitInfo:
-        info = _open(api, repo_id, private, None if create_pr else revision, undo)
+        info = _open(api, repo_id, private, revision, undo)
         operations = plan(str(info.sha), _files(info))
         if not printed:
             printed.append(f"Pushing {message} to {repo_id}, which is {'private' if info.private else 'PUBLIC'}.")
             print(*printed)
-        return api.create_commit(
-            repo_id,
-            operations,
-            commit_message=f"Upload {message}",
-            repo_type="dataset",
-            revision=revision,
-            create_pr=create_pr,
-            parent_commit=info.sha,
-        )
+        try:
+            return api.create_commit(
+                repo_id,
+                operations,
+                commit_message=f"Upload {message}",
+                repo_type="dataset",
+                revision=revision,
+                create_pr=create_pr,
+                parent_commit=info.sha,
+            )
+        except HTTPError as error:
+            if create_pr and getattr(error, "response", None) is None:  # another try may open a second one
+                raise ConnectionError(
+                    f"The connection was cut while a pull request was opened: see if it is there, at {endpoint()}/datasets/"
+                    f"{repo_id}/discussions, before you push again."
+                ) from error
+            raise
 
     try:
         return retried(attempt, repo_id)
     except BaseException:
         for step in reversed(undo):
-            with suppress(HTTPError):
+            try:
                 step()
+            except HTTPError as error:
+                logger.warning("What was made of %s is still there, without data: %s", repo_id, type(error).__name__)
         raise
-
-
-def retried(attempt: Callable[[], Result], repo_id: str) -> Result:
-    """What `attempt` returns, after some tries where another one may help."""
-    for wait in (WAIT * 2**i for i in range(TRIES - 1)):
-        try:
-            return attempt()
-        except (HTTPError, json.JSONDecodeError, *WRAPPED) as error:
-            if not _may_help(_reason(error)):
-                raise
-            logger.warning(
-                "Pushing to %s failed (%s), next try in %g s.", repo_id, type(_reason(error)).__name__, wait
-            )
-            time.sleep(wait)
-    return attempt()
 
 
 def _open(
@@ -295,8 +272,12 @@ def _open(
     try:
         info = api.dataset_info(repo_id)
     except RepositoryNotFoundError:
-        undo.append(lambda: _delete_if_empty(api, repo_id))
-        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        try:
+            api.create_repo(repo_id, repo_type="dataset", private=private)
+            undo.append(lambda: _delete_if_empty(api, repo_id))
+        except HfHubHTTPError as error:
+            if error.response.status_code != 409:  # somebody was faster
+                raise
         info = api.dataset_info(repo_id)
     if private and not info.private:
         raise ValueError(
@@ -309,25 +290,9 @@ def _open(
         return api.dataset_info(repo_id, revision=revision)
     except RevisionNotFoundError:
         head = str(info.sha)
+        api.create_branch(repo_id, branch=revision, repo_type="dataset")
         undo.append(lambda: _delete_if_new(api, repo_id, revision, head))
-        api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
         return info
-
-
-def _reason(error: BaseException) -> BaseException:
-    """The error of the Hub that the client has wrapped into another one, if it has."""
-    return error.__cause__ if isinstance(error, WRAPPED) and isinstance(error.__cause__, HTTPError) else error
-
-
-def _may_help(error: BaseException) -> bool:
-    """Whether another try may help: after a cut connection, a page of a proxy, or a status in `AGAIN`."""
-    if isinstance(error, WRAPPED):
-        return False
-    response = getattr(error, "response", None)
-    if response is None:
-        return True
-    tried = response.request.method == "PUT" or TRIED.search(str(response.request.url))
-    return response.status_code in AGAIN and not tried
 
 
 def _delete_if_new(api: HfApi, repo_id: str, branch: str, head: str) -> None:
@@ -342,50 +307,3 @@ def _delete_if_empty(api: HfApi, repo_id: str) -> None:
 
 def _files(info: DatasetInfo) -> set[str]:
     return {file.rfilename for file in info.siblings or ()}
-
-
-@contextmanager
-def explained(repo_id: str) -> Iterator[None]:
-    """Turns what the Hub and the disk refuse into one error that says what to do, without a token in it."""
-    try:
-        yield
-    except (HTTPError, json.JSONDecodeError, *WRAPPED) as failure:
-        error = _reason(failure)
-        if isinstance(error, WRAPPED):
-            raise
-        response = getattr(error, "response", None)
-        status = None if response is None else response.status_code
-        kind, advice = {
-            400: (ValueError, "the Hub does not accept it"),
-            401: (
-                PermissionError,
-                "you are not logged in, or the token is not valid; run `hf auth login` or pass `token`",
-            ),
-            403: (
-                PermissionError,
-                "the token must not write there; use one with write access, and a name in a namespace that is yours",
-            ),
-            404: (
-                FileNotFoundError,
-                "there is no such dataset or revision that you can see, and the name may be taken; check the name, or take "
-                "another one",
-            ),
-            409: (
-                FileExistsError,
-                "the name is taken, or another commit is on its way; take another name, or push again",
-            ),
-            412: (ConnectionError, "others keep committing at the same time; push again"),
-        }.get(status or 0, (ConnectionError, f"the Hub at {constants.ENDPOINT} does not answer; push again later"))
-        text = f"Could not push to {repo_id!r}: {advice}. ({type(error).__name__}: {' '.join(str(error).split())})"
-        clean = inert.redact(str(error)) == str(error)
-        raise kind(inert.redact(text)) from (failure if clean else None)
-    except HFValidationError as error:
-        raise ValueError(f"`repo_id={inert.redact(repo_id)!r}` cannot be the name of a dataset: {error}") from None
-    except OSError as error:
-        if error.errno != errno.ENOSPC and "No space left" not in str(error):
-            raise
-        raise OSError(
-            errno.ENOSPC,
-            f"Could not push to {repo_id!r}: the disk of {tempfile.gettempdir()} is full. Make room, or set `TMPDIR` to a "
-            "folder on another disk",
-        ) from error

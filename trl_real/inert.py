@@ -2,24 +2,32 @@
 
 import re
 import textwrap
+import unicodedata
 
 
-# What is invisible, turns the direction of text around or ends a line for some readers only: controls, marks and overrides of
-# direction (Unicode UAX #9), other separators, tags and surrogates. Joiners stay, which emoji and Persian need.
-UNSEEN = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e007f\ud800-\udfff]"
-)
+# What nobody sees, or what turns the direction of text around or ends a line for some readers only: by category, and blanks that
+# are letters or symbols. Joiners stay, which emoji and Persian need.
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+JOINERS = "\u200c\u200d"
+BLANKS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0" + "".join(map(chr, range(0xE0100, 0xE01F0)))
 # What means something within a line, `www.` and addresses among it, which GitHub's Markdown makes links of.
 PUNCTUATION = re.compile(r"([\\`*_{}\[\]<>#!|~&$@^:]|(?<=www)\.)")
-TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{16,}\b")
-WIDTH = 100
+# Access tokens of the Hub: 34 letters and digits, or a JSON web token.
+TOKEN = re.compile(r"(?<![A-Za-z0-9])(hf|api_org)_([A-Za-z0-9]{30,}|(oauth|jwt)_[A-Za-z0-9._-]{20,})")
+WIDTH = 88
 
 
 def visible(text: str) -> str:
-    """Text in which everything can be seen: what is invisible as its code point, tabs as spaces, `\\n` between lines."""
-    text = re.sub(r"\r\n?", "\n", text).expandtabs(4)
-    return UNSEEN.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+    """Text in which all that is there can be seen, but for tokens: what is invisible as its code point, tabs as spaces."""
+    text = re.sub(r"\r\n?", "\n", redact(text)).expandtabs(4)
+    return re.sub(r"[^\x20-\x7e\n]", _seen, text)
+
+
+def _seen(match: re.Match[str]) -> str:
+    char = match.group()
+    if char not in BLANKS and (char in JOINERS or unicodedata.category(char) not in UNSEEN):
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
 
 
 def one_line(text: str, limit: int = 120) -> str:
@@ -43,8 +51,9 @@ def code(text: str) -> str:
 
 def fenced(text: str, language: str) -> str:
     """A code block of a language, behind a fence that `text` does not close."""
+    text = redact(text).rstrip()
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def quote(text: str, limit: int = 1000) -> str:
@@ -52,6 +61,7 @@ def quote(text: str, limit: int = 1000) -> str:
     A block of text as it is, its lines wrapped, at most `limit` characters of it. It is indented, so that no line begins with
     something that means anything: a fence, a heading, three hyphens.
     """
+    text = redact(text)
     cut = len(text) - limit
     lines = visible(text[:limit]).strip("\n").split("\n")
     wrapped = [part for line in lines for part in (textwrap.wrap(line, WIDTH) or [""])]

@@ -24,7 +24,8 @@ def add_selection(
     config: SelectionConfig,
     base_model: str | None,
     adapter: bool,
-    dataset_id: str | None,
+    selected_id: str | None,
+    source_id: str | None,
     history: list[dict[str, float]],
 ) -> ModelCard:
     """
@@ -41,8 +42,10 @@ def add_selection(
             Id or path of the model that was trained.
         adapter (`bool`):
             Whether the model is a PEFT adapter.
-        dataset_id (`str`, *optional*):
-            The training dataset on the Hub.
+        selected_id (`str`, *optional*):
+            The dataset on the Hub that holds the selected pairs.
+        source_id (`str`, *optional*):
+            The one that they were selected from.
         history (`list[dict[str, float]]`):
             What the trainer has logged. The last margins and accuracies of each dataset are the results.
 
@@ -51,7 +54,7 @@ def add_selection(
     """
     results = _last_results(history)
     data: Any = card.data
-    on_hub = is_repo_id(base_model)
+    on_hub = is_repo_id(base_model) or re.fullmatch(r"[\w-][\w.-]*", base_model or "") is not None  # such as "gpt2"
     data["base_model"] = base_model if on_hub else None
     if adapter:
         data["library_name"] = "peft"
@@ -61,7 +64,7 @@ def add_selection(
     data["eval_results"] = [
         EvalResult(
             task_type="text-generation",
-            dataset_type=str(dataset_id) if pairs == TRAINING and is_repo_id(dataset_id) else "preference-pairs",
+            dataset_type=selected_id if pairs == TRAINING and selected_id is not None else "preference-pairs",
             dataset_name=pairs,
             dataset_config=None
             if pairs == TRAINING
@@ -76,26 +79,29 @@ def add_selection(
         "model_selection.md.jinja",
         report=report,
         config=config,
-        dataset=None if dataset_id is None else link(dataset_id, "datasets"),
+        selected=None if selected_id is None else link(selected_id, "datasets"),
+        source=None if source_id is None else link(source_id, "datasets"),
         results=[(pairs, metric, f"{value:.4g}") for (pairs, metric), value in results.items()],
         config_yaml=options_yaml(config),
     )
     # TRL links whatever it is told, and a folder is no page of the Hub.
     local = f"{inert.code(Path(base_model).name)}, a local model" if base_model else "a local model"
     text = card.text.replace("[None](https://huggingface.co/None)", local)
+    if not on_hub:
+        text = text.replace(f"[{base_model}](https://huggingface.co/{base_model})", local)
     text = text.replace('model="None"', 'model="path/to/this/model"')
     body, mark, rest = text.partition("\n## Citations")
     citations = "\n\n".join(inert.fenced(citation, "bibtex") for citation in (DPO_CITATION, OWN_CITATION))
     text = f"{body.strip()}\n\n{section}\n{mark}{rest.rstrip()}\n\nCite DPO and `trl-real` as:\n\n{citations}\n"
-    return ModelCard(inert.redact(f"---\n{data}\n---\n\n{text}"))
+    return ModelCard(f"---\n{data}\n---\n\n{inert.redact(text)}")
 
 
 def _last_results(history: list[dict[str, float]]) -> dict[tuple[str, str], float]:
     """The last margin and accuracy of the training pairs and of each evaluation dataset, by the names of both."""
     results = {}
     for entry in history:
-        # TRL gives the name of an evaluation dataset to its loss alone.
-        names = [match[1] for key in entry if (match := re.fullmatch("eval_(.+)_loss", key))]
+        # TRL gives the name of an evaluation dataset to the numbers of Transformers alone.
+        names = [match[1] for key in entry if (match := re.fullmatch("eval_(.+)_runtime", key, re.DOTALL))]
         for metric in METRICS:
             for key, pairs in ((metric, TRAINING), (f"eval_{metric}", "held-out pairs")):
                 if key in entry and math.isfinite(entry[key]):

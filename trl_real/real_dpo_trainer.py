@@ -19,13 +19,14 @@ from .chunks import embed_in_chunks
 from .config import SelectionConfig
 from .conversion import convert
 from .embedding import load_embedder
-from .hub import explained, push_selected_dataset, retried
+from .hub import push_selected_dataset
 from .layouts import LAYOUTS, column_names, find_layout
 from .model_card import add_selection
 from .policy import PolicyEmbedder, base_parameters
 from .preferences import select_converted, select_stream
 from .real_dpo_config import RealDPOConfig
 from .report import REASONS, SelectionReport
+from .retries import explained, retried
 from .strategies import STRATEGIES
 
 
@@ -146,9 +147,9 @@ class RealDPOTrainer(DPOTrainer):
     ) -> None:
         if not self.is_world_process_zero():
             return
-        dataset_id = dataset_name or self._pushed_dataset
+        source_id = dataset_name if is_repo_id(dataset_name) and dataset_name != self._pushed_dataset else None
         try:
-            super().create_model_card(model_name, dataset_id if is_repo_id(dataset_id) else None, tags)
+            super().create_model_card(model_name, self._pushed_dataset or source_id, tags)
             path = Path(self.args.output_dir) / "README.md"
             card = add_selection(
                 ModelCard.load(path),
@@ -156,14 +157,18 @@ class RealDPOTrainer(DPOTrainer):
                 config=_selection(self.args),
                 base_model=getattr(self.model.config, "_name_or_path", None),
                 adapter=isinstance(self.model, PeftModel),
-                dataset_id=dataset_id,
+                selected_id=self._pushed_dataset,
+                source_id=source_id,
                 history=self.state.log_history,
             )
             card.save(path)
         except Exception as error:  # whatever it is, it is no reason to lose a run
             logger.warning("The model card was not written: %s: %s", type(error).__name__, inert.redact(str(error)))
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+    def push_to_hub(self, *args: Any, license: str | None = None, **kwargs: Any) -> Any:
+        push = functools.partial(super().push_to_hub, *args, **kwargs)
+        given = inspect.signature(super().push_to_hub).bind(*args, **kwargs).arguments
+        private = given.get("private", given.get("kwargs", {}).get("private"))
         name = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         repo_id = getattr(self.args, "hub_dataset_id", None)
         if repo_id is not None and self.is_world_process_zero():
@@ -173,14 +178,15 @@ class RealDPOTrainer(DPOTrainer):
                     repo_id,
                     self._report_on_all_selected(),
                     _selection(self.args),
-                    private=kwargs.get("private", self.args.hub_private_repo),
-                    token=kwargs.get("token") or self.args.hub_token,
+                    private=self.args.hub_private_repo if private is None else private,
+                    revision=given.get("revision") or getattr(self.args, "hub_revision", None),
+                    token=given.get("token") or self.args.hub_token,
+                    license=license,
                     model_id=name,
                 )
                 self._pushed_dataset = commit.repo_url.repo_id
             else:
                 logger.warning("Nothing is pushed to %s: the pairs are a stream, which is not kept.", repo_id)
-        push = functools.partial(super().push_to_hub, *args, **kwargs)
         with explained(name):
             # The model is saved by all processes together, so that one alone cannot try again.
             return retried(push, name) if self.args.world_size == 1 else push()
