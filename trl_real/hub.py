@@ -1,5 +1,6 @@
 """Selected datasets on the Hub, data and card in one commit: `push_selected_dataset`."""
 
+import functools
 import importlib.util
 import logging
 import re
@@ -124,6 +125,17 @@ def push_selected_dataset(
             )
     if inert.TOKEN.search(repo_id):
         raise ValueError("`repo_id` has a token in it. Pass the name of the repository, and the token as `token`.")
+    card = functools.partial(
+        create_dataset_card,
+        dataset,
+        report,
+        config,
+        config_name=config_name,
+        source=source,
+        source_revision=source_revision,
+        pretty_name=pretty_name,
+    )
+    card()  # so that what it raises is raised before anything is written
     folder = data_folder(config_name)
     with explained(repo_id), tempfile.TemporaryDirectory(prefix="trl-real-") as temporary:
         api = HfApi(token=token, library_name="trl-real", library_version=__version__)
@@ -139,43 +151,37 @@ def push_selected_dataset(
             repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
             model_id = model_id if model_id is None or "/" in model_id else f"{user}/{model_id}"
         origin = find_source(next(iter(splits.values()))) if source is None else Source(source, source_revision)
-        source_data = _source_data(api, origin) if license is None else {}
+        source_data = _source_data(api, origin) if license is None else {"license": license}
+        card = functools.partial(
+            card,
+            repo_id=repo_id,
+            model_id=model_id,
+            license=source_data.get("license"),
+            plots={split: name for split, (name, _) in plots.items()},
+            download_size=sum(path.stat().st_size for path in files.values()),
+        )
+        # What `load_dataset` would read as data, the shards of older versions among it, and figures.
+        stale = re.compile(
+            rf"{re.escape(folder)}/([^/]+-\d{{5}}-of-\d{{5}}(-[0-9a-f]{{16}})?\.parquet|({'|'.join(map(re.escape, splits))})-[^/]*)"
+            rf"|figures/{re.escape(folder)}-[^/]+\.png"
+        )
 
         def plan(head: str, there: set[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
-            card = create_dataset_card(
-                dataset,
-                report,
-                config,
-                repo_id=repo_id,
-                config_name=config_name,
-                source=source,
-                source_revision=source_revision,
-                license=license or source_data.get("license"),
-                pretty_name=pretty_name,
-                model_id=model_id,
-                plots={split: name for split, (name, _) in plots.items()},
-                download_size=sum(path.stat().st_size for path in files.values()),
-                previous=_card(api, repo_id, head) if "README.md" in there else None,
-            )
+            readme = card(previous=_card(api, repo_id, head) if "README.md" in there else None)
             for name, value in source_data.items():
-                card.data[name] = card.data.get(name) or value
-            if not card.data.get("license"):
+                readme.data[name] = readme.data.get(name) or value
+            if not readme.data.get("license"):
                 logger.warning(
                     "The licence of the pairs is not known: find out that of their source and pass `license`."
                 )
-            new: dict[str, Any] = {**files, **dict(plots.values()), "README.md": str(card).encode()}
-            # What `load_dataset` would read as data, the shards of older versions among it, and figures.
-            stale = re.compile(
-                rf"{re.escape(folder)}/([^/]+-\d{{5}}-of-\d{{5}}(-[0-9a-f]{{16}})?\.parquet|({'|'.join(map(re.escape, splits))})-[^/]*)"
-                rf"|figures/{re.escape(folder)}-[^/]+\.png"
-            )
+            new: dict[str, Any] = {**files, **dict(plots.values()), "README.md": str(readme).encode()}
             return [
                 *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in new.items()),
                 *(CommitOperationDelete(name) for name in there if stale.fullmatch(name) and name not in new),
             ]
 
-        rows = sum(map(len, splits.values()))
-        return _commit(api, repo_id, plan, f"{rows:,} selected pairs", private, revision, create_pr)
+        message = f"{sum(map(len, splits.values())):,} selected pairs"
+        return _commit(api, repo_id, plan, message, private, revision, create_pr)
 
 
 def _write_shards(rows: Dataset, split: str, folder: Path, size: int) -> Iterator[tuple[str, Path]]:
