@@ -1,3 +1,4 @@
+import inspect
 import math
 import re
 
@@ -8,7 +9,7 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 from local_hub import ALICE, ALICE_READS
 from peft import AutoPeftModelForCausalLM, LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, SelectionReport, real_dpo_trainer, retries
 from trl_real.model_card import add_selection
@@ -201,7 +202,8 @@ def test_the_dataset_is_as_private_as_the_model_and_on_the_same_branch(options, 
         **options, hub_model_id="alice/aligned", hub_dataset_id="pairs", hub_token=ALICE, hub_private_repo=True
     )
     trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates)
-    trainer.push_to_hub("With words", True, ALICE, license="mit", private=None)
+    takes_private = "private" in inspect.signature(Trainer.push_to_hub).parameters  # not in older versions
+    trainer.push_to_hub("With words", True, ALICE, license="mit", **({"private": None} if takes_private else {}))
     assert [repo.private for repo in hub.repos.values()] == [True, True]
     found = ModelCard.load("alice/aligned", token=ALICE)
     assert found.data.datasets == "alice/pairs"
