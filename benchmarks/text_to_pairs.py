@@ -1,0 +1,133 @@
+"""From text to pairs: `real_select` beside the script one would write, and beside one in the manner of the authors' code. Prints JSON.
+
+python benchmarks/text_to_pairs.py --data folder/with/alpaca_eval_candidates.jsonl.gz --prompts 60
+
+All embed with the default embedder up to the same number of tokens and pick the least similar pair. Each round times all of
+them, one after the other on the same machine; ratios are those within a round, and medians are over the rounds.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, disable_caching, disable_progress_bars
+
+from trl_real import real_select
+from trl_real.config import DEFAULT_EMBEDDER
+from trl_real.embedding import load_embedder
+
+
+FILE = "alpaca_eval_candidates.jsonl.gz"
+
+
+def naive(dataset: Dataset, model) -> list[set[str]]:
+    """float32 `encode` in a map, and the cosine of each pair in Python."""
+
+    def pick(row):
+        vectors = model.encode(row["responses"], show_progress_bar=False)
+        cosines = {
+            (i, j): float(np.dot(vectors[i], vectors[j]) / np.linalg.norm(vectors[i]) / np.linalg.norm(vectors[j]))
+            for i, j in itertools.combinations(range(len(vectors)), 2)
+        }
+        return {"pair": list(min(cosines, key=cosines.get))}
+
+    return pairs_of(dataset, dataset.map(pick)["pair"])
+
+
+def authors(dataset: Dataset, model) -> list[set[str]]:
+    """Every text padded to the limit, one prompt at a time, and torch's cosine of one pair at a time."""
+    tokenizer, encoder = model.tokenizer, model[0].auto_model
+    pairs = []
+    for row in dataset:
+        options = {"padding": "max_length", "truncation": True, "max_length": model.max_seq_length}
+        tokens = tokenizer(row["responses"], return_tensors="pt", **options)
+        with torch.no_grad():
+            hidden = encoder(**tokens).last_hidden_state  # (k, limit, dim)
+        mask = tokens["attention_mask"].unsqueeze(-1)
+        vectors = (hidden * mask).sum(1) / mask.sum(1)
+        cosines = {
+            (i, j): torch.nn.functional.cosine_similarity(vectors[i], vectors[j], dim=0).item()
+            for i, j in itertools.combinations(range(len(vectors)), 2)
+        }
+        pairs.append(min(cosines, key=cosines.get))
+    return pairs_of(dataset, pairs)
+
+
+def pairs_of(dataset: Dataset, numbers: list) -> list[set[str]]:
+    return [{row["responses"][i] for i in pair} for row, pair in zip(dataset, numbers, strict=True)]
+
+
+def ours(dataset: Dataset, dtype: str) -> list[set[str]]:
+    selected = dataset.map(real_select, batched=True, fn_kwargs={"embedder_dtype": dtype})
+    return [{row["chosen"], row["rejected"]} for row in selected]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=os.environ.get("TRL_REAL_DATA"), help=f"Folder that holds {FILE}.")
+    parser.add_argument("--prompts", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    if args.data is None:
+        parser.error(f"--data, or the environment variable TRL_REAL_DATA, must name the folder that holds {FILE}.")
+    disable_progress_bars()
+    disable_caching()
+    dataset = Dataset.from_json(str(Path(args.data) / FILE)).select(range(args.prompts))
+    # No two responses of a prompt that count as equal or tied, which only ours leaves out.
+    dataset = dataset.map(lambda row: {"scores": [float(i) for i in range(len(row["responses"]))]})
+    dataset = dataset.filter(lambda row: len({text.strip() for text in row["responses"]}) == len(row["responses"]))
+
+    load_embedder.cache_clear()
+    model = load_embedder(DEFAULT_EMBEDDER, None, "float32")
+    load_embedder.cache_clear()  # ours loads its own
+    texts = list(itertools.chain.from_iterable(dataset["responses"]))
+    vectors = dict(zip(texts, model.encode(texts, normalize_embeddings=True), strict=True))
+    runs = {
+        "naive": lambda: naive(dataset, model),
+        "authors": lambda: authors(dataset, model),
+        "real_select": lambda: ours(dataset, "auto"),
+        "real_select, float32": lambda: ours(dataset, "float32"),
+    }
+    seconds, picks = {name: [] for name in runs}, {}
+    for _ in range(args.rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            picks[name] = run()
+            seconds[name].append(time.perf_counter() - start)
+
+    def cosine(pair: set[str]) -> float:
+        a, b = (vectors[text] for text in pair)
+        return float(a @ b)
+
+    def regret(pairs: list[set[str]]) -> float:
+        return float(np.mean([cosine(pair) - cosine(best) for pair, best in zip(pairs, picks["naive"], strict=True)]))
+
+    result = {
+        "prompts": len(dataset),
+        "responses": len(texts),
+        "max_length": model.max_seq_length,
+        "rounds": args.rounds,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "texts_a_second": {name: round(len(texts) / statistics.median(s), 1) for name, s in seconds.items()},
+        "times_naive": {
+            name: round(statistics.median(a / b for a, b in zip(seconds["naive"], s, strict=True)), 2)
+            for name, s in seconds.items()
+        },
+        "same_picks_as_naive": {
+            name: round(np.mean([a == b for a, b in zip(pairs, picks["naive"], strict=True)]), 3)
+            for name, pairs in picks.items()
+        },
+        "mean_cosine_regret": {name: round(regret(pairs), 5) for name, pairs in picks.items() if name != "authors"},
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
