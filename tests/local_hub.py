@@ -93,6 +93,7 @@ class LocalHub:
     """Serves from the moment it is made until `close()`."""
 
     page_size = 1000
+    lists_files = True  # in what it says of a repository, as the real one does
 
     def __init__(self) -> None:
         self.tokens = {token: (user, "write") for token, user in WRITERS.items()}  # user and role of each token
@@ -405,7 +406,8 @@ class LocalHub:
         tags = [*(card.get("tags") or []), *([f"license:{card['license']}"] if "license" in card else [])]
         about = {"id": repo.id, "author": repo.owner, "private": repo.private, "gated": False, "disabled": False}
         dates = {"createdAt": history[0].date, "lastModified": head.date}
-        return about | dates | {"sha": head.oid, "cardData": card, "tags": tags, "siblings": siblings}
+        files = {"siblings": siblings} if self.lists_files else {}
+        return about | dates | {"sha": head.oid, "cardData": card, "tags": tags} | files
 
 
 class Handler(BaseHTTPRequestHandler):

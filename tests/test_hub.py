@@ -62,7 +62,9 @@ def test_what_is_pushed_is_what_is_loaded(selected, hub, repo, tmp_path, capsys)
     assert f'load_dataset("{REPO}", split="train")' in card.text
 
 
-def test_a_second_push_replaces_data_and_card(selected, hub, repo, tmp_path):
+@pytest.mark.parametrize("lists_files", [True, False])
+def test_a_second_push_replaces_data_and_card(lists_files, selected, hub, repo, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "lists_files", lists_files)
     push(selected, max_shard_size=500)
     assert sum(name.endswith(".parquet") for name in repo()) > 2
     fewer = selected[0].select(range(3))

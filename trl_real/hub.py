@@ -238,7 +238,7 @@ def _commit(
 
     def attempt() -> CommitInfo:
         info = _open(api, repo_id, private, revision, undo)
-        operations = plan(str(info.sha), _files(info))
+        operations = plan(str(info.sha), _files(api, info))
         if not printed:
             printed.append(f"Pushing {message} to {repo_id}, which is {'private' if info.private else 'PUBLIC'}.")
             print(*printed)
@@ -307,9 +307,11 @@ def _delete_if_new(api: HfApi, repo_id: str, branch: str, head: str) -> None:
 
 
 def _delete_if_empty(api: HfApi, repo_id: str) -> None:
-    if _files(api.dataset_info(repo_id)) <= {".gitattributes"}:
+    if _files(api, api.dataset_info(repo_id)) <= {".gitattributes"}:
         api.delete_repo(repo_id, repo_type="dataset")
 
 
-def _files(info: DatasetInfo) -> set[str]:
-    return {file.rfilename for file in info.siblings or ()}
+def _files(api: HfApi, info: DatasetInfo) -> set[str]:
+    if info.siblings is None:  # of a Hub that does not list them here
+        return set(api.list_repo_files(info.id, repo_type="dataset", revision=info.sha))
+    return {file.rfilename for file in info.siblings}
