@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from test_inert import HOSTILE
 
 from trl_real import SelectionConfig, SelectionReport, create_dataset_card, select_preferences
-from trl_real.cards import find_source
+from trl_real.card_metadata import find_source
 
 
 CONFIG = SelectionConfig(strategy="easy", budget=0.5, embedder=HashEmbedder())

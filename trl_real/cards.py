@@ -5,18 +5,15 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, DatasetInfo
-from datasets.info import DatasetInfosDict
-from datasets.splits import SplitDict, SplitInfo
-from datasets.utils.metadata import MetadataConfigs
+from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from . import inert
+from .card_metadata import Source, describe_files, describe_source, extended, find_source, n_examples
 from .card_parts import OWN_CITATION, REAL_CITATION, is_repo_id, link, options, options_yaml, render
 from .config import SelectionConfig
 from .embedding import embedder_name
@@ -36,10 +33,7 @@ ANY_SECTION = re.compile(
     re.MULTILINE,
 )
 CONFIG = re.compile(r"(?!(data|figures)$)\w[\w.-]*")
-CACHED = re.compile(
-    r"/(?P<namespace>[^/]+)___(?P<name>[^/]+)/(?P<config>[^/]+)/[^/]+/(?P<commit>[0-9a-f]{40})/[^/]+\.arrow$"
-)
-SPLIT = re.compile(r"\w+(\.\w+)*")  # what may be the name of one; of "train[:10%]" it is the first word
+SPLIT = re.compile(r"\w+(\.\w+)*")
 MEANINGS = {
     "prompt": "what was asked",
     "chosen": "the better response",
@@ -135,11 +129,11 @@ def create_dataset_card(
     first = next(iter(splits.values()))
     origin = find_source(first) if source is None else Source(inert.redact(source), source_revision)
     data: Any = DatasetCardData() if previous is None else copy.deepcopy(previous.data)
-    _describe_files(data, splits, config_name, download_size)
-    _describe_source(data, origin.name, license)
-    data.size_categories = [next(name for limit, name in SIZES.items() if _n_examples(data) < limit)]
-    data.task_categories = _with(data.task_categories, ["text-generation"])
-    data["tags"] = _with(data.get("tags"), TAGS)
+    describe_files(data, splits, config_name, download_size)
+    describe_source(data, origin.name, license)
+    data.size_categories = [next(name for limit, name in SIZES.items() if n_examples(data) < limit)]
+    data.task_categories = extended(data.task_categories, ["text-generation"])
+    data["tags"] = extended(data.get("tags"), TAGS)
     if pretty_name is None:
         pretty_name = data.pretty_name or (repo_id.split("/")[-1] if repo_id else "Selected preference pairs")
     data.pretty_name = inert.one_line(pretty_name)
@@ -180,7 +174,7 @@ def create_dataset_card(
 def as_splits(dataset: Any) -> dict[str, Dataset]:
     """The splits of a dataset, by name."""
     if isinstance(dataset, Dataset):
-        return {SPLIT.match(str(dataset.split or "train"))[0]: dataset}  # type: ignore[index]
+        return {re.split(r"[\[+]", str(dataset.split or "train"))[0]: dataset}  # "train[:10%]" is of "train"
     if isinstance(dataset, DatasetDict) and dataset:
         for name in dataset:
             if not SPLIT.fullmatch(name) or name == "all":
@@ -210,24 +204,6 @@ def split_reports(splits: dict[str, Dataset], report: Any) -> dict[str, Selectio
     return reports
 
 
-class Source(NamedTuple):
-    """Where candidates come from: the id of a dataset on the Hub, or words; its commit and configuration, if known."""
-
-    name: str | None = None
-    revision: str | None = None
-    config: str | None = None
-
-
-def find_source(dataset: Dataset) -> Source:
-    """The dataset of the Hub that the cache of `datasets` says was loaded, if it tells."""
-    for file in dataset.cache_files:
-        match = CACHED.search(Path(file["filename"]).as_posix())
-        if match is not None:
-            config = None if match["config"] == "default" else match["config"]
-            return Source(f"{match['namespace']}/{match['name']}", match["commit"], config)
-    return Source()
-
-
 def _put_section(body: str, config_name: str, section: str) -> str:
     """Replace the section of a configuration, or add it after the others."""
     end = None
@@ -238,53 +214,6 @@ def _put_section(body: str, config_name: str, section: str) -> str:
     if end is None:
         return f"{body.rstrip()}\n\n{section}"
     return f"{body[:end]}\n\n{section}{body[end:]}"
-
-
-def _describe_files(
-    data: DatasetCardData, splits: dict[str, Dataset], config_name: str, download_size: int | None
-) -> None:
-    """What the viewer of the Hub and `load_dataset` read: `dataset_info` and `configs`."""
-    sizes = {name: split._estimate_nbytes() for name, split in splits.items()}
-    info = DatasetInfo(
-        config_name=config_name,
-        features=next(iter(splits.values())).features,
-        splits=SplitDict(),
-        download_size=download_size,
-        dataset_size=sum(sizes.values()),
-    )
-    for name, split in splits.items():
-        info.splits.add(SplitInfo(name=name, num_bytes=sizes[name], num_examples=len(split)))
-    DatasetInfosDict({config_name: info}).to_dataset_card_data(data)
-    files = [{"split": name, "path": f"{data_folder(config_name)}/{name}-*"} for name in splits]
-    there = MetadataConfigs.from_dataset_card_data(data).get(config_name, {})  # perhaps that it is the default one
-    MetadataConfigs({config_name: {**there, "data_files": files}}).to_dataset_card_data(data)
-
-
-def data_folder(config_name: str) -> str:
-    """The folder of a configuration's files in a repository, as `datasets` names it."""
-    return "data" if config_name == "default" else config_name
-
-
-def _n_examples(data: DatasetCardData) -> int:
-    infos = DatasetInfosDict.from_dataset_card_data(data)
-    return sum(split.num_examples for info in infos.values() for split in (info.splits or {}).values())
-
-
-def _with(there: Any, more: Any) -> list[str]:
-    """A list of metadata with what is missing in it."""
-    return list(dict.fromkeys([*([there] if isinstance(there, str) else there or []), *more]))
-
-
-def _describe_source(data: Any, source: str | None, license: str | None) -> None:
-    """Licence and sources: of this configuration alone, or added to those of others that are there."""
-    others = len(DatasetInfosDict.from_dataset_card_data(data)) > 1
-    sources = [source] if is_repo_id(source) else []
-    if data.source_datasets and sources and source not in data.source_datasets and not others:
-        data.license = None  # that of another source
-    if license is not None:
-        data.license = _with(data.license, [license]) if others and data.license not in (None, license) else license
-    if sources:
-        data.source_datasets = _with(data.source_datasets, sources) if others else sources
 
 
 def _source(source: Source) -> str | None:
@@ -301,7 +230,7 @@ def _licence(license: str | list[str] | None, source: str | None) -> str:
             "**not known**: before you use or publish this, find out under what licence the source may be shared"
             f"{'' if source is None else ' (' + inert.escape(source) + ')'}, and name it with `license=`"
         )
-    return ", ".join(inert.code(str(each)) for each in _with(license, []))
+    return ", ".join(inert.code(str(each)) for each in extended(license, []))
 
 
 def _type(feature: Any) -> str:

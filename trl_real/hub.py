@@ -30,8 +30,9 @@ from huggingface_hub.errors import (
 )
 
 from . import __version__, inert
+from .card_metadata import Source, data_folder, find_source
 from .card_parts import endpoint, is_repo_id
-from .cards import Source, as_splits, create_dataset_card, data_folder, find_source, split_reports
+from .cards import as_splits, create_dataset_card, split_reports
 from .config import SelectionConfig
 from .report import SelectionReport
 from .retries import explained, retried

@@ -66,9 +66,8 @@ def add_selection(
             task_type="text-generation",
             dataset_type=selected_id if pairs == TRAINING and selected_id is not None else "preference-pairs",
             dataset_name=pairs,
-            dataset_config=None
-            if pairs == TRAINING
-            else pairs,  # results of datasets that differ in their names alone would be taken for one's
+            # Results of datasets that differ in their names alone would be taken for those of one.
+            dataset_config=None if pairs == TRAINING else pairs,
             dataset_split="train" if pairs == TRAINING else "test",
             metric_type=metric,
             metric_value=value,

@@ -115,10 +115,8 @@ def select_converted(
     elif STRATEGIES[config.strategy].needs("similarity"):
         embedder = embedder_name(config.embedder)
         dataset, tokens_cut = embed_with(dataset, config)
-        revision, limit = (
-            embedder_revision(config.embedder),
-            embedder_limit(config.embedder, config.embedder_max_length),
-        )
+        revision = embedder_revision(config.embedder)
+        limit = embedder_limit(config.embedder, config.embedder_max_length)
     if {"embeddings", "responses_cut"} <= set(dataset.column_names):
         responses_cut = pc.sum(dataset.with_format("arrow")["responses_cut"][:]).as_py()
     seconds["embedding"], start = time.perf_counter() - start, time.perf_counter()
