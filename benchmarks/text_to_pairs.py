@@ -21,7 +21,7 @@ from datasets import Dataset, disable_caching, disable_progress_bars
 
 from trl_real import real_select
 from trl_real.config import DEFAULT_EMBEDDER
-from trl_real.embedding import load_embedder
+from trl_real.embedder import load_embedder
 
 
 FILE = "alpaca_eval_candidates.jsonl.gz"
@@ -85,7 +85,7 @@ def main() -> None:
     dataset = dataset.filter(lambda row: len({text.strip() for text in row["responses"]}) == len(row["responses"]))
 
     load_embedder.cache_clear()
-    model = load_embedder(DEFAULT_EMBEDDER, None, "float32")
+    model = load_embedder(DEFAULT_EMBEDDER, None, "float32", None)
     load_embedder.cache_clear()  # ours loads its own
     texts = list(itertools.chain.from_iterable(dataset["responses"]))
     vectors = dict(zip(texts, model.encode(texts, normalize_embeddings=True), strict=True))

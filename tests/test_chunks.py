@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, chunks
 from trl_real.chunks import embed_in_chunks
-from trl_real.embedding import load_embedder
+from trl_real.embedder import load_embedder
 from trl_real.preferences import embed
 
 

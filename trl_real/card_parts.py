@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from . import __version__, inert
 from .config import SelectionConfig
-from .embedding import MAX_LENGTH, embedder_name
+from .embedder import MAX_LENGTH, embedder_name
 from .report import SelectionReport
 from .strategies import STRATEGIES
 

@@ -16,7 +16,7 @@ from . import inert
 from .card_metadata import Source, describe_files, describe_source, extended, find_source, n_examples
 from .card_parts import OWN_CITATION, REAL_CITATION, is_repo_id, link, options, options_yaml, render
 from .config import SelectionConfig
-from .embedding import embedder_name
+from .embedder import embedder_name
 from .messages import as_json, is_messages
 from .report import SelectionReport
 

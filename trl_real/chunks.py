@@ -14,7 +14,7 @@ from datasets import Dataset, concatenate_datasets, load_from_disk
 
 from . import __version__
 from .config import SelectionConfig
-from .embedding import embedder_version, load_embedder
+from .embedder import embedder_version, load_embedder
 from .messages import as_json
 from .policy import PolicyEmbedder
 from .preferences import embed
@@ -79,7 +79,7 @@ def _identity(config: SelectionConfig) -> list[str | None]:
         return [config.embedder.fingerprint()]
     if isinstance(config.embedder, str):
         # Loaded, so that the revision of a model of the Hub is the one that embeds.
-        load_embedder(config.embedder, config.embedder_max_length, config.embedder_dtype)
+        load_embedder(config.embedder, config.embedder_max_length, config.embedder_dtype, None)
         return [config.embedder, embedder_version(config.embedder), config.embedder_dtype]
     names = [uuid.uuid4().hex]
     broadcast_object_list(names)

@@ -39,7 +39,8 @@ class SelectionConfig:
             How many tokens of a response are embedded; longer ones are cut and counted. If `None`, the model's own
             limit, at most 512. An embedder object keeps its own limit.
         embedder_batch_size (`int`, *optional*, defaults to `32`):
-            How many texts go through the embedder at once.
+            How many texts of full length go through the embedder at once, of shorter ones as many as have no more tokens;
+            on a CPU at most 2,048 tokens.
         embedder_dtype (`str`, *optional*, defaults to `"auto"`):
             Precision of the embedder: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` for bfloat16 where the
             hardware computes in it natively and float32 elsewhere.
@@ -85,7 +86,9 @@ class SelectionConfig:
         default=None,
         metadata={"help": "Tokens of a response that are embedded. Default: the model's own limit, at most 512."},
     )
-    embedder_batch_size: int = field(default=32, metadata={"help": "Texts that go through the embedder at once."})
+    embedder_batch_size: int = field(
+        default=32, metadata={"help": "Texts of full length that go through the embedder at once."}
+    )
     embedder_dtype: str = field(
         default="auto",
         metadata={

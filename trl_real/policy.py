@@ -17,7 +17,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.trainer.utils import create_model_from_path
 
-from .embedding import MAX_LENGTH, embedder_version
+from .embedder import MAX_LENGTH, embedder_version
+from .embedding import token_batches
 
 
 class PolicyEmbedder:
@@ -33,7 +34,7 @@ class PolicyEmbedder:
         max_length (`int`, *optional*):
             How many tokens of a response are embedded. If `None`, the model's own limit, at most 512.
         batch_size (`int`, *optional*, defaults to `32`):
-            How many texts go through the model at once.
+            How many texts of full length go through the model at once, see [`embed_responses`].
         model_init_kwargs (`dict`, *optional*):
             Keyword arguments for loading the model.
     """
@@ -112,19 +113,20 @@ class PolicyEmbedder:
         model, tokenizer, limit = self.model, self.tokenizer, self.max_seq_length
         body = (model.get_base_model() if isinstance(model, PeftModel) else model).base_model
         vectors: list[np.ndarray] = []
-        order = np.argsort([-len(text) for text in sentences], kind="stable")  # little padding, the most memory first
+        ids = tokenizer(sentences, truncation=True, max_length=limit)["input_ids"]
+        lengths = np.array([len(text) for text in ids])
+        batches = list(token_batches(lengths, self._batch_size * limit, model.device.type))
         with _evaluating(model), _adapters_off(model):
-            for start in range(0, len(order), self._batch_size):
-                texts = [sentences[i] for i in order[start : start + self._batch_size]]
-                tokens = tokenizer(
-                    texts, padding=True, padding_side="right", truncation=True, max_length=limit, return_tensors="pt"
+            for batch in batches:
+                tokens = tokenizer.pad(
+                    {"input_ids": [ids[i] for i in batch]}, padding_side="right", return_tensors="pt"
                 ).to(model.device)
                 hidden = body(
                     input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
                 ).last_hidden_state.float()  # (n, length, dim)
                 mask = tokens["attention_mask"].unsqueeze(-1).float()
                 vectors.append(((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy())
-        return np.concatenate(vectors)[np.argsort(order)]
+        return np.concatenate(vectors)[np.argsort(np.concatenate(batches))]
 
     def fingerprint(self) -> str:
         """A hash of all that the vectors depend on: the tokenizer and the weights, without those of adapters."""

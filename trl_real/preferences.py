@@ -12,15 +12,8 @@ from datasets import Dataset, Features, IterableDataset
 from .budget import check_cost, select_budget
 from .config import SelectionConfig
 from .conversion import Converted, convert
-from .embedding import (
-    BATCH,
-    count_tokens_cut,
-    embed_map,
-    embed_responses,
-    embedder_limit,
-    embedder_name,
-    embedder_revision,
-)
+from .embedder import embedder_limit, embedder_name, embedder_revision
+from .embedding import BATCH, count_tokens_cut, embed_map, embed_responses
 from .layouts import column_names
 from .policies import POLICIES, SKIP_REASONS
 from .report import LONGER_WINS, SelectionReport

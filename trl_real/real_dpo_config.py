@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from trl import DPOConfig
 
 from .config import SelectionConfig
-from .embedding import embedder_name
+from .embedder import embedder_name
 from .strategies import check_strategy
 
 

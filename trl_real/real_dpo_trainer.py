@@ -18,7 +18,7 @@ from .card_parts import REAL_CITATION, is_repo_id
 from .chunks import embed_in_chunks
 from .config import SelectionConfig
 from .conversion import convert
-from .embedding import load_embedder
+from .embedder import load_embedder
 from .hub import push_selected_dataset
 from .layouts import LAYOUTS, column_names, find_layout
 from .model_card import add_selection

@@ -14,7 +14,8 @@ from scipy.stats import binomtest, chi2_contingency
 from .budget import prompt_numbers
 from .config import SelectionConfig, check_count, check_seed
 from .conversion import convert
-from .embedding import embed_map, embed_responses, embedder_name
+from .embedder import embedder_name
+from .embedding import embed_map, embed_responses
 from .label_noise import Estimate, cross_fit, flip_rates, wrong_majority
 from .messages import response_text
 from .selection import pair_features, real_select

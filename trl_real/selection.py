@@ -20,6 +20,7 @@ from .strategies import STRATEGIES, pick_pairs
 @Transform
 def real_select(
     batch: Any,
+    rank: int | None = None,
     *,
     strategy: str = SelectionConfig.strategy,
     embedder: Any = SelectionConfig.embedder,
@@ -44,6 +45,8 @@ def real_select(
             Columns `prompt` (text or messages) and `responses` (a list of texts or of message lists), optionally
             `scores` (one number a response, higher is better, None where missing) and `embeddings` (from
             [`embed_responses`]; computed here otherwise). Or given pairs: `chosen`, `rejected`, optionally `prompt`.
+        rank (`int`, *optional*):
+            As in [`embed_responses`].
         strategy (`str`, *optional*, defaults to `"easy"`):
             Which pairs to pick, see [`SelectionConfig`]. `"random"` and `"max_min"` load no embedder; `"max_min"`,
             `"divpo"` and `"dissimilar_gap"` need `scores`.
@@ -111,7 +114,7 @@ def real_select(
         vectors = read_vectors(batch, candidates, eligible)
     elif STRATEGIES[strategy].needs("similarity"):
         vectors = embed_eligible(
-            candidates, eligible, embedder, embedder_max_length, embedder_batch_size, embedder_dtype
+            candidates, eligible, embedder, embedder_max_length, embedder_batch_size, embedder_dtype, rank
         )
 
     picks = _pick(

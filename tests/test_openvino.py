@@ -1,0 +1,119 @@
+import importlib.util
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import sentence
+
+from trl_real.embedder import load_embedder
+from trl_real.embedding import encode
+
+
+openvino = pytest.importorskip("trl_real.openvino")
+
+
+@pytest.fixture
+def texts(rng):
+    return [sentence(rng, int(n)) for n in rng.integers(1, 80, 30)]
+
+
+@pytest.fixture
+def through_torch(monkeypatch):
+    """Vectors of an embedder that is loaded as if OpenVINO were not installed."""
+
+    def vectors(texts, embedder, dtype):
+        load_embedder.cache_clear()
+        find_spec = importlib.util.find_spec
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
+            found = encode(texts, embedder, None, 32, dtype)[0]
+        assert not in_openvino(load_embedder(embedder, None, dtype, None))
+        load_embedder.cache_clear()
+        return found
+
+    return vectors
+
+
+def in_openvino(model):
+    return isinstance(model[0].auto_model.forward, openvino._Forward)
+
+
+@pytest.mark.parametrize(("dtype", "distance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+def test_vectors_are_those_of_pytorch(dtype, distance, tiny_encoder, texts, through_torch):
+    expected = through_torch(texts, tiny_encoder, dtype)
+    model = load_embedder(tiny_encoder, None, dtype, None)
+    assert in_openvino(model)
+    assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
+    found = encode(texts, tiny_encoder, None, 32, dtype)[0]
+    cosines = (expected * found).sum(1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(found, axis=1)
+    assert cosines.min() > 1 - distance
+
+
+def test_the_default_embedder_runs_in_openvino(through_torch):
+    texts = ["a cat", "", "a kitten sleeps under the green tree", "income tax " * 200]
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    expected = through_torch(texts, name, "float32")
+    assert in_openvino(load_embedder(name, None, "float32", None))
+    np.testing.assert_allclose(encode(texts, name, None, 32, "float32")[0], expected, atol=1e-5)
+
+
+def test_half_precision_and_causal_models_stay_with_pytorch(tiny_encoder, tiny_lm, caplog):
+    for name, dtype in ((tiny_encoder, "float16"), (tiny_lm, "float32")):
+        assert not in_openvino(load_embedder(name, None, dtype, None))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("fault", ["raises", "wrong"])
+def test_a_model_that_openvino_cannot_run_stays_with_pytorch(
+    fault, tiny_encoder, texts, through_torch, monkeypatch, caplog
+):
+    expected = through_torch(texts, tiny_encoder, "bfloat16")
+
+    def forward(self, **inputs):
+        if fault == "raises":
+            raise RuntimeError("no such operation")
+        output = self._forward(**inputs)
+        output.last_hidden_state = -output.last_hidden_state
+        return output
+
+    monkeypatch.setattr(openvino._Forward, "__call__", forward)
+    with caplog.at_level(logging.WARNING):
+        model = load_embedder(tiny_encoder, None, "bfloat16", None)
+    assert not in_openvino(model)
+    assert ("no such operation" if fault == "raises" else "away from PyTorch") in caplog.text
+    np.testing.assert_array_equal(encode(texts, tiny_encoder, None, 32, "bfloat16")[0], expected)
+    load_embedder.cache_clear()
+
+
+def test_no_logger_is_changed_and_nothing_is_printed(tiny_encoder):
+    code = (
+        "import logging, sys\n"
+        "from transformers.utils import logging as hf\nhf.disable_progress_bar()\n"
+        "from trl_real.embedder import load_embedder\n"
+        "root = logging.getLogger(); before = root.level, list(root.handlers), list(root.filters), hf.get_verbosity()\n"
+        f"load_embedder({tiny_encoder!r}, None, 'float32', None)\n"
+        "assert 'openvino' in sys.modules and 'openvino_telemetry' not in sys.modules\n"
+        "assert before == (root.level, list(root.handlers), list(root.filters), hf.get_verbosity())\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_workers_do_not_hang_after_the_parent_has_embedded_in_openvino(tiny_encoder, tmp_path):
+    code = (
+        "import sys, numpy as np\nsys.path.insert(0, 'tests')\nfrom conftest import candidate_rows\n"
+        "from datasets import Dataset\nfrom trl_real import embed_responses\n"
+        "data = Dataset.from_list(candidate_rows(np.random.default_rng(0), 40))\n"
+        f"kwargs = dict(batched=True, fn_kwargs={{'embedder': {tiny_encoder!r}, 'embedder_dtype': 'float32'}})\n"
+        "forked_first = data.map(embed_responses, num_proc=2, **kwargs)\n"
+        "once, twice = data.map(embed_responses, **kwargs), data.map(embed_responses, num_proc=2, **kwargs)\n"
+        f"other = data.map(embed_responses, num_proc=2, batched=True, fn_kwargs={{**kwargs['fn_kwargs'], 'embedder_max_length': 9}})\n"
+        "for found in (forked_first, twice):\n"
+        "    for a, b in zip(once['embeddings'], found['embeddings']):\n"
+        "        np.testing.assert_allclose(a, b, atol=1e-5)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,128 @@
+"""The transformer of an embedder through OpenVINO, which gets more out of a CPU than PyTorch does."""
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging as transformers_logging
+
+
+# What OpenVINO reports its import to Google Analytics with, for as long as it is imported.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+import openvino as ov  # noqa: E402
+from openvino.frontend import FrontEndManager  # noqa: E402
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # noqa: E402
+
+
+if sys.modules["openvino_telemetry"] is None:
+    del sys.modules["openvino_telemetry"]
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+logger = logging.getLogger(__name__)
+
+# The largest cosine distance between a vector of OpenVINO's and one of PyTorch's, by the precision of both.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+# Other numbers of texts and tokens than those that were traced, so that what the trace has frozen shows.
+TRACED = ["The cat sits.", "Fish live in the sea, and nobody knows how many there are."]
+PROBED = ["Yes", "No, it differs from place to place, by the moon and by the wind.", "A green tree, a brown fox."]
+_process: int | None = None  # in which OpenVINO has started its threads
+
+
+def run_in_openvino(model: "SentenceTransformer", dtype: torch.dtype) -> None:
+    """
+    Let OpenVINO compute the forward pass of a Sentence Transformer on the CPU.
+
+    Sentence Transformers' own backend needs optimum-intel, which holds Transformers below 5.6; the model is traced and converted
+    by OpenVINO itself here, and compared with PyTorch's on other texts. A model that it cannot convert, or that then answers
+    otherwise, stays with PyTorch.
+
+    Args:
+        model ([`~sentence_transformers.SentenceTransformer`]):
+            The model, changed in place. It keeps its weights: a process that is forked later computes with PyTorch, since
+            the threads of OpenVINO do not come along.
+        dtype (`torch.dtype`):
+            The precision: `torch.float32` or `torch.bfloat16`.
+    """
+    global _process
+    body = getattr(model[0], "auto_model", None)
+    if body is None or dtype not in TOLERANCE or _process not in (None, os.getpid()):
+        return
+    expected, forward, _process = _probe(model), body.forward, os.getpid()
+    body.float()  # OpenVINO rounds by itself, and better
+    try:
+        body.forward = _Forward(body, dtype, model.preprocess(TRACED))
+        distance = (1 - (expected * _probe(model)).sum(1)).abs().max().item()
+        reason = None if distance <= TOLERANCE[dtype] else f"its vectors are {distance:.1g} away from PyTorch's"
+    except Exception as error:  # whatever a conversion can run into
+        reason = f"{type(error).__name__}: {error}"
+    body.to(dtype)
+    if reason is not None:
+        body.forward = forward
+        logger.warning("The embedder stays with PyTorch, since OpenVINO cannot run it: %s", reason)
+
+
+def _probe(model: "SentenceTransformer") -> torch.Tensor:
+    return model.encode(PROBED, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False).float()
+
+
+class _Forward:
+    """The forward pass of a transformer, compiled for the process that makes this."""
+
+    def __init__(self, body: Any, dtype: torch.dtype, features: dict[str, Any]):
+        self._forward, self._process, self._dtype = body.forward, os.getpid(), dtype
+        self._inputs = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in features]
+        with _quiet():
+            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+                _LastHiddenState(body), tuple(features[name] for name in self._inputs), check_trace=False
+            )
+        # What `openvino.convert_model` does, without its report to Google Analytics and its changes to the root logger.
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        decoder = TorchScriptPythonDecoder(traced)
+        converted = frontend.convert(frontend.load(decoder))
+        self._compiled = ov.Core().compile_model(
+            converted,
+            "CPU",
+            {
+                ov.properties.hint.performance_mode: ov.properties.hint.PerformanceMode.LATENCY,
+                ov.properties.hint.inference_precision: ov.Type.bf16 if dtype == torch.bfloat16 else ov.Type.f32,
+                ov.properties.inference_num_threads: torch.get_num_threads(),
+            },
+        )
+
+    def __call__(self, **inputs: Any) -> Any:
+        if os.getpid() != self._process:
+            return self._forward(**inputs)
+        found = self._compiled([inputs[name].numpy() for name in self._inputs])
+        return BaseModelOutput(last_hidden_state=torch.from_numpy(found[0]).to(self._dtype))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of what a trace freezes, which the comparison finds out, and of properties that it looks at."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+class _LastHiddenState(torch.nn.Module):
+    """A transformer that returns nothing else, for tracing."""
+
+    def __init__(self, body: Any):
+        super().__init__()
+        self.body = body
+
+    def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> torch.Tensor:
+        others = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        return self.body(input_ids=input_ids, attention_mask=attention_mask, **others).last_hidden_state
