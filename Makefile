@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test quality pytest cards lowest-trl trl-tests test-lowest clean
+.PHONY: quickstart test quality pytest cards benchmarks lowest-trl trl-tests test-lowest clean
 
 # From candidates to an aligned model, on the sample of the package.
 quickstart: $(VENV)/ready
@@ -22,6 +22,16 @@ pytest: $(VENV)/ready
 # The example cards in model_cards/.
 cards: $(VENV)/ready
 	$(BIN)/python model_cards/render.py
+
+# All measurements of the README, about an hour on two cores. DATA is a folder with alpaca_eval_candidates.jsonl.gz.
+DATA ?= $(TRL_REAL_DATA)
+benchmarks: $(VENV)/ready $(VENV)/aepo/ready
+	$(BIN)/python benchmarks/run.py --data $(DATA) --aepo_python $(VENV)/aepo/bin/python
+
+$(VENV)/aepo/ready: benchmarks/requirements-aepo.txt
+	$(PYTHON) -m venv $(VENV)/aepo
+	$(VENV)/aepo/bin/python -m pip install --quiet --requirement benchmarks/requirements-aepo.txt
+	touch $@
 
 # The trainer on the lowest TRL that pyproject.toml admits, everything else as it is.
 lowest-trl: $(VENV)/lowest-trl/ready

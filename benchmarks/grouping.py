@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 from datasets import Dataset, disable_progress_bars
+from machine import describe
 
 from trl_real import to_candidates
 
@@ -45,5 +46,6 @@ if __name__ == "__main__":
         "prompts": len(candidates),
         "seconds": round(time.perf_counter() - start, 1),
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "machine": describe(),
     }
-    print(json.dumps(result))
+    print(json.dumps(result, indent=2))

@@ -9,7 +9,6 @@ and a map that does nothing, one after the other on the same machine; the median
 import argparse
 import itertools
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset, disable_caching, disable_progress_bars
+from machine import describe
 
 from trl_real import real_select
 
@@ -103,7 +103,7 @@ def main() -> None:
         "responses": args.responses,
         "dim": args.dim,
         "rounds": args.rounds,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": describe(),
         "microseconds_a_prompt": {name: round(1e6 * statistics.median(s), 1) for name, s in seconds.items()},
         "loop_over_it": {
             name: round(statistics.median(a / b for a, b in zip(seconds["loop"], s, strict=True)), 1)

@@ -3,21 +3,24 @@
 python benchmarks/text_to_pairs.py --data folder/with/alpaca_eval_candidates.jsonl.gz --prompts 60
 
 All embed with the default embedder up to the same number of tokens and pick the least similar pair. Each round times all of
-them, one after the other on the same machine; ratios are those within a round, and medians are over the rounds.
+them, one after the other on the same machine, with models that are loaded already; ratios are those within a round, and medians
+are over the rounds. On a GPU, where there is one, the same but for OpenVINO.
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
 import os
-import platform
 import statistics
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 from datasets import Dataset, disable_caching, disable_progress_bars
+from machine import describe
 
 from trl_real import real_select
 from trl_real.config import DEFAULT_EMBEDDER
@@ -48,6 +51,7 @@ def authors(dataset: Dataset, model) -> list[set[str]]:
     for row in dataset:
         options = {"padding": "max_length", "truncation": True, "max_length": model.max_seq_length}
         tokens = tokenizer(row["responses"], return_tensors="pt", **options)
+        tokens = tokens.to(encoder.device)
         with torch.no_grad():
             hidden = encoder(**tokens).last_hidden_state  # (k, limit, dim)
         mask = tokens["attention_mask"].unsqueeze(-1)
@@ -69,6 +73,23 @@ def ours(dataset: Dataset, dtype: str) -> list[set[str]]:
     return [{row["chosen"], row["rejected"]} for row in selected]
 
 
+def load(dtype: str, openvino: bool):
+    """The default embedder, for `ours` to find."""
+    load_embedder.cache_clear()
+    find_spec = importlib.util.find_spec
+    with mock.patch(
+        "importlib.util.find_spec", lambda name: find_spec(name) if name != "openvino" or openvino else None
+    ):
+        return load_embedder(DEFAULT_EMBEDDER, None, dtype, None)
+
+
+def candidates(folder: str, prompts: int) -> Dataset:
+    """Rows whose responses are all different and not tied: the others only `real_select` would leave out."""
+    dataset = Dataset.from_json(str(Path(folder) / FILE)).select(range(prompts))
+    dataset = dataset.map(lambda row: {"scores": [float(i) for i in range(len(row["responses"]))]})
+    return dataset.filter(lambda row: len({text.strip() for text in row["responses"]}) == len(row["responses"]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=os.environ.get("TRL_REAL_DATA"), help=f"Folder that holds {FILE}.")
@@ -79,25 +100,23 @@ def main() -> None:
         parser.error(f"--data, or the environment variable TRL_REAL_DATA, must name the folder that holds {FILE}.")
     disable_progress_bars()
     disable_caching()
-    dataset = Dataset.from_json(str(Path(args.data) / FILE)).select(range(args.prompts))
-    # No two responses of a prompt that count as equal or tied, which only ours leaves out.
-    dataset = dataset.map(lambda row: {"scores": [float(i) for i in range(len(row["responses"]))]})
-    dataset = dataset.filter(lambda row: len({text.strip() for text in row["responses"]}) == len(row["responses"]))
-
-    load_embedder.cache_clear()
-    model = load_embedder(DEFAULT_EMBEDDER, None, "float32", None)
-    load_embedder.cache_clear()  # ours loads its own
+    dataset = candidates(args.data, args.prompts)
+    model = load("float32", openvino=False)
     texts = list(itertools.chain.from_iterable(dataset["responses"]))
     vectors = dict(zip(texts, model.encode(texts, normalize_embeddings=True), strict=True))
-    runs = {
-        "naive": lambda: naive(dataset, model),
-        "authors": lambda: authors(dataset, model),
-        "real_select": lambda: ours(dataset, "auto"),
-        "real_select, float32": lambda: ours(dataset, "float32"),
-    }
+    runs = {"naive": lambda: naive(dataset, model), "authors": lambda: authors(dataset, model)}
+    setup = {}
+    backends = {"PyTorch": False}
+    if not torch.cuda.is_available() and importlib.util.find_spec("openvino") is not None:
+        backends["OpenVINO"] = True
+    for (backend, openvino), dtype in itertools.product(backends.items(), ("float32", "auto")):
+        runs[f"real_select, {backend}, {dtype}"] = lambda dtype=dtype: ours(dataset, dtype)
+        setup[f"real_select, {backend}, {dtype}"] = dtype, openvino
     seconds, picks = {name: [] for name in runs}, {}
     for _ in range(args.rounds):
         for name, run in runs.items():
+            if name in setup:
+                load(*setup[name])
             start = time.perf_counter()
             picks[name] = run()
             seconds[name].append(time.perf_counter() - start)
@@ -114,7 +133,7 @@ def main() -> None:
         "responses": len(texts),
         "max_length": model.max_seq_length,
         "rounds": args.rounds,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": describe(),
         "texts_a_second": {name: round(len(texts) / statistics.median(s), 1) for name, s in seconds.items()},
         "times_naive": {
             name: round(statistics.median(a / b for a, b in zip(seconds["naive"], s, strict=True)), 2)

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
+from machine import describe
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback, set_seed
 from trl import DPOConfig, DPOTrainer
 
@@ -107,8 +108,9 @@ def main() -> None:
         "step_ratio": round(statistics.median(ratios), 3),
         "step_ratios": [round(ratio, 3) for ratio in ratios],
         "peak_memory_mb": peak,
+        "machine": describe(),
     }
-    print(json.dumps(result))
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

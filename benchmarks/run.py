@@ -1,0 +1,113 @@
+"""Run every benchmark, write results/*.json, and put their table into README.md.
+
+python benchmarks/run.py --data folder/with/alpaca_eval_candidates.jsonl.gz --aepo_python .venv/aepo/bin/python
+
+Each runs in a process of its own, one after the other: leave the machine alone meanwhile. `--only` runs some of them, `--table`
+none, and writes the table from the results that are there. Results of a GPU go to results/gpu/.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- benchmarks -->\n", "<!-- /benchmarks -->\n"
+
+
+def read(name: str, folder: Path) -> dict | None:
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def table() -> str:
+    """What README.md shows, from the results."""
+    text, gpu, aepo, selection, training, grouping, scaling = (
+        read(*where)
+        for where in (
+            ("text_to_pairs", HERE / "results"),
+            ("text_to_pairs", HERE / "results" / "gpu"),
+            *((name, HERE / "results") for name in ("aepo", "selection", "training", "grouping", "scaling")),
+        )
+    )
+    machine = text["machine"]
+    lines = [
+        f"{machine['processor']}, {machine['threads']} threads, PyTorch {machine['versions']['torch']}; matrix products reach "
+        f"{machine['gflops']['float32']} GFLOP/s in float32 and {machine['gflops']['bfloat16']} in bfloat16.",
+        "",
+        f"| Text to pairs: {text['responses']} responses of AlpacaEval, at most {text['max_length']} tokens | Responses a second | "
+        "Times the naive script | Same picks | Cosine regret |",
+        "|---|---|---|---|---|",
+    ]
+    names = {
+        "naive": "naive: float32 `encode` a prompt, a cosine a pair in Python",
+        "authors": "the authors' way: full padding, a cosine a pair",
+    }
+    for name, rate in text["texts_a_second"].items():
+        label = names.get(name) or "`" + name.replace(", ", "`, ", 1)
+        regret = text["mean_cosine_regret"].get(name, 0.0)
+        lines.append(
+            f"| {label} | {rate:.0f} | {text['times_naive'][name]:.1f} | {text['same_picks_as_naive'][name]:.0%} | {regret:.4f} |"
+        )
+    best = "" if gpu is None else max(gpu["times_naive"].values())
+    rate = "" if gpu is None else f"{max(gpu['texts_a_second'].values()):.0f}"
+    where = "a GPU" if gpu is None else gpu["machine"]["processor"]
+    lines += [f"| `real_select` on {where}, times float32 `encode` there | {rate} | {best} | | |", ""]
+    lines += ["| Everything else | |", "|---|---|"]
+    if aepo:
+        lines.append(
+            f"| `aepo` from PyPI on {aepo['responses']} of these responses: `real_select` with its strategy is so many times "
+            f"faster | {aepo['times_aepo']:.0f} |"
+        )
+    removed = [selection["microseconds_a_prompt"][f"{name}, removed"] for name in ("easy", "hard", "random", "centroid")]
+    carried = [selection["microseconds_a_prompt"][f"{name}, carried along"] for name in ("easy", "hard", "random", "centroid")]
+    lines += [
+        f"| Selecting a pair from embeddings ({selection['responses']} x {selection['dim']}), embeddings removed or carried along | "
+        f"{min(removed):.0f} to {max(removed):.0f} or {min(carried):.0f} to {max(carried):.0f} µs a prompt |",
+        f"| A loop over prompts and pairs | {selection['microseconds_a_prompt']['loop']:.0f} µs a prompt |",
+        f"| Grouping {grouping['rows']:,} pairs by prompt | {grouping['seconds']:.0f} s |",
+        f"| A training step, times one of `DPOTrainer` ({training['rounds']} rounds) | {training['step_ratio']:.3f} |",
+        f"| Peak memory of training, `DPOTrainer` and `RealDPOTrainer` | {training['peak_memory_mb']['DPOTrainer']} and "
+        f"{training['peak_memory_mb']['RealDPOTrainer']} MB |",
+    ]
+    if scaling:
+        lines += []
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=os.environ.get("TRL_REAL_DATA"), help="Folder of the AlpacaEval candidates.")
+    parser.add_argument("--aepo_python", help="Python of an environment that has `aepo`; without it that row stays.")
+    parser.add_argument("--only", nargs="+", choices=["text_to_pairs", "aepo", "selection", "scaling", "grouping", "training"])
+    parser.add_argument("--table", action="store_true", help="Only write the table.")
+    args = parser.parse_args()
+    commands = {
+        "text_to_pairs": ["--data", args.data],
+        "aepo": ["--data", args.data, "--aepo_python", args.aepo_python],
+        "selection": [],
+        "scaling": [],
+        "grouping": [],
+        "training": [],
+    }
+    gpu = torch.cuda.is_available()
+    folder = HERE / "results" / "gpu" if gpu else HERE / "results"
+    folder.mkdir(exist_ok=True)
+    for name, options in commands.items():
+        if args.table or (args.only and name not in args.only) or None in options:
+            continue
+        print(f"{name} ...", flush=True)
+        output = subprocess.run([sys.executable, HERE / f"{name}.py", *options], stdout=subprocess.PIPE, text=True, check=True)
+        (folder / f"{name}.json").write_text(output.stdout)
+    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
+    README.write_text(before + BEGIN + "\n" + table() + "\n" + END + rest.split(END)[1], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
