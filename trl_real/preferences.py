@@ -14,7 +14,7 @@ from .config import SelectionConfig
 from .conversion import Converted, convert
 from .embedder import embedder_limit, embedder_name, embedder_revision
 from .embedding import BATCH, count_tokens_cut, embed_map, embed_responses
-from .layouts import column_names
+from .layouts import column_blocks, column_names
 from .policies import POLICIES, SKIP_REASONS
 from .report import LONGER_WINS, SelectionReport
 from .selection import check_scores, pair_features, real_select
@@ -111,7 +111,8 @@ def select_converted(
         revision = embedder_revision(config.embedder)
         limit = embedder_limit(config.embedder, config.embedder_max_length)
     if {"embeddings", "responses_cut"} <= set(dataset.column_names):
-        responses_cut = pc.sum(dataset.with_format("arrow")["responses_cut"][:]).as_py()
+        cut = [pc.sum(block).as_py() for block in column_blocks(dataset, "responses_cut")]
+        responses_cut = None if None in cut else sum(cut)
     seconds["embedding"], start = time.perf_counter() - start, time.perf_counter()
 
     options = {name: getattr(config, name) for name in SELECT_OPTIONS}
@@ -124,7 +125,8 @@ def select_converted(
         desc="Selecting pairs",
     )
     reasons = picked.with_format("arrow")["skip_reason"][:]
-    skipped = Counter(reason for reason in reasons.to_pylist() if reason is not None)
+    counts = pc.value_counts(reasons.drop_null()).to_pylist()
+    skipped = Counter({entry["values"]: entry["counts"] for entry in counts})
     if skipped.total() == len(picked):
         why = "; ".join(f"{n} because {SKIP_REASONS[reason]} ({reason})" for reason, n in skipped.most_common())
         raise ValueError(f"None of the {len(picked)} rows has a valid pair: {why}.")
