@@ -20,6 +20,7 @@ from .report import LONGER_WINS, SelectionReport
 from .selection import check_scores, pair_features, real_select
 from .strategies import STRATEGIES
 from .survey import survey_candidates, survey_pairs
+from .tally import Tally
 
 
 logger = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ def select_converted(
     report.compare(eligible, selected)
     seconds["reporting"] = time.perf_counter() - start
     report.seconds = {stage: round(spent, 2) for stage, spent in seconds.items()}
-    _warn_of_length(report, selected.get("length_difference"))
+    _warn_of_length(report, selected.get("length_difference", Tally()))
 
     pairs = picked if config.on_skip == "keep" else pairs.remove_columns("skip_reason")
     return pairs.remove_columns([name for name in USED_UP if name in pairs.column_names]), report
@@ -198,12 +199,9 @@ def select_stream(converted: Converted, config: SelectionConfig) -> IterableData
     )
 
 
-def _warn_of_length(report: SelectionReport, differences: np.ndarray | None) -> None:
-    if (
-        differences is not None
-        and np.count_nonzero(differences) >= MIN_PAIRS
-        and report.chosen_longer["picked"] > LONGER_WINS
-    ):
+def _warn_of_length(report: SelectionReport, differences: Tally) -> None:
+    values, counts = differences.distinct()
+    if counts[values != 0].sum() >= MIN_PAIRS and report.chosen_longer["picked"] > LONGER_WINS:
         logger.warning(
             "Of the selected pairs that differ in length the longer response is chosen in %.0f%% (%.0f%% of all pairs that "
             "could be labelled): a model may learn to write more rather than better. Look at what the scores reward, or "
