@@ -117,12 +117,17 @@ def select_converted(
     seconds["embedding"], start = time.perf_counter() - start, time.perf_counter()
 
     options = {name: getattr(config, name) for name in SELECT_OPTIONS}
+    features = pair_features(dataset.features, given_pairs, labelled)
+    used_up = [name for name in USED_UP if name in features]
+    if config.budget_min_distance is not None or config.budget_cost in used_up:
+        used_up = []
     picked = dataset.map(
         real_select,
         batched=True,
         # Kept, so that they can be counted.
         fn_kwargs={**options, "on_skip": "error" if config.on_skip == "error" else "keep"},
-        features=pair_features(dataset.features, given_pairs, labelled),
+        features=Features({name: feature for name, feature in features.items() if name not in used_up}),
+        remove_columns=used_up,
         desc="Selecting pairs",
     )
     reasons = picked.with_format("arrow")["skip_reason"][:]
