@@ -18,7 +18,6 @@ import importlib
 import itertools
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -168,6 +167,8 @@ def main() -> None:
         n_pairs = run(*args.one)
         print(json.dumps([n_pairs, time.perf_counter() - start]))
         return
+    from machine import describe  # loads torch, which a path is not to pay for
+
     paths: dict = {path: {} for path in args.paths}
     for path in args.paths:
         for n in args.prompts + (args.more_prompts if path == "embeddings" else []):
@@ -182,8 +183,8 @@ def main() -> None:
             "memory": round(last["memory_mb"] / first["memory_mb"], 2),
             "time_exponent": round(float(exponent), 2),  # 1 is linear
         }
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}"
-    print(json.dumps({"responses": RESPONSES, "dim": DIM, "machine": machine, "paths": paths, "growth": growth}))
+    result = {"responses": RESPONSES, "dim": DIM, "machine": describe(), "paths": paths, "growth": growth}
+    print(json.dumps(result, indent=2))
     if args.plot:
         plot(paths, args.plot)
 
