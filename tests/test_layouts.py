@@ -3,7 +3,7 @@ import re
 import pytest
 from datasets import Dataset, IterableDataset
 
-from trl_real.layouts import LAYOUTS, find_layout
+from trl_real.layouts import LAYOUTS, column_blocks, find_layout
 
 
 DIALOGUE = "\n\nHuman: Hi\n\nAssistant: Hello."
@@ -89,3 +89,9 @@ def test_what_is_not_recognised_is_named(row, options, message):
 
 def test_columns_that_fit_with_rows_that_do_not_are_for_the_reader_to_name():
     assert find_layout(Dataset.from_list([{"prompt": "p", "responses": "a"}])).layout == "candidates"
+
+
+@pytest.mark.parametrize("rows", [range(2500), [7, 3, 2400, 3]])
+def test_a_column_in_blocks_is_the_column(rows):
+    data = Dataset.from_dict({"a": list(range(2500)), "b": ["x"] * 2500}).with_format("numpy").select(rows)
+    assert [value for block in column_blocks(data, "a") for value in block.to_pylist()] == list(rows)

@@ -13,6 +13,7 @@ from datasets import Dataset, IterableDataset
 from ._transform import Transform
 from .candidates import as_text_array
 from .config import check_budget, check_count, check_number, check_seed
+from .layouts import column_blocks
 from .messages import as_json, response_text
 from .similarity import pair_vectors
 from .strategies import STRATEGIES, check_strategy
@@ -122,7 +123,9 @@ def select_budget(
 
     has_pair = np.ones(len(dataset), dtype=bool)
     if "skip_reason" in dataset.column_names:  # rows that are kept without a pair have no place in a budget
-        has_pair = dataset.with_format("arrow")["skip_reason"][:].is_null().to_numpy()
+        has_pair = np.concatenate(
+            [has_pair[:0], *(b.is_null().to_numpy() for b in column_blocks(dataset, "skip_reason"))]
+        )
     if not has_pair.any():
         raise ValueError("`select_budget` got no pairs: the dataset is empty, or none of its rows has a pair.")
     order = _rank(dataset, strategy, seed, threshold)
@@ -181,10 +184,10 @@ def _check_column(column: str, columns: Collection[str]) -> None:
 def _numbers(dataset: Dataset, column: str) -> np.ndarray:
     """A column of numbers, NaN for null."""
     _check_column(column, dataset.column_names)
-    array = dataset.with_format("arrow")[column][:]
-    if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type) or pa.types.is_null(array.type)):
-        raise ValueError(f"Column `{column}`: expected numbers, found {array.type}.")
-    return array.to_numpy().astype(np.float64)
+    found = dataset.features.arrow_schema.field(column).type
+    if not (pa.types.is_floating(found) or pa.types.is_integer(found) or pa.types.is_null(found)):
+        raise ValueError(f"Column `{column}`: expected numbers, found {found}.")
+    return np.concatenate([block.to_numpy().astype(np.float64) for block in column_blocks(dataset, column)])
 
 
 def _is_within(similarity: Any, threshold: float, order: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from ._transform import Transform, map_rows
 from .candidates import read_candidates
 from .config import ON_SKIP
 from .grouping import COUNTS, group_rows
-from .layouts import LAYOUTS, column_names, find_layout, first_values
+from .layouts import LAYOUTS, column_blocks, column_names, find_layout, first_values
 from .messages import (
     MESSAGES,
     as_conversation,
@@ -217,8 +217,8 @@ def _has_nulls(dataset: Any) -> bool:
     """Whether a pair has no prompt or lacks a side; of a stream nobody knows."""
     if isinstance(dataset, IterableDataset):
         return True
-    table = dataset.with_format("arrow")
-    return any(table[column][:].null_count for column in ("prompt", "chosen", "rejected"))
+    columns = ("prompt", "chosen", "rejected")
+    return any(block.null_count for column in columns for block in column_blocks(dataset, column))
 
 
 @Transform

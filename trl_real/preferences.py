@@ -14,12 +14,13 @@ from .config import SelectionConfig
 from .conversion import Converted, convert
 from .embedder import embedder_limit, embedder_name, embedder_revision
 from .embedding import BATCH, count_tokens_cut, embed_map, embed_responses
-from .layouts import column_names
+from .layouts import column_blocks, column_names
 from .policies import POLICIES, SKIP_REASONS
 from .report import LONGER_WINS, SelectionReport
 from .selection import check_scores, pair_features, real_select
 from .strategies import STRATEGIES
 from .survey import survey_candidates, survey_pairs
+from .tally import Tally
 
 
 logger = logging.getLogger(__name__)
@@ -111,20 +112,27 @@ def select_converted(
         revision = embedder_revision(config.embedder)
         limit = embedder_limit(config.embedder, config.embedder_max_length)
     if {"embeddings", "responses_cut"} <= set(dataset.column_names):
-        responses_cut = pc.sum(dataset.with_format("arrow")["responses_cut"][:]).as_py()
+        cut = [pc.sum(block).as_py() for block in column_blocks(dataset, "responses_cut")]
+        responses_cut = None if None in cut else sum(cut)
     seconds["embedding"], start = time.perf_counter() - start, time.perf_counter()
 
     options = {name: getattr(config, name) for name in SELECT_OPTIONS}
+    features = pair_features(dataset.features, given_pairs, labelled)
+    used_up = [name for name in USED_UP if name in features]
+    if config.budget_min_distance is not None or config.budget_cost in used_up:
+        used_up = []
     picked = dataset.map(
         real_select,
         batched=True,
         # Kept, so that they can be counted.
         fn_kwargs={**options, "on_skip": "error" if config.on_skip == "error" else "keep"},
-        features=pair_features(dataset.features, given_pairs, labelled),
+        features=Features({name: feature for name, feature in features.items() if name not in used_up}),
+        remove_columns=used_up,
         desc="Selecting pairs",
     )
     reasons = picked.with_format("arrow")["skip_reason"][:]
-    skipped = Counter(reason for reason in reasons.to_pylist() if reason is not None)
+    counts = pc.value_counts(reasons.drop_null()).to_pylist()
+    skipped = Counter({entry["values"]: entry["counts"] for entry in counts})
     if skipped.total() == len(picked):
         why = "; ".join(f"{n} because {SKIP_REASONS[reason]} ({reason})" for reason, n in skipped.most_common())
         raise ValueError(f"None of the {len(picked)} rows has a valid pair: {why}.")
@@ -169,7 +177,7 @@ def select_converted(
     report.compare(eligible, selected)
     seconds["reporting"] = time.perf_counter() - start
     report.seconds = {stage: round(spent, 2) for stage, spent in seconds.items()}
-    _warn_of_length(report, selected.get("length_difference"))
+    _warn_of_length(report, selected.get("length_difference", Tally()))
 
     pairs = picked if config.on_skip == "keep" else pairs.remove_columns("skip_reason")
     return pairs.remove_columns([name for name in USED_UP if name in pairs.column_names]), report
@@ -196,12 +204,9 @@ def select_stream(converted: Converted, config: SelectionConfig) -> IterableData
     )
 
 
-def _warn_of_length(report: SelectionReport, differences: np.ndarray | None) -> None:
-    if (
-        differences is not None
-        and np.count_nonzero(differences) >= MIN_PAIRS
-        and report.chosen_longer["picked"] > LONGER_WINS
-    ):
+def _warn_of_length(report: SelectionReport, differences: Tally) -> None:
+    values, counts = differences.distinct()
+    if counts[values != 0].sum() >= MIN_PAIRS and report.chosen_longer["picked"] > LONGER_WINS:
         logger.warning(
             "Of the selected pairs that differ in length the longer response is chosen in %.0f%% (%.0f%% of all pairs that "
             "could be labelled): a model may learn to write more rather than better. Look at what the scores reward, or "

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .policies import POLICIES, SKIP_REASONS
+from .tally import Tally
 
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class Distribution:
 
     Attributes:
         count (`int`): How many there are, NaN included.
-        quantiles (`dict[str, float]`): Minimum, quartiles and maximum; empty if there are none.
+        quantiles (`dict[str, float]`): Minimum, quartiles and maximum; empty if there are none. Exact for up to 262,144
+            distinct values, and within one part in 4,096 beyond.
         histogram (`list[int]`): Counts in `BINS` equal bins, those beyond the ends in the first and the last.
     """
 
@@ -44,17 +45,18 @@ class Distribution:
     histogram: list[int] = field(default_factory=lambda: [0] * BINS)
 
     @classmethod
-    def of(cls, values: Iterable[float], low: float = -1.0, high: float = 1.0) -> "Distribution":
-        """Describe `values`, with a histogram from `low` to `high`; NaN is counted and otherwise left out."""
-        array = np.asarray(values, dtype=np.float64)
-        count, array = len(array), array[np.isfinite(array)]
-        if not len(array):
-            return cls(count)
-        quantiles = np.quantile(array, list(QUANTILES.values()))
-        histogram, _ = np.histogram(np.clip(array, low, high), bins=BINS, range=(low, high))
+    def of(cls, tally: Tally, low: float = -1.0, high: float = 1.0) -> "Distribution":
+        """Describe numbers, with a histogram from `low` to `high`; NaN is counted and otherwise left out."""
+        values, counts = tally.distinct()
+        quantiles = tally.quantiles(list(QUANTILES.values()))
+        if not quantiles:
+            return cls(int(counts.sum()))
+        finite = np.isfinite(values)
+        clipped = np.clip(values[finite].astype(np.float64), low, high)
+        histogram, _ = np.histogram(clipped, bins=BINS, range=(low, high), weights=counts[finite])
         return cls(
-            count,
-            {name: round(float(value), 6) for name, value in zip(QUANTILES, quantiles, strict=True)},
+            int(counts.sum()),
+            {name: round(value, 6) for name, value in zip(QUANTILES, quantiles, strict=True)},
             histogram.tolist(),
         )
 
@@ -77,13 +79,11 @@ class Comparison:
     high: float = 1.0
 
     @classmethod
-    def of(cls, eligible: np.ndarray, picked: np.ndarray, bounded: bool) -> "Comparison":
+    def of(cls, eligible: Tally, picked: Tally, bounded: bool) -> "Comparison":
         """Compare numbers: `bounded` ones lie in -1 to 1, of others the histograms leave out the outermost percents."""
-        finite = eligible[np.isfinite(eligible)]
         low, high = -1.0, 1.0
-        if not bounded and len(finite):
-            low, high = (float(q) for q in np.quantile(finite, [0.01, 0.99]))
-            high = max(high, low + 1e-6)
+        if not bounded and (ends := eligible.quantiles([0.01, 0.99])):
+            low, high = ends[0], max(ends[1], ends[0] + 1e-6)
         return cls(Distribution.of(eligible, low, high), Distribution.of(picked, low, high), low, high)
 
 
@@ -145,15 +145,15 @@ class SelectionReport:
     embedder_max_length: int | None = None
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
-    def compare(self, eligible: dict[str, np.ndarray], picked: dict[str, np.ndarray]) -> None:
+    def compare(self, eligible: dict[str, Tally], picked: dict[str, Tally]) -> None:
         """Fill in the comparisons from the numbers of both, by measure."""
         for name in ("similarity", "score_gap", "response_length", "length_difference"):
             if name in eligible and name in picked:
                 setattr(self, name, Comparison.of(eligible[name], picked[name], bounded=name == "similarity"))
         for name, measures in (("eligible", eligible), ("picked", picked)):
-            difference = measures.get("length_difference", np.zeros(0))
-            if difference.any():
-                self.chosen_longer[name] = round(float((difference > 0).sum() / (difference != 0).sum()), 6)
+            difference, counts = measures.get("length_difference", Tally()).distinct()
+            if n_differ := counts[difference != 0].sum():
+                self.chosen_longer[name] = round(float(counts[difference > 0].sum() / n_differ), 6)
 
     @classmethod
     def of_given_pairs(cls, n_pairs: int) -> "SelectionReport":

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.formatting import PythonFormatter
@@ -14,11 +13,12 @@ from .candidates import COLUMNS, as_text_array, read_candidates
 from .messages import response_text
 from .policies import eligible_responses
 from .similarity import group_prompts, read_vectors
+from .tally import Tally
 
 
 BATCH = 1000
 # The numbers of each measure, one a pair, of the response lengths one a response.
-Measures = dict[str, np.ndarray]
+Measures = dict[str, Tally]
 
 
 def survey_candidates(dataset: Dataset, min_score_gap: float) -> tuple[Measures, int, Counter[str]]:
@@ -30,11 +30,11 @@ def survey_candidates(dataset: Dataset, min_score_gap: float) -> tuple[Measures,
         min_score_gap (`float`): Only responses whose scores differ by more than this form a pair.
 
     Returns:
-        `tuple[dict[str, np.ndarray], int, Counter[str]]`: `similarity` (cosine), `score_gap` and `length_difference`
+        `tuple[dict[str, Tally], int, Counter[str]]`: `similarity` (cosine), `score_gap` and `length_difference`
         (chosen less rejected, in characters) of the pairs and the `response_length` of what forms them, each where it is
         known; how many responses there are; and what the policies do with them.
     """
-    parts, n_responses, policies = defaultdict[str, list[np.ndarray]](list), 0, Counter[str]()
+    measures, n_responses, policies = defaultdict[str, Tally](Tally), 0, Counter[str]()
     columns = [name for name in COLUMNS if name in dataset.column_names and name not in ("chosen", "rejected")]
     tables = dataset.select_columns(columns).with_format("arrow").iter(BATCH)
     for table in tqdm(tables, total=-(-len(dataset) // BATCH), desc="Surveying all pairs", unit="batches"):
@@ -49,31 +49,28 @@ def survey_candidates(dataset: Dataset, min_score_gap: float) -> tuple[Measures,
             i, j = np.triu_indices(group.positions.shape[1], 1)
             policies["tied_pairs"] += int((~group.may_pair).sum())
             length = lengths[group.positions]  # (n, k)
-            parts["response_length"].append(length.ravel())
-            parts["similarity"].append(group.similarity[:, i, j][group.may_pair])
+            measures["response_length"].add(length.ravel())
+            measures["similarity"].add(group.similarity[:, i, j][group.may_pair])
             if group.scores is not None:
                 gap = (group.scores[:, i] - group.scores[:, j])[group.may_pair]
-                parts["score_gap"].append(np.abs(gap))
-                parts["length_difference"].append((length[:, i] - length[:, j])[group.may_pair] * np.sign(gap))
-    return {name: np.concatenate(arrays).astype(np.float32) for name, arrays in parts.items()}, n_responses, policies
+                measures["score_gap"].add(np.abs(gap))
+                measures["length_difference"].add((length[:, i] - length[:, j])[group.may_pair] * np.sign(gap))
+    return dict(measures), n_responses, policies
 
 
 def survey_pairs(pairs: Dataset) -> Measures:
     """The measures of [`survey_candidates`] for pairs as [`real_select`] makes them."""
-    table = pairs.with_format("arrow")
-    measures = {"similarity": table["similarity"][:].to_numpy()}
-    if {"score_chosen", "score_rejected"} <= set(pairs.column_names):
-        chosen, rejected = (
-            table[name][:].cast(pa.float64()).to_numpy() for name in ("score_chosen", "score_rejected")
-        )
-        measures["score_gap"] = chosen - rejected
-    sides = ("chosen", "rejected") if "chosen" in pairs.column_names else ("response_a", "response_b")
-    lengths = []
-    for batch in pairs.select_columns(list(sides)).with_format(None).iter(BATCH):
+    measures = defaultdict[str, Tally](Tally)
+    sides = ["chosen", "rejected"] if "chosen" in pairs.column_names else ["response_a", "response_b"]
+    scores = [name for name in ("score_chosen", "score_rejected") if name in pairs.column_names]
+    for batch in pairs.select_columns([*sides, *scores, "similarity"]).with_format(None).iter(BATCH):
         texts = (as_text_array(map(response_text, batch[side])) for side in sides)
-        lengths.append(np.stack([pc.utf8_length(side).to_numpy() for side in texts]))
-    first, second = np.concatenate([np.zeros((2, 0), np.int64), *lengths], axis=1)
-    measures["response_length"] = np.append(first, second)
-    if sides == ("chosen", "rejected"):
-        measures["length_difference"] = first - second
-    return measures
+        first, second = (pc.utf8_length(side).to_numpy() for side in texts)
+        measures["response_length"].add(np.append(first, second))
+        measures["similarity"].add(np.array(batch["similarity"], dtype=np.float64))  # NaN for null
+        if len(scores) == 2:
+            chosen, rejected = (np.array(batch[name], dtype=np.float64) for name in scores)
+            measures["score_gap"].add(chosen - rejected)
+        if sides == ["chosen", "rejected"]:
+            measures["length_difference"].add(first - second)
+    return dict(measures)
