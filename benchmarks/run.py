@@ -65,8 +65,12 @@ def table() -> str:
             f"| `aepo` from PyPI on {aepo['responses']} of these responses: `real_select` with its strategy is so many times "
             f"faster | {aepo['times_aepo']:.0f} |"
         )
-    removed = [selection["microseconds_a_prompt"][f"{name}, removed"] for name in ("easy", "hard", "random", "centroid")]
-    carried = [selection["microseconds_a_prompt"][f"{name}, carried along"] for name in ("easy", "hard", "random", "centroid")]
+    removed = [
+        selection["microseconds_a_prompt"][f"{name}, removed"] for name in ("easy", "hard", "random", "centroid")
+    ]
+    carried = [
+        selection["microseconds_a_prompt"][f"{name}, carried along"] for name in ("easy", "hard", "random", "centroid")
+    ]
     lines += [
         f"| Selecting a pair from embeddings ({selection['responses']} x {selection['dim']}), embeddings removed or carried along | "
         f"{min(removed):.0f} to {max(removed):.0f} or {min(carried):.0f} to {max(carried):.0f} µs a prompt |",
@@ -77,7 +81,16 @@ def table() -> str:
         f"{training['peak_memory_mb']['RealDPOTrainer']} MB |",
     ]
     if scaling:
-        lines += []
+        growth, million = scaling["growth"], scaling["paths"]["embeddings"]["1000000"]
+        flat = {path: growth[path]["memory"] for path in ("text", "column", "flow", "stream")}
+        lines += [
+            f"| 1,000,000 prompts of {scaling['responses']} responses through `real_select` from embeddings | "
+            f"{million['seconds']:.0f} s, {million['memory_mb']} MB |",
+            "| Peak memory at 100,000 prompts, times that at 10,000: `real_select` from text, from a column, `select_preferences`, "
+            f"stream | {', '.join(f'{ratio:.2f}' for ratio in flat.values())} |",
+            "",
+            "![Time and memory against the number of prompts](benchmarks/results/scaling.png)",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -85,14 +98,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=os.environ.get("TRL_REAL_DATA"), help="Folder of the AlpacaEval candidates.")
     parser.add_argument("--aepo_python", help="Python of an environment that has `aepo`; without it that row stays.")
-    parser.add_argument("--only", nargs="+", choices=["text_to_pairs", "aepo", "selection", "scaling", "grouping", "training"])
+    parser.add_argument(
+        "--only", nargs="+", choices=["text_to_pairs", "aepo", "selection", "scaling", "grouping", "training"]
+    )
     parser.add_argument("--table", action="store_true", help="Only write the table.")
     args = parser.parse_args()
     commands = {
         "text_to_pairs": ["--data", args.data],
         "aepo": ["--data", args.data, "--aepo_python", args.aepo_python],
         "selection": [],
-        "scaling": [],
+        "scaling": ["--plot", str(HERE / "results" / "scaling.png")],
         "grouping": [],
         "training": [],
     }
@@ -103,7 +118,9 @@ def main() -> None:
         if args.table or (args.only and name not in args.only) or None in options:
             continue
         print(f"{name} ...", flush=True)
-        output = subprocess.run([sys.executable, HERE / f"{name}.py", *options], stdout=subprocess.PIPE, text=True, check=True)
+        output = subprocess.run(
+            [sys.executable, HERE / f"{name}.py", *options], stdout=subprocess.PIPE, text=True, check=True
+        )
         (folder / f"{name}.json").write_text(output.stdout)
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     README.write_text(before + BEGIN + "\n" + table() + "\n" + END + rest.split(END)[1], encoding="utf-8")
