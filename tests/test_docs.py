@@ -1,10 +1,11 @@
-"""The examples in docstrings and README are run, and print what they say."""
+"""The examples in docstrings, README and docs/ are run, and print what they say."""
 
 import contextlib
 import doctest
 import inspect
 import io
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from datasets import Dataset
 from local_hub import ALICE
 
 import trl_real
-from trl_real import real_select
+from trl_real import push_selected_dataset, real_select
 
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", README, re.DOTALL)
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", re.DOTALL)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,9 @@ def test_docstrings(name):
     assert not output.getvalue(), output.getvalue()
 
 
-@pytest.mark.parametrize(("code", "printed"), BLOCKS, ids=lambda text: text.splitlines()[0][:40] if text else "silent")
+@pytest.mark.parametrize(
+    ("code", "printed"), BLOCK.findall(README), ids=lambda text: text.splitlines()[0][:40] if text else "silent"
+)
 def test_readme(code, printed, tmp_path, monkeypatch, rng, tiny_lm, hub):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_TOKEN", ALICE)
@@ -62,6 +66,26 @@ def test_readme(code, printed, tmp_path, monkeypatch, rng, tiny_lm, hub):
         assert re.sub(r"[\d.]+ s\b", "? s", output.getvalue()) == re.sub(
             r"[\d.]+ s\b", "? s", printed
         )  # but for the time
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_pages(page, tmp_path, monkeypatch, rng, hub):
+    """The blocks of a page one after the other, in one folder."""
+    blocks = [code for code, _ in BLOCK.findall(page.read_text(encoding="utf-8"))]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", ALICE)
+    candidates = Dataset.from_list([{**row, "id": i} for i, row in enumerate(candidate_rows(rng, 30, (2, 3)))])
+    candidates.to_parquet("candidates/0.parquet")
+    push_selected_dataset(candidates, "alice/candidates", license="apache-2.0")
+    if any("import ray\n" in code for code in blocks):
+        pytest.importorskip("ray").init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        for code in blocks:
+            exec(compile(code.replace("your-name/", "alice/"), page.name, "exec"), {})
+    finally:
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
 
 
 def test_make_targets_of_the_readme_come_first():

@@ -6,13 +6,18 @@ import sys
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import sentence
+from packaging.version import Version
 
 from trl_real.embedder import load_embedder
 from trl_real.embedding import encode
 
 
 openvino = pytest.importorskip("trl_real.openvino")
+pytestmark = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.9.0"), reason="Transformers before 5.9 cannot be traced"
+)
 
 
 @pytest.fixture

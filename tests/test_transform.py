@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import candidate_rows
-from datasets import Dataset
+from datasets import Dataset, Features, Json, List, Value
 from datasets.fingerprint import Hasher
 
 import trl_real
@@ -79,3 +80,27 @@ def test_nested_columns_and_wrapped_transforms_in_every_format(kind):
         found = list(found.with_format(None))
         assert all(np.isnan(row.pop("similarity")) for row in found)  # nothing was embedded
         assert found == expected.remove_columns("similarity").to_list()
+
+
+@pytest.mark.parametrize("tools", [False, True])
+def test_a_table_has_the_same_types_whatever_it_holds(tools, embedder):
+    message = {"role": Value("string"), "content": Value("string"), **({"tool_calls": List(Json())} if tools else {})}
+    features = Features(prompt=List(message), responses=List(List(message)), scores=List(Value("float64")))
+
+    def turn(role, text, **calls):
+        return [{"role": role, "content": text, **(calls if tools else {})}]
+
+    sides = [turn("assistant", "a", tool_calls=[{"name": "f", "n": 1}]), turn("assistant", "b", tool_calls=[])]
+    whole = {"prompt": turn("user", "p", tool_calls=None), "responses": sides, "scores": [1.0, 2.0]}
+    schemas = []
+    for row in (whole, {**whole, "responses": [], "scores": []}, {**whole, "responses": sides[:1], "scores": [None]}):
+        table = Dataset.from_list([row], features=features).with_format("arrow")[:]
+        embedded = embed_responses(table, embedder=embedder)
+        assert embedded.schema.field("embeddings").type == pa.list_(pa.list_(pa.float32()))
+        kept = real_select(embedded, on_skip="keep")
+        assert real_select(embedded).schema == kept.drop_columns("skip_reason").schema
+        schemas.append(kept.schema)
+        # What `datasets` knows of the types comes along.
+        found = Features.from_arrow_schema(kept.schema)
+        assert found["chosen"] == found["prompt"] == features["prompt"]
+    assert schemas[0] == schemas[1] == schemas[2]

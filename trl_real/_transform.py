@@ -9,7 +9,9 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, IterableDataset
+from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets.arrow_writer import TypedSequence
+from datasets.features.features import generate_from_arrow_type
 from datasets.formatting.formatting import LazyBatch, PythonFormatter
 
 from . import __version__
@@ -29,6 +31,8 @@ class Transform(Generic[P, R]):
 
     The function gets a mapping of lists, which it changes in place and returns.
     """
+
+    __name__: str  # of the function
 
     def __init__(self, function: Callable[P, R]):
         functools.update_wrapper(self, function)
@@ -138,20 +142,28 @@ def _as_lazy_batch(batch: Any) -> LazyBatch:
     return LazyBatch(batch, PythonFormatter(features=Features.from_arrow_schema(batch.schema)))
 
 
-def _as_lists(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else value
-
-
 def _as_table(batch: LazyBatch) -> pa.Table:
-    """The columns of a batch as a table, those that nobody touched as they came."""
+    """
+    The columns of a batch as a table, those that nobody touched as they came.
+
+    Types do not depend on what the batch happens to hold, since whoever maps tables puts them together afterwards.
+    """
     table = batch.pa_table
     columns = {}
     for name in batch:
         if name in batch.keys_to_format:
             columns[name] = table[name]
-        elif hasattr(batch[name], "__arrow_array__"):
-            columns[name] = pa.array(batch[name])
-        else:
-            known = table.schema.field(name).type if name in table.schema.names else None
-            columns[name] = pa.array([_as_lists(value) for value in batch[name]], type=known)
-    return pa.table(columns)
+            continue
+        values = batch[name]
+        # What `embed_responses` adds looks like anything in a batch without responses.
+        dtype = str(np.asarray(values[0]).dtype) if name == "embeddings" and len(values) else "float32"
+        added = {"embeddings": List(List(Value(dtype))), "responses_cut": Value("int64")}
+        feature = batch.formatter.features.get(name, added.get(name))
+        if hasattr(values, "arrow_type"):
+            feature = generate_from_arrow_type(values.arrow_type)
+        elif feature == Value("null"):
+            feature = None
+        columns[name] = pa.array(TypedSequence(list(values), type=feature))
+    out = pa.table(columns)
+    features = Features.from_arrow_schema(out.schema.with_metadata(table.schema.metadata))
+    return out.replace_schema_metadata(features.arrow_schema.metadata)
