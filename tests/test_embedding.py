@@ -225,6 +225,10 @@ def test_embeddings_are_stored_in_half_the_space(tiny_encoder):
         for dtype in ("float32", "float16")
     )
     assert str(half.features["embeddings"]) == "List(List(Value('float16')))"
+    arrow = dataset.with_format("arrow").map(
+        embed_responses, batched=True, fn_kwargs={"embedder": tiny_encoder, "embeddings_dtype": "float16"}
+    )
+    assert arrow.features["embeddings"] == half.features["embeddings"]
     numbers = [
         dataset.with_format("arrow")["embeddings"][:].combine_chunks().flatten().flatten() for dataset in (full, half)
     ]
