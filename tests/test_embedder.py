@@ -161,3 +161,16 @@ def test_code_in_the_folder_of_a_model_is_not_run(tmp_path, tiny_encoder):
     with pytest.raises((OSError, ImportError)):
         vectors(["a"], str(folder))
     assert not ran.exists()
+
+
+def test_static_embeddings_have_no_limit(tmp_path, texts, tiny_tokenizer):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    model = SentenceTransformer(modules=[StaticEmbedding(tiny_tokenizer, embedding_dim=8)], device="cpu")
+    model.save(str(tmp_path / "model"))
+    found, cut = encode(texts, str(tmp_path / "model"), None, 32, "float32")
+    np.testing.assert_allclose(found, model.encode(texts), atol=1e-6)
+    assert cut is None
+    with pytest.raises(ValueError, match="is no transformer and embeds texts of any length"):
+        vectors(texts, str(tmp_path / "model"), max_length=10)

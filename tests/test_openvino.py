@@ -43,7 +43,7 @@ def through_torch(monkeypatch):
 
 
 def in_openvino(model):
-    return isinstance(model[0].auto_model.forward, openvino._Forward)
+    return isinstance(model.forward, openvino._Forward)
 
 
 @pytest.mark.parametrize(("dtype", "distance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
@@ -65,6 +65,23 @@ def test_the_default_embedder_runs_in_openvino(through_torch):
     np.testing.assert_allclose(encode(texts, name, None, 32, "float32")[0], expected, atol=1e-5)
 
 
+def test_a_prompt_of_the_model_is_no_part_of_the_mean(tiny_encoder, texts, tmp_path, through_torch):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    transformer = SentenceTransformer(tiny_encoder, device="cpu")[0]
+    model = SentenceTransformer(
+        modules=[transformer, Pooling(32, "mean", include_prompt=False)],
+        prompts={"any": "the green tree "},
+        default_prompt_name="any",
+        device="cpu",
+    )
+    model.save(str(tmp_path / "model"))
+    expected = through_torch(texts, str(tmp_path / "model"), "float32")
+    np.testing.assert_allclose(model.encode(texts), expected, atol=1e-5)
+    np.testing.assert_allclose(encode(texts, str(tmp_path / "model"), None, 32, "float32")[0], expected, atol=1e-5)
+
+
 def test_half_precision_and_causal_models_stay_with_pytorch(tiny_encoder, tiny_lm, caplog):
     for name, dtype in ((tiny_encoder, "float16"), (tiny_lm, "float32")):
         assert not in_openvino(load_embedder(name, None, dtype, None))
@@ -77,12 +94,10 @@ def test_a_model_that_openvino_cannot_run_stays_with_pytorch(
 ):
     expected = through_torch(texts, tiny_encoder, "bfloat16")
 
-    def forward(self, **inputs):
+    def forward(self, features):
         if fault == "raises":
             raise RuntimeError("no such operation")
-        output = self._forward(**inputs)
-        output.last_hidden_state = -output.last_hidden_state
-        return output
+        return {"sentence_embedding": -self._forward(features)["sentence_embedding"]}
 
     monkeypatch.setattr(openvino._Forward, "__call__", forward)
     with caplog.at_level(logging.WARNING):

@@ -81,23 +81,33 @@ def load_embedder(embedder: str, max_length: int | None, dtype: str, device: str
             model = _mean_pooled(path, local, model_kwargs, device)
     except (OSError, ValueError) as error:
         raise OSError(f"The embedder {embedder!r} cannot be loaded from {path!r}: {error}") from error
-    limit = _own_limits[embedder] = min(model.max_seq_length or MAX_LENGTH, MAX_LENGTH)
-    if max_length is not None:
-        positions = getattr(model[0].auto_model.config, "max_position_embeddings", None)
-        if positions is not None and max_length > positions:
-            raise ValueError(
-                f"`embedder_max_length={max_length}` is more than the {positions} positions of {embedder!r}. Lower it, "
-                "or choose an embedder with a longer context."
-            )
-        limit = max_length
-    model.max_seq_length = limit
+    _set_limit(model, embedder, max_length)
     model = model.to(torch_dtype).eval()
     # What generates text masks by its inputs in ways that a trace would freeze.
-    if own_pooling and model.device.type == "cpu" and importlib.util.find_spec("openvino") is not None:
+    is_encoder = own_pooling and hasattr(model[0], "auto_model")
+    if is_encoder and model.device.type == "cpu" and importlib.util.find_spec("openvino") is not None:
         from .openvino import run_in_openvino
 
         run_in_openvino(model, torch_dtype)
     return model
+
+
+def _set_limit(model: "SentenceTransformer", embedder: str, max_length: int | None) -> None:
+    if not hasattr(model[0], "auto_model"):
+        if max_length is not None:
+            raise ValueError(
+                f"`embedder_max_length={max_length}`: {embedder!r} is no transformer and embeds texts of any length. Leave "
+                "it out."
+            )
+        return
+    limit = _own_limits[embedder] = min(model.max_seq_length or MAX_LENGTH, MAX_LENGTH)
+    positions = getattr(model[0].auto_model.config, "max_position_embeddings", None)
+    if max_length is not None and positions is not None and max_length > positions:
+        raise ValueError(
+            f"`embedder_max_length={max_length}` is more than the {positions} positions of {embedder!r}. Lower it, or "
+            "choose an embedder with a longer context."
+        )
+    model.max_seq_length = limit if max_length is None else max_length
 
 
 def device_of(rank: int | None) -> str | None:

@@ -1,4 +1,4 @@
-"""The transformer of an embedder through OpenVINO, which gets more out of a CPU than PyTorch does."""
+"""An embedder through OpenVINO, which gets more out of a CPU than PyTorch does."""
 
 import contextlib
 import logging
@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import logging as transformers_logging
 
 
 # What OpenVINO reports its import to Google Analytics with, for as long as it is imported.
@@ -52,20 +50,19 @@ def run_in_openvino(model: "SentenceTransformer", dtype: torch.dtype) -> None:
             The precision: `torch.float32` or `torch.bfloat16`.
     """
     global _process
-    body = getattr(model[0], "auto_model", None)
-    if body is None or dtype not in TOLERANCE or _process not in (None, os.getpid()):
+    if dtype not in TOLERANCE or _process not in (None, os.getpid()):
         return
-    expected, forward, _process = _probe(model), body.forward, os.getpid()
-    body.float()  # OpenVINO rounds by itself, and better
+    expected, _process = _probe(model), os.getpid()
+    model.float()  # OpenVINO rounds by itself, and better
     try:
-        body.forward = _Forward(body, dtype, model.preprocess(TRACED))
+        model.forward = _Forward(model, dtype)
         distance = (1 - (expected * _probe(model)).sum(1)).abs().max().item()
         reason = None if distance <= TOLERANCE[dtype] else f"its vectors are {distance:.1g} away from PyTorch's"
     except Exception as error:  # whatever a conversion can run into
         reason = f"{type(error).__name__}: {error}"
-    body.to(dtype)
+    model.to(dtype)
     if reason is not None:
-        body.forward = forward
+        model.__dict__.pop("forward", None)
         logger.warning("The embedder stays with PyTorch, since OpenVINO cannot run it: %s", reason)
 
 
@@ -74,14 +71,16 @@ def _probe(model: "SentenceTransformer") -> torch.Tensor:
 
 
 class _Forward:
-    """The forward pass of a transformer, compiled for the process that makes this."""
+    """The forward pass of a Sentence Transformer, pooling included, compiled for the process that makes this."""
 
-    def __init__(self, body: Any, dtype: torch.dtype, features: dict[str, Any]):
-        self._forward, self._process, self._dtype = body.forward, os.getpid(), dtype
-        self._inputs = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in features]
+    def __init__(self, model: "SentenceTransformer", dtype: torch.dtype):
+        self._forward, self._process = model.forward, os.getpid()
+        features = model.preprocess(TRACED)
+        self._inputs = [name for name, value in features.items() if isinstance(value, torch.Tensor)]
+        self._others = {name: value for name, value in features.items() if name not in self._inputs}
         with _quiet():
             traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-                _LastHiddenState(body), tuple(features[name] for name in self._inputs), check_trace=False
+                _Vectors(model, self._inputs), tuple(features[name] for name in self._inputs), check_trace=False
             )
         # What `openvino.convert_model` does, without its report to Google Analytics and its changes to the root logger.
         frontend = FrontEndManager().load_by_framework("pytorch")
@@ -97,32 +96,33 @@ class _Forward:
             },
         )
 
-    def __call__(self, **inputs: Any) -> Any:
-        if os.getpid() != self._process:
-            return self._forward(**inputs)
-        found = self._compiled([inputs[name].numpy() for name in self._inputs])
-        return BaseModelOutput(last_hidden_state=torch.from_numpy(found[0]).to(self._dtype))
+    def __call__(self, features: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+        # A prompt of the model's own, say, whose length the trace does not know.
+        known = features.keys() == {*self._inputs, *self._others} and self._others.items() <= features.items()
+        if os.getpid() != self._process or not known:
+            return self._forward(features, **kwargs)
+        found = self._compiled([features[name].numpy() for name in self._inputs])
+        return {"sentence_embedding": torch.from_numpy(found[0])}
+
+
+class _Vectors(torch.nn.Module):
+    """A Sentence Transformer that takes and returns nothing but tensors, for tracing."""
+
+    def __init__(self, model: "SentenceTransformer", inputs: list[str]):
+        super().__init__()
+        self.model, self.inputs = model, inputs
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        return self.model(dict(zip(self.inputs, tensors, strict=True)))["sentence_embedding"]
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the warnings of what a trace freezes, which the comparison finds out, and of properties that it looks at."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
-
-
-class _LastHiddenState(torch.nn.Module):
-    """A transformer that returns nothing else, for tracing."""
-
-    def __init__(self, body: Any):
-        super().__init__()
-        self.body = body
-
-    def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> torch.Tensor:
-        others = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        return self.body(input_ids=input_ids, attention_mask=attention_mask, **others).last_hidden_state
+        logging.disable(disabled)
