@@ -44,8 +44,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=os.environ.get("TRL_REAL_DATA"), help=f"Folder that holds {FILE}.")
     parser.add_argument("--aepo_python", required=True, help="Python of an environment that has `aepo`.")
-    parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
     if args.data is None:
         parser.error(f"--data, or the environment variable TRL_REAL_DATA, must name the folder that holds {FILE}.")

@@ -176,6 +176,8 @@ def main() -> None:
             print(path, n, paths[path][n], file=sys.stderr)
     growth = {}
     for path, sizes in paths.items():
+        if len(sizes) < 2:
+            continue
         n, (first, *_, last) = list(sizes), sizes.values()
         exponent = np.polyfit(np.log(n), np.log([size["seconds"] for size in sizes.values()]), 1)[0]
         growth[path] = {

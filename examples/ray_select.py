@@ -60,7 +60,7 @@ def main() -> None:
     output = args.output if "://" in args.output else os.path.abspath(args.output)
     pairs.write_parquet(output, mode=SaveMode.ERROR)
     selected = Dataset.from_parquet(f"{output}/*.parquet")  # from a file in the cache, not in memory
-    print(f"{len(selected):,} pairs in {output}")
+    print(f"{len(selected):,} pairs of {candidates.count():,} prompts in {output}")
     if args.hub_id is not None:
         push_selected_dataset(selected, args.hub_id, config=config, private=args.private)
 
@@ -107,5 +107,5 @@ def parse_args() -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -2,6 +2,7 @@ import importlib.util
 import logging
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import transformers
 from conftest import sentence
 from packaging.version import Version
 
-from trl_real.embedder import load_embedder
+from trl_real.embedder import free_embedder, load_embedder
 from trl_real.embedding import encode
 
 
@@ -80,6 +81,56 @@ def test_a_prompt_of_the_model_is_no_part_of_the_mean(tiny_encoder, texts, tmp_p
     expected = through_torch(texts, str(tmp_path / "model"), "float32")
     np.testing.assert_allclose(model.encode(texts), expected, atol=1e-5)
     np.testing.assert_allclose(encode(texts, str(tmp_path / "model"), None, 32, "float32")[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [8, 128])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_sliding_window_is_computed_or_left_to_pytorch(window, dtype, tiny_tokenizer, tmp_path, rng, through_torch):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import ModernBertConfig, ModernBertModel
+
+    torch.manual_seed(0)
+    config = ModernBertConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=512,
+        local_attention=window,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        cls_token_id=0,
+        sep_token_id=0,
+    )
+    ModernBertModel(config).save_pretrained(tmp_path / "body")
+    tiny_tokenizer.save_pretrained(tmp_path / "body")
+    model = SentenceTransformer(modules=[Transformer(str(tmp_path / "body")), Pooling(32, "mean")], device="cpu")
+    model.save(str(tmp_path / "model"))
+    texts = [sentence(rng, n) for n in (1, 2, 40, 90, 130, 250)]
+    expected = through_torch(texts, str(tmp_path / "model"), dtype)
+    found = encode(texts, str(tmp_path / "model"), None, 32, dtype)[0]
+    cosines = (expected * found).sum(1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(found, axis=1)
+    assert cosines.min() > 0.99
+
+
+def test_the_memory_of_an_embedder_is_freed(tiny_encoder):
+    model = weakref.ref(load_embedder(tiny_encoder, None, "float32", None))
+    assert in_openvino(model())
+    free_embedder()
+    assert model() is None
+
+
+def test_an_openvino_that_cannot_be_imported_is_a_warning(tiny_encoder, texts, monkeypatch, caplog, through_torch):
+    expected = through_torch(texts, tiny_encoder, "float32")
+    monkeypatch.setitem(sys.modules, "trl_real.openvino", None)
+    with caplog.at_level(logging.WARNING):
+        found = encode(texts, tiny_encoder, None, 32, "float32")[0]
+    load_embedder.cache_clear()
+    assert "stays with PyTorch, since OpenVINO cannot be imported" in caplog.text
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_half_precision_and_causal_models_stay_with_pytorch(tiny_encoder, tiny_lm, caplog):

@@ -236,7 +236,7 @@ def test_the_example_from_parquet_to_the_hub(rng, tmp_path, hub):
     assert result.returncode == 0, result.stderr
     pairs = data.map(real_select, batched=True, remove_columns=USED)
     expected = select_budget(pairs, 0.29)
-    assert f"{len(expected)} pairs in {tmp_path / 'pairs'}" in result.stdout
+    assert f"{len(expected)} pairs of {len(data)} prompts in {tmp_path / 'pairs'}" in result.stdout
     found = load_dataset("alice/pairs", split="train")
     assert found.features == expected.features
     assert sorted(found["n"]) == expected["n"][:]

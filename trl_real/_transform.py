@@ -2,14 +2,14 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from types import FrameType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets import Dataset, Features, IterableDataset, Value
 from datasets.arrow_writer import TypedSequence
 from datasets.features.features import generate_from_arrow_type
 from datasets.formatting.formatting import LazyBatch, PythonFormatter
@@ -63,6 +63,14 @@ class Transform(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<transform {self._function.__module__}.{self._function.__qualname__}>"
+
+
+class TypedList(list[Any]):
+    """A column that knows its Arrow type, whatever it happens to hold."""
+
+    def __init__(self, values: Iterable[Any], arrow_type: pa.DataType):
+        super().__init__(values)
+        self.arrow_type = arrow_type
 
 
 def map_rows(dataset: Any, function: Any, features: Features | None, desc: str, **options: Any) -> Any:
@@ -155,10 +163,7 @@ def _as_table(batch: LazyBatch) -> pa.Table:
             columns[name] = table[name]
             continue
         values = batch[name]
-        # What `embed_responses` adds looks like anything in a batch without responses.
-        dtype = str(np.asarray(values[0]).dtype) if name == "embeddings" and len(values) else "float32"
-        added = {"embeddings": List(List(Value(dtype))), "responses_cut": Value("int64")}
-        feature = batch.formatter.features.get(name, added.get(name))
+        feature = batch.formatter.features.get(name)
         if hasattr(values, "arrow_type"):
             feature = generate_from_arrow_type(values.arrow_type)
         elif feature == Value("null"):

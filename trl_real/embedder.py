@@ -1,8 +1,11 @@
 """The embedder: which model an id, a path or an object names, how it is loaded, and what it is known by."""
 
 import functools
+import gc
 import hashlib
 import importlib.util
+import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,8 @@ from .config import DEFAULT_EMBEDDER
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+
+logger = logging.getLogger(__name__)
 
 # The paper embeds the first 512 tokens of HH-RLHF; most Sentence Transformers have no longer limit.
 MAX_LENGTH = 512
@@ -62,7 +67,7 @@ def embedder_name(embedder: Any) -> str:
 
 @functools.lru_cache(maxsize=1)
 def load_embedder(embedder: str, max_length: int | None, dtype: str, device: str | None) -> "SentenceTransformer":
-    """Load an embedder by id or path, once a process; `load_embedder.cache_clear()` frees it."""
+    """Load an embedder by id or path, once a process."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import is_sentence_transformer_model
@@ -82,18 +87,28 @@ def load_embedder(embedder: str, max_length: int | None, dtype: str, device: str
     except (OSError, ValueError) as error:
         raise OSError(f"The embedder {embedder!r} cannot be loaded from {path!r}: {error}") from error
     _set_limit(model, embedder, max_length)
-    model = model.to(torch_dtype).eval()
+    for parameter in model.parameters():  # not rotary frequencies, which keep their precision
+        parameter.data = parameter.data.to(torch_dtype)
     # What generates text masks by its inputs in ways that a trace would freeze.
     is_encoder = own_pooling and hasattr(model[0], "auto_model")
     if is_encoder and model.device.type == "cpu" and importlib.util.find_spec("openvino") is not None:
-        from .openvino import run_in_openvino
+        try:
+            from .openvino import run_in_openvino
+        except ImportError as error:
+            logger.warning("The embedder stays with PyTorch, since OpenVINO cannot be imported: %s", error)
+        else:
+            run_in_openvino(model, torch_dtype)
+    return model.eval()
 
-        run_in_openvino(model, torch_dtype)
-    return model
+
+def free_embedder() -> None:
+    """Free the memory of the embedder that was loaded."""
+    load_embedder.cache_clear()
+    gc.collect()  # Sentence Transformers refer to themselves
 
 
 def _set_limit(model: "SentenceTransformer", embedder: str, max_length: int | None) -> None:
-    if not hasattr(model[0], "auto_model"):
+    if model.max_seq_length == math.inf:
         if max_length is not None:
             raise ValueError(
                 f"`embedder_max_length={max_length}`: {embedder!r} is no transformer and embeds texts of any length. Leave "
@@ -101,7 +116,8 @@ def _set_limit(model: "SentenceTransformer", embedder: str, max_length: int | No
             )
         return
     limit = _own_limits[embedder] = min(model.max_seq_length or MAX_LENGTH, MAX_LENGTH)
-    positions = getattr(model[0].auto_model.config, "max_position_embeddings", None)
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    positions = None if config is None else getattr(config.get_text_config(), "max_position_embeddings", None)
     if max_length is not None and positions is not None and max_length > positions:
         raise ValueError(
             f"`embedder_max_length={max_length}` is more than the {positions} positions of {embedder!r}. Lower it, or "
@@ -114,6 +130,10 @@ def device_of(rank: int | None) -> str | None:
     """The GPU of a worker of `num_proc`; `None` leaves the choice to Sentence Transformers."""
     import torch
 
+    if not (rank is None or isinstance(rank, int)):
+        raise TypeError(
+            f"`rank` must be an integer, got {type(rank).__name__}. Map `with_rank=True`, without `with_indices`."
+        )
     return None if rank is None or not torch.cuda.is_available() else f"cuda:{rank % torch.cuda.device_count()}"
 
 

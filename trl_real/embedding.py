@@ -1,14 +1,16 @@
 """From responses to vectors: `embed_responses`."""
 
+import contextlib
 import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 from datasets.fingerprint import generate_random_fingerprint
 
-from ._transform import Transform
+from ._transform import Transform, TypedList
 from .candidates import read_candidates
 from .config import SelectionConfig
 from .embedder import device_of, embedder_name, load_embedder
@@ -19,6 +21,7 @@ BATCH = 128
 # A batch of so many tokens passes from layer to layer within the caches of a CPU: 14% faster than 8,192 in float32.
 CPU_TOKENS = 2048
 STORED_DTYPES = ("float32", "float16")
+SMALLEST = 1e-3  # float16 has fewer digits below 6e-5
 
 
 @Transform
@@ -89,16 +92,17 @@ def embed_responses(
     )
     if embeddings_dtype not in STORED_DTYPES:
         raise ValueError(f"`embeddings_dtype` must be one of {STORED_DTYPES}, got {embeddings_dtype!r}.")
+    stored_type = pa.from_numpy_dtype(embeddings_dtype)
+    if hasattr(batch, "pa_table"):
+        _check_type(batch.pa_table.schema, stored_type)
     candidates = read_candidates(batch, "embed_responses")
     texts = candidates.texts.to_pylist()
     vectors, cut = encode(texts, embedder, embedder_max_length, embedder_batch_size, embedder_dtype, rank)
     vectors = _store(vectors, embeddings_dtype)
     ends = np.cumsum(candidates.counts)
-    batch["embeddings"] = np.split(vectors, ends)[:-1]
-    if cut is None:
-        batch["responses_cut"] = [None] * len(ends)
-    else:
-        batch["responses_cut"] = [np.count_nonzero(row) for row in np.split(cut, ends)[:-1]]
+    counts = [None] * len(ends) if cut is None else [np.count_nonzero(row) for row in np.split(cut, ends)[:-1]]
+    batch["embeddings"] = TypedList(np.split(vectors, ends)[:-1], pa.list_(pa.list_(stored_type)))
+    batch["responses_cut"] = TypedList(counts, pa.int64())
     return batch
 
 
@@ -138,15 +142,10 @@ def encode(
     distinct = {text: i for i, text in enumerate(dict.fromkeys(text for text in texts if text.strip()))}
     sentences = list(distinct) or ["."]  # with nothing to embed, one text tells the dimension
     if isinstance(embedder, str):
-        if _is_worker():
-            import torch
-
-            # A forked worker inherits an OpenMP pool without threads, which would wait for ever, and `num_proc`
-            # workers share the cores anyway.
-            torch.set_num_threads(1)
-        model = load_embedder(embedder, max_length, dtype, device_of(rank))
-        counts = _count_tokens(model, sentences)
-        encoded = _encode_by_tokens(model, sentences, counts, batch_size)
+        with _threads():
+            model = load_embedder(embedder, max_length, dtype, device_of(rank))
+            counts = _count_tokens(model, sentences)
+            encoded = _encode_by_tokens(model, sentences, counts, batch_size)
     else:
         model, encoded, counts = embedder, embedder.encode(sentences), None
     vectors = _check_vectors(encoded, sentences, embedder_name(embedder))
@@ -185,15 +184,49 @@ def _check_vectors(encoded: Any, sentences: list[str], name: str) -> np.ndarray:
     return vectors
 
 
+def _check_type(schema: pa.Schema, stored_type: pa.DataType) -> None:
+    """Raise if there is a column `embeddings` of another type, which `datasets` would cast the new one to."""
+    if "embeddings" not in schema.names:
+        return
+    column = found = schema.field("embeddings").type
+    while not isinstance(found, pa.ExtensionType) and hasattr(found, "value_type"):
+        found = found.value_type
+    if found != stored_type:
+        raise ValueError(
+            f"Column `embeddings` is there already, as {column}, and would be written anew as {stored_type}. Remove it first: "
+            "`dataset.remove_columns('embeddings')`."
+        )
+
+
 def _store(vectors: np.ndarray, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         stored = vectors.astype(dtype, copy=False)
-    if not np.isfinite(stored).all():
+    largest = np.abs(vectors).max(1, initial=0.0)
+    if dtype == "float16" and not (np.isfinite(stored).all() and (largest[largest > 0] > SMALLEST).all()):
         raise ValueError(
-            f"`embeddings_dtype={dtype!r}` holds numbers up to {np.finfo(dtype).max:.0f}, and the embeddings reach "
-            f"{np.abs(vectors).max():.3g}. Store them as 'float32'."
+            f"`embeddings_dtype='float16'` holds vectors whose largest number lies between {SMALLEST} and 65504, and here it "
+            f"lies between {largest[largest > 0].min():.3g} and {largest.max():.3g}. Store them as 'float32'."
         )
     return stored
+
+
+@contextlib.contextmanager
+def _threads() -> Iterator[None]:
+    """
+    One thread in a worker: a forked one inherits an OpenMP pool without threads, which would wait for ever, and `num_proc`
+    workers share the cores anyway.
+    """
+    if not _is_worker():
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _encode_by_tokens(model: Any, sentences: list[str], counts: np.ndarray | None, batch_size: int) -> Any:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 
@@ -28,9 +29,7 @@ logger = logging.getLogger(__name__)
 
 # The largest cosine distance between a vector of OpenVINO's and one of PyTorch's, by the precision of both.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-# Other numbers of texts and tokens than those that were traced, so that what the trace has frozen shows.
 TRACED = ["The cat sits.", "Fish live in the sea, and nobody knows how many there are."]
-PROBED = ["Yes", "No, it differs from place to place, by the moon and by the wind.", "A green tree, a brown fox."]
 _process: int | None = None  # in which OpenVINO has started its threads
 
 
@@ -60,14 +59,17 @@ def run_in_openvino(model: "SentenceTransformer", dtype: torch.dtype) -> None:
         reason = None if distance <= TOLERANCE[dtype] else f"its vectors are {distance:.1g} away from PyTorch's"
     except Exception as error:  # whatever a conversion can run into
         reason = f"{type(error).__name__}: {error}"
-    model.to(dtype)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
     if reason is not None:
         model.__dict__.pop("forward", None)
         logger.warning("The embedder stays with PyTorch, since OpenVINO cannot run it: %s", reason)
 
 
 def _probe(model: "SentenceTransformer") -> torch.Tensor:
-    return model.encode(PROBED, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False).float()
+    """Vectors of texts of other numbers and lengths than those that were traced, so that what the trace has frozen shows."""
+    texts = ["Yes", "No, it differs from place to place.", "fish " * model.max_seq_length]
+    return model.encode(texts, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False).float()
 
 
 class _Forward:
@@ -75,12 +77,13 @@ class _Forward:
 
     def __init__(self, model: "SentenceTransformer", dtype: torch.dtype):
         self._forward, self._process = model.forward, os.getpid()
-        features = model.preprocess(TRACED)
-        self._inputs = [name for name, value in features.items() if isinstance(value, torch.Tensor)]
-        self._others = {name: value for name, value in features.items() if name not in self._inputs}
+        features = model.preprocess(TRACED, prompt=model.prompts.get(model.default_prompt_name))
+        tensors = {name: value for name, value in features.items() if isinstance(value, torch.Tensor)}
+        self._names = list(tensors)
+        self._constants = {name: value for name, value in features.items() if name not in tensors}
         with _quiet():
             traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-                _Vectors(model, self._inputs), tuple(features[name] for name in self._inputs), check_trace=False
+                _Vectors(model, self._names, self._constants), tuple(tensors.values()), check_trace=False
             )
         # What `openvino.convert_model` does, without its report to Google Analytics and its changes to the root logger.
         frontend = FrontEndManager().load_by_framework("pytorch")
@@ -93,36 +96,40 @@ class _Forward:
                 ov.properties.hint.performance_mode: ov.properties.hint.PerformanceMode.LATENCY,
                 ov.properties.hint.inference_precision: ov.Type.bf16 if dtype == torch.bfloat16 else ov.Type.f32,
                 ov.properties.inference_num_threads: torch.get_num_threads(),
+                ov.properties.hint.enable_cpu_pinning: False,  # or those of all processes share the first cores
             },
         )
 
-    def __call__(self, features: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
-        # A prompt of the model's own, say, whose length the trace does not know.
-        known = features.keys() == {*self._inputs, *self._others} and self._others.items() <= features.items()
-        if os.getpid() != self._process or not known:
-            return self._forward(features, **kwargs)
-        found = self._compiled([features[name].numpy() for name in self._inputs])
-        return {"sentence_embedding": torch.from_numpy(found[0])}
+    def __call__(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        constants = {name: value for name, value in features.items() if name not in self._names}
+        if os.getpid() == self._process and constants == self._constants:
+            vectors = self._compiled([features[name].numpy() for name in self._names])[0]
+            if np.isfinite(vectors).all():
+                return {"sentence_embedding": torch.from_numpy(vectors)}
+        return self._forward(features, **kwargs)
 
 
 class _Vectors(torch.nn.Module):
     """A Sentence Transformer that takes and returns nothing but tensors, for tracing."""
 
-    def __init__(self, model: "SentenceTransformer", inputs: list[str]):
+    def __init__(self, model: "SentenceTransformer", names: list[str], constants: dict[str, Any]):
         super().__init__()
-        self.model, self.inputs = model, inputs
+        self.model, self.names, self.constants = model, names, constants
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        return self.model(dict(zip(self.inputs, tensors, strict=True)))["sentence_embedding"]
+        return self.model({**dict(zip(self.names, tensors, strict=True)), **self.constants})["sentence_embedding"]
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the warnings of what a trace freezes, which the comparison finds out, and of properties that it looks at."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("sentence_transformers", "transformers")]
+    levels = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        logging.disable(disabled)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -18,7 +18,7 @@ from .card_parts import REAL_CITATION, is_repo_id
 from .chunks import embed_in_chunks
 from .config import SelectionConfig
 from .conversion import convert
-from .embedder import load_embedder
+from .embedder import free_embedder
 from .hub import push_selected_dataset
 from .layouts import LAYOUTS, column_names, find_layout
 from .model_card import add_selection
@@ -109,7 +109,7 @@ class RealDPOTrainer(DPOTrainer):
         self.selected_dataset = given["train_dataset"] = train_dataset
         if given.get("eval_dataset") is not None:
             given["eval_dataset"] = self._pair_eval_dataset(given["eval_dataset"], config)
-        load_embedder.cache_clear()  # its memory is the policy's from here on
+        free_embedder()  # its memory is the policy's from here on
         policy.free()
         super().__init__(*call.args, **call.kwargs)
         self._policy = self._untrained_policy(given, policy)
@@ -137,7 +137,7 @@ class RealDPOTrainer(DPOTrainer):
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         if eval_dataset is not None:
             eval_dataset = self._pair_eval_dataset(eval_dataset, self.args)
-            load_embedder.cache_clear()
+            free_embedder()
             if self._policy is not None:
                 self._policy.free()
         return super().evaluate(eval_dataset, *args, **kwargs)

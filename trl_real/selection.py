@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Features, Value
 
-from ._transform import Transform
+from ._transform import Transform, TypedList
 from .candidates import Candidates, is_untouched, read_candidates, read_column, side_names, take
 from .config import SelectionConfig
 from .messages import as_json, item_feature, joint_features
@@ -290,17 +290,13 @@ def _embeddings(batch: Any) -> Any:
     return np.split(array, np.cumsum(counts))[:-1]
 
 
-class _TypedList(list[Any]):
+class _TypedList(TypedList):
     """
-    A column for `Dataset.map` that knows its Arrow type.
+    A column that `Dataset.map` writes with its Arrow type.
 
     Without it the type would come from the first batch, whatever that happens to hold: null where all its prompts are
     skipped, messages with fewer keys than later ones have.
     """
-
-    def __init__(self, values: list[Any], arrow_type: pa.DataType):
-        super().__init__(values)
-        self.arrow_type = arrow_type
 
     def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:
         if "json" in str(self.arrow_type):  # `datasets.Json`, which `datasets` encodes by itself
