@@ -68,7 +68,7 @@ def run_in_openvino(model: "SentenceTransformer", dtype: torch.dtype) -> None:
 
 def _probe(model: "SentenceTransformer") -> torch.Tensor:
     """Vectors of texts of other numbers and lengths than those that were traced, so that what the trace has frozen shows."""
-    texts = ["Yes", "No, it differs from place to place.", "fish " * model.max_seq_length]
+    texts = ["Yes", "No, it differs from place to place.", "fish " * min(model.max_seq_length, 512)]
     return model.encode(texts, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False).float()
 
 
