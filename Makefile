@@ -23,7 +23,7 @@ pytest: $(VENV)/ready
 cards: $(VENV)/ready
 	$(BIN)/python model_cards/render.py
 
-# All measurements of the README, about an hour on two cores. DATA is a folder with alpaca_eval_candidates.jsonl.gz.
+# All measurements of the README, about 20 minutes on two cores. DATA is a folder with alpaca_eval_candidates.jsonl.gz.
 DATA ?= $(TRL_REAL_DATA)
 benchmarks: $(VENV)/ready $(VENV)/aepo/ready
 	$(BIN)/python benchmarks/run.py --data $(DATA) --aepo_python $(VENV)/aepo/bin/python

@@ -7,6 +7,7 @@ is that of a process of its own for each.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -95,7 +96,8 @@ def main() -> None:
         build(folder)
         for number in range(args.rounds):
             order = kinds if number % 2 else kinds[::-1]
-            median = {kind: statistics.median(run(kind, folder, args.steps)) for kind in order}
+            with contextlib.redirect_stdout(sys.stderr):  # where trainers print their metrics
+                median = {kind: statistics.median(run(kind, folder, args.steps)) for kind in order}
             ratios.append(median["RealDPOTrainer"] / median["DPOTrainer"])
         peak = {}
         for kind in kinds:
