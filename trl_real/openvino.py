@@ -87,7 +87,8 @@ class _Forward:
             )
         # What `openvino.convert_model` does, without its report to Google Analytics and its changes to the root logger.
         frontend = FrontEndManager().load_by_framework("pytorch")
-        decoder = TorchScriptPythonDecoder(traced)
+        # Nor does it lean on the memory of weights, which are cast and freed.
+        decoder = TorchScriptPythonDecoder(traced, shared_memory=False)
         converted = frontend.convert(frontend.load(decoder))
         self._compiled = ov.Core().compile_model(
             converted,
