@@ -36,6 +36,10 @@ BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", re.DOTALL)
         "select_preferences",
         "label_reliability",
         "create_dataset_card",
+        "WinRate",
+        "PreferenceMargin",
+        "LabelError",
+        "PreferenceDiversity",
     ],
 )
 def test_docstrings(name):

@@ -25,6 +25,10 @@ _EXPORTS = {
     "push_selected_dataset": "hub",
     "RealDPOConfig": "real_dpo_config",
     "RealDPOTrainer": "real_dpo_trainer",
+    "WinRate": "metrics",
+    "PreferenceMargin": "metrics",
+    "LabelError": "metrics",
+    "PreferenceDiversity": "diversity",
 }
 
 __all__ = list(_EXPORTS)
@@ -34,10 +38,14 @@ if TYPE_CHECKING:
     from .cards import create_dataset_card as create_dataset_card
     from .config import SelectionConfig as SelectionConfig
     from .conversion import to_candidates as to_candidates
+    from .diversity import PreferenceDiversity as PreferenceDiversity
     from .embedding import embed_responses as embed_responses
     from .hub import push_selected_dataset as push_selected_dataset
     from .labels import apply_labels as apply_labels
     from .labels import to_label_tasks as to_label_tasks
+    from .metrics import LabelError as LabelError
+    from .metrics import PreferenceMargin as PreferenceMargin
+    from .metrics import WinRate as WinRate
     from .preferences import select_preferences as select_preferences
     from .real_dpo_config import RealDPOConfig as RealDPOConfig
     from .real_dpo_trainer import RealDPOTrainer as RealDPOTrainer

@@ -200,7 +200,7 @@ def _read_records(labels: Any, splits: dict[str, Dataset]) -> dict[str, list[Vot
                 f"`labels` is a list of {len(labels)} for {n_pairs} pairs. Give one label a row of one dataset, None where "
                 "there is none, or a dict of `pair_id` to label."
             )
-        return [[Vote(_check_label(label, f"of row {r}"), None)] for r, label in enumerate(labels)]
+        return [[Vote(check_label(label, f"of row {r}"), None)] for r, label in enumerate(labels)]
     if isinstance(labels, str | Path):
         records = list(_read_jsonl(Path(labels)))
     elif isinstance(labels, Mapping):
@@ -223,7 +223,7 @@ def _read_records(labels: Any, splits: dict[str, Dataset]) -> dict[str, list[Vot
             repeated.append(pair)
         seen.add(voter)
         sides = (record.get("response_a"), record.get("response_b"))
-        label = _check_label(record.get("label"), f"of the pair {pair!r}")
+        label = check_label(record.get("label"), f"of the pair {pair!r}")
         votes.setdefault(pair, []).append(Vote(label, None if None in sides else sides))
     if records and not any("label" in record for record in records):
         raise ValueError(f"None of the {len(records)} records of `labels` has a `label`. Found: {sorted(records[0])}.")
@@ -253,7 +253,7 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         yield record
 
 
-def _check_label(label: Any, where: str) -> str | None:
+def check_label(label: Any, where: str) -> str | None:
     if isinstance(label, str | None) and label in OTHER_SIDE:
         return label
     raise ValueError(f"The label {where} must be 'a', 'b', 'tie' or None, found {kind(label)}.")
