@@ -126,6 +126,46 @@ def test_margin_is_that_of_dpo(seed, n, beta):
     assert all(np.isfinite(list(results.values())))
 
 
+def test_margin_and_accuracy_are_what_trl_logs(rng, tiny_lm, tmp_path):
+    from transformers import AutoModelForCausalLM
+    from trl import DPOConfig, DPOTrainer
+
+    policy, reference = (AutoModelForCausalLM.from_pretrained(tiny_lm) for _ in range(2))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weights in policy.parameters():
+            weights += 0.1 * torch.randn_like(weights)
+    trainer = DPOTrainer(
+        policy,
+        reference,
+        DPOConfig(
+            str(tmp_path), beta=0.3, per_device_eval_batch_size=8, report_to="none", bf16=False, disable_dropout=True
+        ),
+        train_dataset=Dataset.from_dict({"prompt": ["Why? "] * 8, **texts(rng, 8)}),
+        eval_dataset=Dataset.from_dict({"prompt": ["Why? "] * 8, **texts(rng, 8)}),
+    )
+    logged = trainer.evaluate()
+
+    @torch.no_grad()
+    def logp(model, prompt, response):
+        ids = torch.tensor([prompt + response])
+        chances = model.eval()(ids).logits[0, :-1].double().log_softmax(-1)
+        return chances.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum().item()
+
+    module = PreferenceMargin(beta=0.3)
+    for row in trainer.eval_dataset:
+        logps_of_row = {
+            f"{start}{side}_logps": logp(model, row["prompt_ids"], row[f"{side}_ids"])
+            for start, model in (("", policy), ("ref_", reference))
+            for side in SIDES
+        }
+        module.add(**logps_of_row)
+    results = module.compute()
+    assert results["margin"] == pytest.approx(logged["eval_rewards/margins"], abs=1e-3)
+    assert results["accuracy"] == logged["eval_rewards/accuracies"]
+    assert 0 < results["accuracy"] < 1
+
+
 def test_equal_rewards_are_not_accurate():
     results = PreferenceMargin().compute(**{name: [-3.0, -2.0] for name in LOGPS})
     assert results["accuracy"] == results["margin"] == results["margin_low"] == 0
