@@ -87,8 +87,6 @@ def load_embedder(embedder: str, max_length: int | None, dtype: str, device: str
     except (OSError, ValueError) as error:
         raise OSError(f"The embedder {embedder!r} cannot be loaded from {path!r}: {error}") from error
     _set_limit(model, embedder, max_length)
-    for parameter in model.parameters():  # not rotary frequencies, which keep their precision
-        parameter.data = parameter.data.to(torch_dtype)
     # What generates text masks by its inputs in ways that a trace would freeze.
     is_encoder = own_pooling and hasattr(model[0], "auto_model")
     if is_encoder and model.device.type == "cpu" and importlib.util.find_spec("openvino") is not None:
@@ -98,6 +96,8 @@ def load_embedder(embedder: str, max_length: int | None, dtype: str, device: str
             logger.warning("The embedder stays with PyTorch, since OpenVINO cannot be imported: %s", error)
         else:
             run_in_openvino(model, torch_dtype)
+    for parameter in model.parameters():  # not rotary frequencies, which keep their precision
+        parameter.data = parameter.data.to(torch_dtype)
     return model.eval()
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The largest cosine distance between a vector of OpenVINO's and one of PyTorch's, by the precision of both.
+# The largest cosine distance between a vector of OpenVINO's and PyTorch's in float32, by OpenVINO's precision.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 TRACED = ["The cat sits.", "Fish live in the sea, and nobody knows how many there are."]
 _process: int | None = None  # in which OpenVINO has started its threads
@@ -43,24 +43,23 @@ def run_in_openvino(model: "SentenceTransformer", dtype: torch.dtype) -> None:
 
     Args:
         model ([`~sentence_transformers.SentenceTransformer`]):
-            The model, changed in place. It keeps its weights: a process that is forked later computes with PyTorch, since
-            the threads of OpenVINO do not come along.
+            The model, changed in place, its weights to float32. It keeps them: a process that is forked later computes with
+            PyTorch, since the threads of OpenVINO do not come along.
         dtype (`torch.dtype`):
             The precision: `torch.float32` or `torch.bfloat16`.
     """
     global _process
     if dtype not in TOLERANCE or _process not in (None, os.getpid()):
         return
-    expected, _process = _probe(model), os.getpid()
+    _process = os.getpid()
     model.float()  # OpenVINO rounds by itself, and better
+    expected = _probe(model)
     try:
         model.forward = _Forward(model, dtype)
         distance = (1 - (expected * _probe(model)).sum(1)).abs().max().item()
         reason = None if distance <= TOLERANCE[dtype] else f"its vectors are {distance:.1g} away from PyTorch's"
     except Exception as error:  # whatever a conversion can run into
         reason = f"{type(error).__name__}: {error}"
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
     if reason is not None:
         model.__dict__.pop("forward", None)
         logger.warning("The embedder stays with PyTorch, since OpenVINO cannot run it: %s", reason)
