@@ -8,7 +8,6 @@ python benchmarks/aepo.py --data folder/with/alpaca_eval_candidates.jsonl.gz --a
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import tempfile
@@ -16,9 +15,8 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from datasets import disable_caching, disable_progress_bars
 from machine import describe
-from text_to_pairs import FILE, candidates, load, pairs_of
+from text_to_pairs import candidates, load, pairs_of, parse
 
 from trl_real import real_select
 from trl_real.config import DEFAULT_EMBEDDER
@@ -42,15 +40,8 @@ print(time.perf_counter() - start, *picks[["id_0", "id_1"]].to_numpy().ravel())
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=os.environ.get("TRL_REAL_DATA"), help=f"Folder that holds {FILE}.")
     parser.add_argument("--aepo_python", required=True, help="Python of an environment that has `aepo`.")
-    parser.add_argument("--prompts", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=2)
-    args = parser.parse_args()
-    if args.data is None:
-        parser.error(f"--data, or the environment variable TRL_REAL_DATA, must name the folder that holds {FILE}.")
-    disable_progress_bars()
-    disable_caching()
+    args = parse(parser, prompts=6, rounds=2)
     dataset = candidates(args.data, args.prompts)
     n_responses = sum(map(len, dataset["responses"]))
     load("auto", openvino=True)

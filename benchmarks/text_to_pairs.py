@@ -90,16 +90,21 @@ def candidates(folder: str, prompts: int) -> Dataset:
     return dataset.filter(lambda row: len({text.strip() for text in row["responses"]}) == len(row["responses"]))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse(parser: argparse.ArgumentParser, **defaults: int) -> argparse.Namespace:
+    """The arguments of a benchmark on the file; and `datasets` quiet, and computing everything anew."""
     parser.add_argument("--data", default=os.environ.get("TRL_REAL_DATA"), help=f"Folder that holds {FILE}.")
-    parser.add_argument("--prompts", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=3)
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     if args.data is None:
         parser.error(f"--data, or the environment variable TRL_REAL_DATA, must name the folder that holds {FILE}.")
     disable_progress_bars()
     disable_caching()
+    return args
+
+
+def main() -> None:
+    args = parse(argparse.ArgumentParser(description=__doc__.splitlines()[0]), prompts=60, rounds=3)
     dataset = candidates(args.data, args.prompts)
     model = load("float32", openvino=False)
     texts = list(itertools.chain.from_iterable(dataset["responses"]))
