@@ -7,9 +7,10 @@ from pathlib import Path
 from local_hub import LocalHub
 
 
-# Read when the libraries are imported: the only Hub is ours, no telemetry, and a cache that goes with the tests. The processes
-# that tests start share all of it.
-if "TRL_REAL_TEST_HOME" not in os.environ:
+# Read when the libraries are imported: the only Hub is ours, no telemetry, and a cache that goes with the tests. Each worker of
+# pytest-xdist has its own of it, and the processes that its tests start share it.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+if os.environ.get("TRL_REAL_TEST_WORKER") != WORKER:
     HUB = LocalHub()
     os.environ.update(
         HF_ENDPOINT=HUB.url,
@@ -24,7 +25,7 @@ if "TRL_REAL_TEST_HOME" not in os.environ:
     )
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
         os.environ.pop(name, None)
-    os.environ["TRL_REAL_TEST_HOME"] = os.environ["HF_HOME"]
+    os.environ["TRL_REAL_TEST_WORKER"] = WORKER
 
 import gzip
 import json

@@ -188,3 +188,16 @@ def test_workers_do_not_hang_after_the_parent_has_embedded_in_openvino(tiny_enco
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
+
+
+def test_signals_are_handled_after_several_models(tiny_encoder):
+    code = (
+        "import faulthandler, os, signal\nfaulthandler.enable()\n"
+        "from trl_real.embedder import free_embedder, load_embedder\n"
+        f"for limit in (8, 9, 10): load_embedder({tiny_encoder!r}, limit, 'float32', None)\n"
+        "free_embedder()\n"
+        "signal.signal(signal.SIGCHLD, lambda *_: print('handled'))\n"  # as a `DataLoader` with workers does
+        "os.kill(os.getpid(), signal.SIGCHLD)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (0, "handled\n"), result.stderr

@@ -1,6 +1,7 @@
 """An embedder through OpenVINO, which gets more out of a CPU than PyTorch does."""
 
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -89,7 +90,7 @@ class _Forward:
         # Nor does it lean on the memory of weights, which are cast and freed.
         decoder = TorchScriptPythonDecoder(traced, shared_memory=False)
         converted = frontend.convert(frontend.load(decoder))
-        self._compiled = ov.Core().compile_model(
+        self._compiled = _core().compile_model(
             converted,
             "CPU",
             {
@@ -107,6 +108,15 @@ class _Forward:
             if np.isfinite(vectors).all():
                 return {"sentence_embedding": torch.from_numpy(vectors)}
         return self._forward(features, **kwargs)
+
+
+@functools.cache
+def _core() -> ov.Core:
+    """
+    The one of this process, for good. Each core sets the stack that signals are handled on and unmaps it when it goes, so that
+    the second of two that do not go in the reverse order leaves one that is not there, and the next signal ends the process.
+    """
+    return ov.Core()
 
 
 class _Vectors(torch.nn.Module):
