@@ -9,8 +9,7 @@ from local_hub import LocalHub
 
 # Read when the libraries are imported: the only Hub is ours, no telemetry, and a cache that goes with the tests. Each worker of
 # pytest-xdist has its own of it, and the processes that its tests start share it.
-WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
-if os.environ.get("TRL_REAL_TEST_WORKER") != WORKER:
+if os.environ.get("TRL_REAL_TEST_WORKER") != os.environ.get("PYTEST_XDIST_WORKER", "main"):
     HUB = LocalHub()
     os.environ.update(
         HF_ENDPOINT=HUB.url,
@@ -25,7 +24,7 @@ if os.environ.get("TRL_REAL_TEST_WORKER") != WORKER:
     )
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
         os.environ.pop(name, None)
-    os.environ["TRL_REAL_TEST_WORKER"] = WORKER
+    os.environ["TRL_REAL_TEST_WORKER"] = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
 import gzip
 import json
