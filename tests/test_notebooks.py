@@ -71,7 +71,7 @@ def test_select_and_train(tmp_path, tiny_lm, monkeypatch):
     notebook.cells.append(nbformat.v4.new_code_cell(numbers, id="numbers"))
     settings = {"MODEL": tiny_lm, "LEARNING_RATE": 1e-2, "NEW_TOKENS": 5}
     shown = run(notebook, settings, tmp_path, monkeypatch)
-    assert "pairs out             21 labelled" in printed(shown["select"])
+    assert "pairs out             14 labelled" in printed(shown["select"])
     assert "random, mean of 20" in shown["describe"][-1].data["text/plain"]
     assert "selected pairs" in shown["after"][-1].data["text/html"]
     assert printed(shown["answers"]).count("before: ") == printed(shown["answers"]).count("after: ") == 2
