@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test quality pytest cards benchmarks lowest-trl trl-tests test-lowest clean
+.PHONY: quickstart test quality pytest cards benchmarks lowest-trl trl-tests test-lowest dist clean
 
 # From candidates to an aligned model, on the sample of the package.
 quickstart: $(VENV)/ready
@@ -64,6 +64,12 @@ test-lowest: .venv-lowest/ready
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable ".[test]"
 	touch $@
+
+# Wheel and sdist in dist/, as they would be uploaded.
+dist: $(VENV)/ready
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) .venv-lowest outputs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
