@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import torch
@@ -102,13 +103,14 @@ def extract() -> str:
     text, training, scaling = (read(name, HERE / "results") for name in ("text_to_pairs", "training", "scaling"))
     name = "real_select, PyTorch, auto"
     million = scaling["paths"]["embeddings"]["1000000"]
-    return (
+    sentence = (
         f"Speed, on {text['machine']['threads']} threads of an {text['machine']['processor']}: from text to pairs "
         f"{text['times_naive'][name]:.1f} times as fast as a plain script, with {text['same_picks_as_naive'][name]:.0%} of "
         f"its picks; a million prompts of {scaling['responses']} embedded responses in {million['seconds']:.0f} s and "
         f"{million['memory_mb']} MB; a training step takes {training['step_ratio']:.2f} times that of `DPOTrainer`. "
-        "All measurements: [Speed](docs/speed.md#measured).\n"
+        "All measurements: [Speed](docs/speed.md#measured)."
     )
+    return textwrap.fill(sentence, 128, break_on_hyphens=False) + "\n"
 
 
 def put(page: Path, block: str, text: str) -> None:
