@@ -102,11 +102,13 @@ def test_pages(page, folder, tiny_lm, tiny_encoder, monkeypatch):
     # Models of the Hub are small ones here, and TRL trains in bfloat16 by default, for which transformers wants a GPU.
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
     monkeypatch.setattr("transformers.trainer_callback.DefaultFlowCallback.on_step_end", stop)
+    monkeypatch.setattr("trl_real.real_dpo_trainer.free_embedder", lambda: None)  # the next page takes it again
     here = {
         "Qwen/Qwen2.5-0.5B-Instruct": tiny_lm,
         "Skywork/Skywork-Reward-V2-Qwen3-0.6B": tiny_lm,
         "BAAI/bge-small-en-v1.5": tiny_encoder,
         "your-name/": "alice/",
+        "max_new_tokens=256": "max_new_tokens=8",
         "examples/recipes": str(ROOT / "examples" / "recipes"),
     }
     namespace = {"__name__": "__main__"}
@@ -174,6 +176,7 @@ def test_the_site_has_every_page_and_every_name(site):
         assert "*optional*" not in text
         assert not re.search(r"(src|href)=\"https?://\S+\.(js|css|woff2?|png)\b", text)  # nothing from elsewhere
     reference = (site / "reference.html").read_text(encoding="utf-8")
+    assert "<dt><code>budget_cost</code> (<code>str</code>, <em>optional</em>)</dt>" in reference
     for name in trl_real.__all__:
         assert f'id="trl_real.{name}"' in reference
     assert re.search(r'<a class="autorefs[^>]* href="#trl_real.real_select">', reference)
