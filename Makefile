@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test quality pytest cards benchmarks lowest-trl trl-tests test-lowest dist clean
+.PHONY: quickstart test quality pytest docs cards benchmarks lowest-trl trl-tests test-lowest dist clean
 
 # From candidates to an aligned model, on the sample of the package.
 quickstart: $(VENV)/ready
@@ -20,11 +20,15 @@ quality: $(VENV)/ready
 pytest: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
+# docs/ as a site in site/. Material warns of MkDocs 2, which is not installed.
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # The example cards in model_cards/.
 cards: $(VENV)/ready
 	$(BIN)/python model_cards/render.py
 
-# All measurements of the README, about 20 minutes on two cores. DATA is a folder with alpaca_eval_candidates.jsonl.gz.
+# All measurements of docs/speed.md, about 20 minutes on two cores. DATA is a folder with alpaca_eval_candidates.jsonl.gz.
 DATA ?= $(TRL_REAL_DATA)
 benchmarks: $(VENV)/ready $(VENV)/aepo/ready
 	$(BIN)/python benchmarks/run.py --data $(DATA) --aepo_python $(VENV)/aepo/bin/python
@@ -72,4 +76,4 @@ dist: $(VENV)/ready
 	$(BIN)/python -m twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) .venv-lowest outputs build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-lowest outputs site build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache

@@ -1,9 +1,9 @@
-"""Run every benchmark, write results/*.json, and put their table into README.md.
+"""Run every benchmark, write results/*.json, and put their table into docs/speed.md and the shortest of it into README.md.
 
 python benchmarks/run.py --data folder/with/alpaca_eval_candidates.jsonl.gz --aepo_python .venv/aepo/bin/python
 
 Each runs in a process of its own, one after the other: leave the machine alone meanwhile. `--only` runs some of them, `--table`
-none, and writes the table from the results that are there. Results of a GPU go to results/gpu/.
+none, and writes from the results that are there. Results of a GPU go to results/gpu/.
 """
 
 import argparse
@@ -11,14 +11,15 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import torch
 
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
-BEGIN, END = "<!-- benchmarks -->\n", "<!-- /benchmarks -->\n"
+PAGE, README = HERE.parent / "docs" / "speed.md", HERE.parent / "README.md"
+FIGURE = HERE.parent / "docs" / "figures" / "scaling.png"
 
 
 def read(name: str, folder: Path) -> dict | None:
@@ -27,7 +28,7 @@ def read(name: str, folder: Path) -> dict | None:
 
 
 def table() -> str:
-    """What README.md shows, from the results."""
+    """What docs/speed.md shows, from the results."""
     text, gpu, aepo, selection, training, grouping, scaling = (
         read(*where)
         for where in (
@@ -92,9 +93,31 @@ def table() -> str:
         "| Peak memory at 100,000 prompts, times that at 10,000: `real_select` from text, from a column, `select_preferences`, "
         f"stream | {', '.join(f'{ratio:.2f}' for ratio in flat.values())} |",
         "",
-        "![Time and memory against the number of prompts](benchmarks/results/scaling.png)",
+        f"![Time and memory against the number of prompts](figures/{FIGURE.name})",
     ]
     return "\n".join(lines) + "\n"
+
+
+def extract() -> str:
+    """What README.md shows, from the same results."""
+    text, training, scaling = (read(name, HERE / "results") for name in ("text_to_pairs", "training", "scaling"))
+    name = "real_select, PyTorch, auto"
+    million = scaling["paths"]["embeddings"]["1000000"]
+    sentence = (
+        f"Speed, on {text['machine']['threads']} threads of an {text['machine']['processor']}: from text to pairs "
+        f"{text['times_naive'][name]:.1f} times as fast as a plain script, with {text['same_picks_as_naive'][name]:.0%} of "
+        f"its picks; a million prompts of {scaling['responses']} embedded responses in {million['seconds']:.0f} s and "
+        f"{million['memory_mb']} MB; a training step takes {training['step_ratio']:.2f} times that of `DPOTrainer`. "
+        "All measurements: [Speed](docs/speed.md#measured)."
+    )
+    return textwrap.fill(sentence, 128, break_on_hyphens=False) + "\n"
+
+
+def put(page: Path, block: str, text: str) -> None:
+    """Write what stands between the marks of a block."""
+    begin, end = f"<!-- {block} -->\n", f"<!-- /{block} -->\n"
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    page.write_text(before + begin + "\n" + text + "\n" + end + rest.split(end)[1], encoding="utf-8")
 
 
 def main() -> None:
@@ -104,7 +127,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=["text_to_pairs", "aepo", "selection", "scaling", "grouping", "training"]
     )
-    parser.add_argument("--table", action="store_true", help="Only write the table.")
+    parser.add_argument("--table", action="store_true", help="Only write the texts.")
     args = parser.parse_args()
     if args.data is None and not args.table:
         parser.error("--data, or the environment variable TRL_REAL_DATA, must name a folder.")
@@ -112,7 +135,7 @@ def main() -> None:
         "text_to_pairs": ["--data", args.data],
         "aepo": ["--data", args.data, "--aepo_python", args.aepo_python],
         "selection": [],
-        "scaling": ["--plot", str(HERE / "results" / "scaling.png")],
+        "scaling": ["--plot", str(FIGURE)],
         "grouping": [],
         "training": [],
     }
@@ -127,8 +150,8 @@ def main() -> None:
             [sys.executable, HERE / f"{name}.py", *options], stdout=subprocess.PIPE, text=True, check=True
         )
         (folder / f"{name}.json").write_text(output.stdout)
-    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
-    README.write_text(before + BEGIN + "\n" + table() + "\n" + END + rest.split(END)[1], encoding="utf-8")
+    put(PAGE, "benchmarks", table())
+    put(README, "speed", extract())
 
 
 if __name__ == "__main__":

@@ -18,11 +18,13 @@ def run(monkeypatch):
     return module
 
 
-def test_the_table_of_the_readme_is_that_of_the_results(run):
-    shown = run.README.read_text(encoding="utf-8").split(run.BEGIN)[1].split(run.END)[0]
-    assert shown.strip() == run.table().strip()
+@pytest.mark.parametrize(("page", "block", "write"), [("PAGE", "benchmarks", "table"), ("README", "speed", "extract")])
+def test_what_is_said_is_that_of_the_results(page, block, write, run):
+    page = getattr(run, page)
+    shown = page.read_text(encoding="utf-8").split(f"<!-- {block} -->\n")[1].split(f"<!-- /{block} -->\n")[0]
+    assert shown.strip() == getattr(run, write)().strip()
     for figure in re.findall(r"!\[.*?\]\((.*?)\)", shown):
-        assert (ROOT / figure).is_file()
+        assert (page.parent / figure).is_file()
 
 
 def test_each_benchmark_has_its_results():

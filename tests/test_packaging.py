@@ -30,8 +30,8 @@ def requirements(text):
 
 def test_each_lower_bound_is_a_version_that_the_tests_run_on():
     extras = PROJECT["optional-dependencies"]
-    declared = [*PROJECT["dependencies"], *extras["openvino"], *extras["plot"], *extras["ray"], *extras["test"]]
-    bounds = dict(re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=(\S+)", line).groups() for line in declared if ">=" in line)
+    declared = [*PROJECT["dependencies"], *(line for name in extras if name != "quality" for line in extras[name])]
+    bounds = dict(re.match(r"([\w-]+)(?:\[\w+\])?>=([^,\s]+)", line).groups() for line in declared if ">=" in line)
     assert bounds == requirements((ROOT / "constraints-lowest.txt").read_text())
 
 

@@ -166,6 +166,16 @@ class RealDPOTrainer(DPOTrainer):
             logger.warning("The model card was not written: %s: %s", type(error).__name__, inert.redact(str(error)))
 
     def push_to_hub(self, *args: Any, license: str | None = None, **kwargs: Any) -> Any:
+        """
+        Push the model with its card, as [`~trl.DPOTrainer`] does, and before it, if there is a `hub_dataset_id`, the selected
+        pairs with theirs, each card linking the other.
+
+        Args:
+            license (`str`, *optional*):
+                The licence of the data, for the card of the pairs. If `None`, what the source's card on the Hub says.
+            *args, **kwargs:
+                Those of `Trainer.push_to_hub`.
+        """
         push = functools.partial(super().push_to_hub, *args, **kwargs)
         given = inspect.signature(super().push_to_hub).bind(*args, **kwargs).arguments
         private = given.get("private", given.get("kwargs", {}).get("private"))
