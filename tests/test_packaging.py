@@ -13,7 +13,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
-from test_docs import BLOCK, README
+from test_docs import README, blocks
 
 import trl_real
 
@@ -102,7 +102,7 @@ def test_wheel_has_all_of_the_package_and_nothing_else(released, sources):
     assert names - about == {f"trl_real/{name}" for name in files_of(sources / "trl_real")}
     assert any(name.endswith("/licenses/LICENSE") for name in about)
     assert metadata["Description-Content-Type"] == "text/markdown"
-    assert metadata.get_payload().strip() == README.strip()
+    assert metadata.get_payload().strip() == README.read_text(encoding="utf-8").strip()
 
 
 def test_metadata_is_what_the_index_wants(released):
@@ -128,7 +128,7 @@ def test_installed_wheel_does_what_the_readme_begins_with(released, tmp_path):
     version = run(tmp_path / "venv" / "bin" / "trl-real", "--version", cwd=tmp_path)
     assert version == f"trl-real {trl_real.__version__}\n"
 
-    code, printed = BLOCK.search(README).groups()
-    (tmp_path / "ten_lines.py").write_text(code, encoding="utf-8")
+    first = next(block for block in blocks(README) if block.info == "python")
+    (tmp_path / "ten_lines.py").write_text(first.text, encoding="utf-8")
     output = run(python, "-I", "ten_lines.py", cwd=tmp_path)
-    assert re.sub(r"[\d.]+ s\b", "? s", output) == re.sub(r"[\d.]+ s\b", "? s", printed)  # but for the time
+    assert re.sub(r"[\d.]+ s\b", "? s", output) == re.sub(r"[\d.]+ s\b", "? s", first.printed)  # but for the time
