@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test quality pytest docs cards benchmarks lowest-trl trl-tests test-lowest dist clean
+.PHONY: quickstart test quality pytest docs cards benchmarks study lowest-trl trl-tests test-lowest dist clean
 
 # From candidates to an aligned model, on the sample of the package.
 quickstart: $(VENV)/ready
@@ -32,6 +32,10 @@ cards: $(VENV)/ready
 DATA ?= $(TRL_REAL_DATA)
 benchmarks: $(VENV)/ready $(VENV)/aepo/ready
 	$(BIN)/python benchmarks/run.py --data $(DATA) --aepo_python $(VENV)/aepo/bin/python
+
+# The study of docs/study.md, less than an hour on two cores. DATA as above, with hh_rlhf_harmless.jsonl.gz beside.
+study: $(VENV)/ready
+	$(BIN)/python benchmarks/study/run.py --data $(DATA)
 
 $(VENV)/aepo/ready: benchmarks/requirements-aepo.txt
 	$(PYTHON) -m venv $(VENV)/aepo
