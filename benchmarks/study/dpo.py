@@ -7,7 +7,7 @@ python benchmarks/study/dpo.py pairs --data folder --model Qwen/Qwen2.5-0.5B --s
 
 Each strategy has 35% of the labels, `all` has all; all are trained for the same number of steps from the same model. `easy, any
 prompt` has the pairs of `easy` of prompts that are drawn, where `easy` takes the prompts with the least similar pairs. Without
-`--model` it is a Llama of 1.4 million weights, trained from scratch. The annotators of AlpacaEval are simulated, 20% of their labels
+`--model` it is a small Llama, trained from scratch. The annotators of AlpacaEval are simulated, 20% of their labels
 of random pairs are wrong; those of HH-RLHF are people.
 """
 

@@ -188,7 +188,9 @@ def plot_curves(curves: dict[str, Any], path: Path) -> None:
         axis.minorticks_off()
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("held-out accuracy (%)")
-    axes[0].legend(frameon=False, fontsize=8)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LINES), frameon=False, fontsize=8
+    )
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
