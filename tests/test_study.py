@@ -84,12 +84,52 @@ def test_intervals_over_splits_that_share_their_rows_are_wider(load):
     assert estimate["low"] + estimate["high"] == pytest.approx(1.0)
 
 
-@pytest.mark.slow
-def test_runs_on_the_sample(tmp_path):
-    command = [sys.executable, STUDY / "annotation_curve.py", "--seeds", "2"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+def test_intervals_over_prompts_count_a_prompt_once(load):
+    over_prompts = load("intervals").over_prompts
+    totals, counts = np.array([0.0, 5.0, 0.0, 0.0]), np.array([1, 5, 1, 1])
+    estimate = over_prompts(totals, counts)
+    assert estimate["mean"] == 5 / 8
+    assert (estimate["low"], estimate["high"]) == (
+        0.0,
+        pytest.approx(15 / 16),
+    )  # the second prompt never, or three times
+
+
+def test_figures_are_drawn_from_the_results(load, tmp_path):
+    report, results = load("report"), load("run").read()
+    report.plot_curves(results["annotation_curve"]["curves"], tmp_path / "curves.png")
+    report.plot_reliability(results["reliability"]["reports"], tmp_path / "reliability.png")
+    assert min(path.stat().st_size for path in tmp_path.iterdir()) > 10_000
+
+
+def run_on_the_sample(folder, *command):
+    result = subprocess.run(
+        [sys.executable, STUDY / command[0], *command[1:]], capture_output=True, text=True, timeout=300, cwd=folder
+    )
     assert result.returncode == 0, result.stderr[-2000:]
-    found = json.loads(result.stdout)
-    curve = found["curves"]["sample, by gap"]
-    assert curve["label_error"]["hard"]["1.0"]["mean"] > curve["label_error"]["max_min"]["1.0"]["mean"]
+    return json.loads(result.stdout)
+
+
+@pytest.mark.slow
+def test_annotation_curve(tmp_path):
+    curve = run_on_the_sample(tmp_path, "annotation_curve.py", "--seeds", "2")["curves"]["sample, by gap"]
     assert curve["less_random"]["random"]["0.5"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    for strategy in ("easy", "max_min"):  # a budget of all has no order
+        assert curve["accuracy"][strategy]["1.0"] == curve["accuracy"][f"{strategy}, in its order"]["1.0"]
+
+
+@pytest.mark.slow
+def test_reliability(tmp_path):
+    found = run_on_the_sample(tmp_path, "reliability.py")
+    strategies, report = found["strategies"]["sample"], found["reports"]["sample"]
+    assert strategies["easy"]["wrong"]["mean"] < strategies["hard"]["wrong"]["mean"]
+    assert report["truth"]["mean"] == pytest.approx(found["error_of_random_pairs"], abs=0.05)
+    assert sum(row["pairs"] for row in report["bins"]) == report["pairs"]
+
+
+@pytest.mark.slow
+def test_dpo(tmp_path):
+    arms = run_on_the_sample(tmp_path, "dpo.py", "candidates", "--seeds", "2", "--sft_steps", "1")["arms"]
+    assert arms["all"]["labels"] > 2 * arms["random"]["labels"] == 2 * arms["easy"]["labels"]
+    assert arms["random"]["accuracy_less_random"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert arms["easy"]["judged_on"] == arms["hard"]["judged_on"] > 0

@@ -4,9 +4,9 @@ What a label is worth: the held-out accuracy of a preference model against the n
 python benchmarks/study/annotation_curve.py --data folder --seeds 20 > results/annotation_curve.json
 
 A linear model of the embeddings, fit on the labels that a strategy buys, says which response of held-out pairs is the better one.
-On AlpacaEval a strategy picks one pair of each prompt, and the budget takes the first of these in its order; `easy, any prompt`
-has the same pairs and takes them at random. On HH-RLHF the pairs are given. Each seed is another split, another sample for
-`random`, and other annotators.
+On AlpacaEval a strategy picks one pair of each prompt, and a budget either draws prompts, the same for all strategies, or takes the
+pairs that come first in the order of the strategy. On HH-RLHF the pairs are given. Each seed is another split, another
+sample for `random`, and other annotators.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from datasets import Dataset, disable_progress_bars
 from intervals import over_seeds
 from sklearn.linear_model import BayesianRidge
 
-from trl_real import LabelError, real_select, select_budget
+from trl_real import real_select, select_budget
 from trl_real.similarity import pair_vectors
 from trl_real.strategies import STRATEGIES
 
@@ -37,8 +37,8 @@ class Offer:
     The pairs that a strategy offers for a label.
 
     Attributes:
-        name (`str`): What the tables call the strategy.
-        order (`str`): The strategy in whose order a budget takes them.
+        name (`str`): What the tables call it.
+        order (`str`): The strategy in whose order a budget takes them; `"random"` draws them.
         pairs ([`~datasets.Dataset`]): The labelled pairs, with a column `row`.
         difference (`np.ndarray` of shape `(n, dim)`): The embedding of `chosen` less that of `rejected`.
         held_out (`np.ndarray` of shape `(n_held_out, dim)`): The same of pairs that are right.
@@ -83,32 +83,22 @@ def from_candidates(rows: Dataset, annotator: str, noise: float, seed: int) -> I
     train = annotate(train, annotator, noise, seed)
     for strategy in STRATEGIES:
         pairs, difference = select(train, strategy, seed)
-        yield Offer(strategy, strategy, pairs, difference, gold)
-        if strategy == "easy":
-            yield Offer("easy, any prompt", "random", pairs, difference, gold)
+        yield Offer(strategy, "random", pairs, difference, gold)
+        if strategy != "random":
+            yield Offer(f"{strategy}, in its order", strategy, pairs, difference, gold)
 
 
 def from_pairs(rows: Dataset, seed: int) -> Iterator[Offer]:
     train, held_out = split(rows, seed)
-    pairs, difference, held_out_difference = numbered(train), differences(train), differences(held_out)
+    pairs, difference, gold = numbered(train), differences(train), differences(held_out)
     for strategy in GIVEN_PAIRS:
-        yield Offer(strategy, strategy, pairs, difference, held_out_difference)
+        name = strategy if strategy == "random" else f"{strategy}, in its order"
+        yield Offer(name, strategy, pairs, difference, gold)
 
 
-def label_error(bought: Dataset, gold_scores: dict[str, dict[str, float]]) -> float:
-    """The share of labels that are wrong by the gold scores."""
-    gold = [gold_scores[prompt] for prompt in bought["prompt"]]
-    gaps = [
-        scores[chosen] - scores[rejected]
-        for scores, chosen, rejected in zip(gold, bought["chosen"], bought["rejected"], strict=True)
-    ]
-    right = ["a" if gap > 0 else "b" if gap < 0 else "tie" for gap in gaps]
-    return LabelError().compute(labels=["a"] * len(gaps), gold_labels=right)["label_error"]
-
-
-def curve(offers: Callable[[int], Iterator[Offer]], seeds: int, gold_scores: dict | None = None) -> dict:
-    """Accuracies and label errors by strategy and share, those of `random` beside, over the seeds."""
-    found, errors, counts = defaultdict(list), defaultdict(list), {}
+def curve(offers: Callable[[int], Iterator[Offer]], seeds: int) -> dict:
+    """Accuracies by strategy and share, and less those of `random`, over the seeds."""
+    found, counts = defaultdict(list), {}
     for seed in range(seeds):
         for offer in offers(seed):
             for share in SHARES:
@@ -120,15 +110,11 @@ def curve(offers: Callable[[int], Iterator[Offer]], seeds: int, gold_scores: dic
                 key = offer.name, 1.0 if share is None else share
                 found[key].append(accuracy(offer.difference[bought["row"]], offer.held_out))
                 counts[key[1]] = len(bought)
-                if gold_scores is not None:
-                    errors[key].append(label_error(bought, gold_scores))
     return {
         "labels": {str(share): count for share, count in counts.items()},
         "accuracy": _table(found),
         "less_random": _table(_less(found, lambda key: ("random", key[1]))),
         "less_random_with_all_labels": _table(_less(found, lambda key: ("random", 1.0))),
-        "label_error": _table(errors),
-        "label_error_less_random": _table(_less(errors, lambda key: ("random", key[1]))),
     }
 
 
@@ -160,14 +146,9 @@ def main() -> None:
         "noise": round(noise, 4),
         "curves": {},
     }
-    gold_scores = {
-        row["prompt"]: dict(zip(row["responses"], row["scores"], strict=True))
-        for row in rows.remove_columns("embeddings")
-    }
     for annotator in ("exact", "by gap"):
-        gold = None if annotator == "exact" else gold_scores
         results["curves"][f"{name}, {annotator}"] = curve(
-            lambda seed, annotator=annotator: from_candidates(rows, annotator, noise, seed), args.seeds, gold
+            lambda seed, annotator=annotator: from_candidates(rows, annotator, noise, seed), args.seeds
         )
     if args.data:
         name, pairs = load_pairs(args.data)

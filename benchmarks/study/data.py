@@ -16,6 +16,7 @@ HELD_OUT = 0.25
 ERROR = 0.2  # of the simulated annotators
 # The scores of AlpacaEval are chances to win against a baseline, given in millionths.
 LEAST_CHANCE = 1e-6
+TURN = "\n\nAssistant:"  # what ends a turn of a person in HH-RLHF
 
 
 def load_candidates(folder: str | None) -> tuple[str, Dataset]:
@@ -51,8 +52,8 @@ def _log_odds(batch: dict[str, list]) -> dict[str, list]:
 
 
 def split(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
-    """Training and held-out rows; all rows of a prompt are on one side."""
-    drawn = [_drawn(str(prompt), seed) for prompt in rows["prompt"]]
+    """Training and held-out rows; all rows whose prompt begins with the same turn are on one side."""
+    drawn = [_drawn(prompt.split(TURN)[0], seed) for prompt in rows["prompt"]]
     edge = np.quantile(drawn, 1 - HELD_OUT)
     return rows.select(np.flatnonzero(drawn <= edge)), rows.select(np.flatnonzero(drawn > edge))
 
@@ -61,13 +62,20 @@ def _drawn(prompt: str, seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=6, salt=seed.to_bytes(8, "little")).digest())
 
 
+def gaps(rows: Dataset) -> list[np.ndarray]:
+    """The score of one response less that of the other, of all pairs of each prompt that are not tied."""
+    found = []
+    for scores in rows["scores"]:
+        first, second = np.triu_indices(len(scores), 1)
+        gap = np.take(scores, first) - np.take(scores, second)
+        found.append(gap[gap != 0])
+    return found
+
+
 def temperature(rows: Dataset) -> float:
     """How noisy annotators are who take the worse response of a random pair for the better one in the share `ERROR`."""
-    gaps = np.concatenate(
-        [np.abs(np.subtract.outer(scores, scores)[np.triu_indices(len(scores), 1)]) for scores in rows["scores"]]
-    )
-    gaps = gaps[gaps > 0]
-    return float(brentq(lambda t: expit(-gaps / t).mean() - ERROR, 1e-3, 1e3))
+    gap = np.abs(np.concatenate(gaps(rows)))
+    return float(brentq(lambda t: expit(-gap / t).mean() - ERROR, 1e-3, 1e3))
 
 
 def annotate(rows: Dataset, annotator: str, noise: float, seed: int) -> Dataset:

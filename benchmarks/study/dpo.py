@@ -5,10 +5,9 @@ strategy, and judged on held-out pairs with gold labels.
 python benchmarks/study/dpo.py candidates --data folder --seeds 10 > results/dpo_candidates.json
 python benchmarks/study/dpo.py pairs --data folder --model Qwen/Qwen2.5-0.5B --sft_learning_rate 2e-5 --learning_rate 5e-6  # with a GPU
 
-Each strategy has 35% of the labels, `all` has all; all are trained for the same number of steps from the same model. `easy, any
-prompt` has the pairs of `easy` of prompts that are drawn, where `easy` takes the prompts with the least similar pairs. Without
-`--model` it is a small Llama, trained from scratch. The annotators of AlpacaEval are simulated, 20% of their labels
-of random pairs are wrong; those of HH-RLHF are people.
+Each strategy has 35% of the labels, `all` has all of `random`; each is trained for an epoch over its labels, from the same model. `easy,
+any prompt` has the pairs of `easy` of prompts that are drawn, where `easy` takes the prompts with the least similar pairs. Without
+`--model` it is a small Llama, trained from scratch. The annotators of AlpacaEval are simulated; those of HH-RLHF are people.
 """
 
 import argparse
@@ -33,6 +32,7 @@ from quickstart import build_tiny_model
 
 
 SHARE = 0.35
+CONTEXT = 150  # characters of a dialogue before the response
 ARMS = {
     "easy": {"strategy": "easy", "budget": SHARE},
     "easy, any prompt": {"strategy": "easy"},  # of drawn prompts
@@ -43,13 +43,12 @@ ARMS = {
 }
 
 
-def training(args: argparse.Namespace, steps: int, **more) -> dict:
+def training(args: argparse.Namespace) -> dict:
     """What fine-tuning and DPO have in common."""
     gpu = torch.cuda.is_available()
     return {
-        "max_steps": steps,
         "per_device_train_batch_size": args.batch_size,
-        "per_device_eval_batch_size": args.batch_size,
+        "per_device_eval_batch_size": 1,  # TRL means over batches, whose last one may be smaller
         "max_length": args.max_length,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,
@@ -60,13 +59,14 @@ def training(args: argparse.Namespace, steps: int, **more) -> dict:
         "save_strategy": "no",
         "logging_strategy": "no",
         "disable_tqdm": True,
-        **more,
     }
 
 
 def fine_tune(model: str, rows: Dataset, args: argparse.Namespace, seed: int, folder: Path) -> str:
     """The model that all strategies start from."""
-    config = SFTConfig(str(folder), learning_rate=args.sft_learning_rate, seed=seed, **training(args, args.sft_steps))
+    config = SFTConfig(
+        str(folder), learning_rate=args.sft_learning_rate, seed=seed, max_steps=args.sft_steps, **training(args)
+    )
     trainer = SFTTrainer(model, args=config, train_dataset=rows)
     trainer.train()
     trainer.save_model(str(folder))
@@ -85,13 +85,16 @@ def align(
         beta=0.1,
         truncation_mode="keep_end" if args.kind == "pairs" else "keep_start",
         **selection,
-        **training(args, args.steps),
+        num_train_epochs=1,
+        **training(args),
     )
     trainer = RealDPOTrainer(model, args=config, train_dataset=rows, eval_dataset=held_out)
     trainer.train()
     metrics = trainer.evaluate()
     return {
         "labels": len(trainer.selected_dataset),
+        "trained_on": len(trainer.train_dataset),
+        "judged_on": len(trainer.eval_dataset),
         "margin": metrics["eval_rewards/margins"],
         "accuracy": metrics["eval_rewards/accuracies"],
     }
@@ -108,9 +111,10 @@ def texts_of_candidates(rows: Dataset) -> Dataset:
 
 
 def texts_of_pairs(rows: Dataset) -> Dataset:
-    """The dialogues, whose prompts are longer than what the model can take and train it as well."""
+    """Both sides, which says nothing about their labels, with the end of the dialogue, as DPO sees them."""
+    pairs = rows.select_columns(["prompt", "chosen", "rejected"])
     return Dataset.from_dict(
-        {"text": [row["prompt"] + row["chosen"] for row in rows.select_columns(["prompt", "chosen"])]}
+        {"text": [row["prompt"][-CONTEXT:] + row[side] for row in pairs for side in ("chosen", "rejected")]}
     )
 
 
@@ -146,7 +150,7 @@ def compare(rows: Dataset, args: argparse.Namespace, noise: float | None) -> dic
                 )
     return {
         arm: {
-            "labels": values["labels"][0],
+            **{name: round(sum(values[name]) / args.seeds, 1) for name in ("labels", "trained_on", "judged_on")},
             **{name: over_seeds(values[name], HELD_OUT) for name in ("accuracy", "margin")},
             **{
                 f"{name}_less_random": over_seeds(
@@ -171,16 +175,17 @@ def main() -> None:
         "--model", help="Id or path of a causal language model; without it a small one is trained from scratch."
     )
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--sft_steps", type=int, default=80)
+    parser.add_argument("--sft_steps", type=int, default=60)
     parser.add_argument("--sft_learning_rate", type=float, default=2e-3)
-    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--learning_rate", type=float, default=5e-4)
     parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--max_length", type=int, default=128)
+    parser.add_argument("--max_length", type=int, default=96)
     args = parser.parse_args()
     disable_progress_bars()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    if args.kind == "pairs" and args.data is None:
+        parser.error("`pairs` needs --data.")
     name, rows = load_candidates(args.data) if args.kind == "candidates" else load_pairs(args.data)
     noise = temperature(rows) if args.kind == "candidates" else None
     results = {

@@ -11,24 +11,20 @@ PERCENT = 100
 LINES = {
     "random": ("black", "-"),
     "easy": ("tab:blue", "-"),
-    "easy, any prompt": ("tab:blue", "--"),
+    "easy, in its order": ("tab:blue", "--"),
     "centroid": ("tab:green", "-"),
-    "aepo": ("tab:purple", "-"),
     "hard": ("tab:red", "-"),
-    "max_min": ("tab:orange", "--"),
-    "dissimilar_gap": ("tab:brown", "--"),
+    "hard, in its order": ("tab:red", "--"),
+    "max_min": ("tab:orange", "-"),
 }
 # These read all scores before they pick a pair.
 NEED_SCORES = ("max_min", "divpo", "dissimilar_gap")
 
 
-def points(estimate: dict[str, float] | None) -> str:
+def points(estimate: dict[str, float]) -> str:
     """A difference of shares and its interval, in percentage points."""
-    if estimate is None:
-        return ""
     mean, low, high = (PERCENT * estimate[name] for name in ("mean", "low", "high"))
-    text = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
-    return f"**{text}**" if low > 0 or high < 0 else text
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def share(estimate: dict[str, float]) -> str:
@@ -37,48 +33,51 @@ def share(estimate: dict[str, float]) -> str:
 
 def name_of(strategy: str) -> str:
     first, *rest = strategy.split(", ")
-    return ", ".join([f"`{first}`", *rest]) + (" (reads all scores)" if strategy in NEED_SCORES else "")
+    return ", ".join([f"`{first}`", *rest]) + (" (reads all scores)" if first in NEED_SCORES else "")
+
+
+def difference(estimate: dict[str, float] | None) -> str:
+    """A difference, in bold if its interval is on one side of zero."""
+    if estimate is None:
+        return ""
+    text = points(estimate)
+    return f"**{text}**" if estimate["low"] > 0 or estimate["high"] < 0 else text
 
 
 def summary(results: dict[str, Any]) -> str:
     """What README.md shows: each strategy against `random` with as many labels."""
     curves = results["annotation_curve"]["curves"]
     candidates, pairs = curves["AlpacaEval, by gap"], curves["HH-RLHF, people"]
-    dpo = [results[f"dpo_{kind}"]["arms"] for kind in ("candidates", "pairs")]
+    wrong = results["reliability"]["strategies"]["AlpacaEval"]
+    dpo, dpo_pairs = (results[f"dpo_{kind}"]["arms"] for kind in ("candidates", "pairs"))
+    part = f"{float(SHARE):.0%} of the labels"
     lines = [
-        f"| Less `random` with as many labels, in percentage points | AlpacaEval: wrong labels | accuracy, {float(SHARE):.0%} of the labels | "
-        f"accuracy, all labels | DPO, {float(SHARE):.0%} | HH-RLHF: accuracy, {float(SHARE):.0%} | DPO, {float(SHARE):.0%} |",
-        "|---|---|---|---|---|---|---|",
+        f"| Difference from `random`, in percentage points | AlpacaEval: wrong labels | accuracy, a label a prompt | accuracy, {part}, "
+        f"drawn prompts | accuracy, {part}, in its order | DPO, {part} | HH-RLHF: accuracy, {part} | DPO, {part} |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for strategy in candidates["accuracy"]:
-        if strategy == "random":
-            continue
+    for strategy in [name for name in candidates["accuracy"] if name != "random" and "," not in name]:
+        ordered = f"{strategy}, in its order"
         cells = [
-            points(candidates["label_error_less_random"][strategy]["1.0"]),
-            *(points(candidates["less_random"][strategy][key]) for key in (SHARE, "1.0")),
-            points(dpo[0].get(strategy, {}).get("accuracy_less_random")),
-            points(pairs["less_random"].get(strategy, {}).get(SHARE)),
-            points(dpo[1].get(strategy, {}).get("accuracy_less_random")),
+            difference(wrong.get(strategy, {}).get("less_random")),
+            *(difference(candidates["less_random"][strategy][key]) for key in ("1.0", SHARE)),
+            difference(candidates["less_random"][ordered][SHARE]),
+            difference(dpo.get(strategy, {}).get("accuracy_less_random")),
+            difference(pairs["less_random"].get(ordered, {}).get(SHARE)),
+            difference(dpo_pairs.get(strategy, {}).get("accuracy_less_random")),
         ]
         lines.append(f"| {name_of(strategy)} | {' | '.join(cells)} |")
+    at_part = share(candidates["accuracy"]["random"][SHARE])
     baseline = [
-        share(candidates["label_error"]["random"]["1.0"]),
-        *(share(candidates["accuracy"]["random"][key]) for key in (SHARE, "1.0")),
-        share(dpo[0]["random"]["accuracy"]),
+        share(wrong["random"]["wrong"]),
+        share(candidates["accuracy"]["random"]["1.0"]),
+        at_part,
+        at_part,
+        share(dpo["random"]["accuracy"]),
         share(pairs["accuracy"]["random"][SHARE]),
-        share(dpo[1]["random"]["accuracy"]),
+        share(dpo_pairs["random"]["accuracy"]),
     ]
     lines.append(f"| `random` itself | {' | '.join(baseline)} |")
-    fewer = [
-        f"{points(curve['less_random_with_all_labels'][strategy][SHARE])} for `{strategy}`"
-        for curve in (candidates, pairs)
-        for strategy in ("easy", "random")
-    ]
-    lines += [
-        "",
-        f"{1 - float(SHARE):.0%} fewer labels than all, against `random` with all of them: accuracy {fewer[0]} and {fewer[1]} on "
-        f"AlpacaEval, {fewer[2]} and {fewer[3]} on HH-RLHF.",
-    ]
     return "\n".join(lines) + "\n"
 
 
@@ -92,7 +91,7 @@ def curves_table(curve: dict[str, Any]) -> str:
     ]
     for strategy, found in curve["less_random"].items():
         if strategy != "random":
-            lines.append(f"| {name_of(strategy)} | " + " | ".join(points(found[part]) for part in labels) + " |")
+            lines.append(f"| {name_of(strategy)} | " + " | ".join(difference(found[part]) for part in labels) + " |")
     return "\n".join(lines)
 
 
@@ -101,21 +100,44 @@ def dpo_table(results: dict[str, Any]) -> str:
     for strategy, arm in results["arms"].items():
         margin, less = arm["margin"], arm["margin_less_random"]
         lines.append(
-            f"| {'all labels, at random' if strategy == 'all' else name_of(strategy)} | {arm['labels']} | {share(arm['accuracy'])} | "
-            f"{points(arm['accuracy_less_random']) if strategy != 'random' else ''} | {margin['mean']:.2f} | "
+            f"| {'all labels, at random' if strategy == 'all' else name_of(strategy)} | {arm['labels']:.0f} | {share(arm['accuracy'])} | "
+            f"{difference(arm['accuracy_less_random']) if strategy != 'random' else ''} | {margin['mean']:.2f} | "
             + (f"{less['mean']:+.2f} ({less['low']:+.2f} to {less['high']:+.2f})" if strategy != "random" else "")
             + " |"
         )
     return "\n".join(lines)
 
 
+def fewer(results: dict[str, Any]) -> str:
+    """What a part of the labels costs against all of them."""
+    lines = [
+        f"| {float(SHARE):.0%} of the labels, less `random` with all of them | AlpacaEval | HH-RLHF |",
+        "|---|---|---|",
+    ]
+    curves = results["annotation_curve"]["curves"]
+    candidates, pairs = (
+        curves[name]["less_random_with_all_labels"] for name in ("AlpacaEval, by gap", "HH-RLHF, people")
+    )
+    for strategy in ("random", "easy", "easy, in its order"):
+        cells = [difference(found.get(strategy, {}).get(SHARE)) for found in (candidates, pairs)]
+        lines.append(f"| {name_of(strategy)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def strategies_table(found: dict[str, Any]) -> str:
+    lines = ["| One label a prompt | Wrong labels | less `random` |", "|---|---|---|"]
+    for strategy, row in found.items():
+        lines.append(f"| {name_of(strategy)} | {share(row['wrong'])} | {difference(row.get('less_random'))} |")
+    return "\n".join(lines)
+
+
 def reliability_table(report: dict[str, Any]) -> str:
-    lines = ["| Similarity | Wrong labels | `label_reliability` says |", "|---|---|---|"]
+    lines = ["| Similarity, of random pairs | Wrong labels | `label_reliability` says |", "|---|---|---|"]
     for row in [*report["bins"], {**report, "low": None}]:
         true, said = row["truth"], row["flip_rate"]
         where = "all" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
         lines.append(
-            f"| {where} | {true['label_error']:.0%} ({true['label_error_low']:.0%} to {true['label_error_high']:.0%}) | "
+            f"| {where} | {true['mean']:.0%} ({true['low']:.0%} to {true['high']:.0%}) | "
             f"{said['value']:.0%} ({said['low']:.0%} to {said['high']:.0%}) |"
         )
     return "\n".join(lines)
@@ -123,40 +145,34 @@ def reliability_table(report: dict[str, Any]) -> str:
 
 def tables(results: dict[str, Any]) -> str:
     """What docs/study.md shows."""
-    curve = results["annotation_curve"]
-    settings = results["dpo_candidates"]["settings"]
+    curve, reliability = results["annotation_curve"], results["reliability"]
+    titles = {"exact": "annotators who never err", "by gap": "annotators who err", "people": "people"}
     parts = [
+        "### Which labels are wrong",
+        f"AlpacaEval, where {curve['error_of_random_pairs']:.0%} of the labels of random pairs are wrong:",
+        strategies_table(reliability["strategies"]["AlpacaEval"]),
+        reliability_table(reliability["reports"]["AlpacaEval"]),
+        "Of HH-RLHF nobody knows. What a model of other prompts makes of its labels is on the right; [the whole "
+        "report](reliability.md).",
+        "![Wrong labels by similarity](figures/reliability.png)",
         "### What a label is worth",
-        f"Held-out accuracy of `random`, and of the others less that in percentage points, over {curve['seeds']} seeds. Bold: the 95% "
-        "interval is on one side of zero.",
+        f"Held-out accuracy of `random`, and of the others less that, in percentage points, over {curve['seeds']} seeds. *In its "
+        "order*: the budget takes the pairs that come first in the order of the strategy, as `budget=` does; the others are of "
+        "prompts that are drawn.",
     ]
-    titles = {
-        "exact": "annotators without error",
-        "by gap": f"{curve['error_of_random_pairs']:.0%} wrong labels",
-        "people": "labels of people",
-    }
     for name, found in curve["curves"].items():
         data, annotator = name.split(", ")
         parts += [f"{data}, {titles[annotator]}:", curves_table(found)]
-    parts += ["![Held-out accuracy against the number of labels](figures/annotation_curve.png)"]
     parts += [
+        "![Held-out accuracy against the number of labels](figures/annotation_curve.png)",
+        "The grey band is the interval of `random` itself, that of a difference is narrower.",
+        fewer(results),
         "### DPO",
-        f"{settings['seeds']} seeds, {settings['steps']} steps of {settings['batch_size']} pairs for every row.",
+        f"Over {results['dpo_candidates']['settings']['seeds']} seeds; an epoch over the labels.",
     ]
     for kind in ("candidates", "pairs"):
         parts += [f"{results[f'dpo_{kind}']['data']}:", dpo_table(results[f"dpo_{kind}"])]
-    reports = results["reliability"]["reports"]
-    parts += [
-        "### Which labels are wrong",
-        f"AlpacaEval, simulated annotators ({PAIRS_TEXT}):",
-        reliability_table(reports["AlpacaEval"]),
-        "HH-RLHF, labels of people: see [what `label_reliability` prints](reliability.md).",
-        "![Wrong labels by similarity](figures/reliability.png)",
-    ]
     return "\n\n".join(parts) + "\n"
-
-
-PAIRS_TEXT = "random pairs, a quarter of them a row"
 
 
 def plot_curves(curves: dict[str, Any], path: Path) -> None:
@@ -200,7 +216,7 @@ def plot_reliability(reports: dict[str, Any], path: Path) -> None:
     _bars(
         axes[0],
         reports["AlpacaEval"]["bins"],
-        lambda row: [row["truth"][f"label_error{end}"] for end in ("", "_low", "_high")],
+        lambda row: [row["truth"][end] for end in ("mean", "low", "high")],
     )
     axes[0].set(title="AlpacaEval, simulated annotators", ylabel="wrong labels (%)")
     _bars(axes[1], reports["HH-RLHF"]["bins"], lambda row: [row["agreement"][end] for end in ("value", "low", "high")])

@@ -42,9 +42,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20, help="Of the annotation curve; DPO has half as many.")
     parser.add_argument("--report", action="store_true", help="Only write the documents.")
     args = parser.parse_args()
+    if args.seeds < 4:
+        parser.error("--seeds must be at least 4: an interval needs two of DPO, which has half as many.")
     folder = HERE / "results" if args.data else HERE / "results" / "sample"
     data = ["--data", args.data] if args.data else []
-    curve, dpo = ["--seeds", str(args.seeds)], ["--seeds", str(max(args.seeds // 2, 2))]
+    curve, dpo = ["--seeds", str(args.seeds)], ["--seeds", str(args.seeds // 2)]
     stages = [  # those of a stage run side by side, each in one thread
         {"reliability": ["reliability.py", *data]},  # embeds for all
         {"annotation_curve": ["annotation_curve.py", *data, *curve]},
@@ -82,6 +84,8 @@ def run(stage: dict[str, list[str]], folder: Path) -> None:
     for name, process in running.items():
         output, _ = process.communicate()
         if process.returncode:
+            for other in running.values():
+                other.terminate()
             raise SystemExit(f"{name} ended with {process.returncode}.")
         (folder / f"{name}.json").write_text(output)
 
