@@ -49,12 +49,20 @@ def summary(results: dict[str, Any]) -> str:
     curves = results["annotation_curve"]["curves"]
     candidates, pairs = curves["AlpacaEval, by gap"], curves["HH-RLHF, people"]
     wrong = results["reliability"]["strategies"]["AlpacaEval"]
-    dpo, dpo_pairs = (results[f"dpo_{kind}"]["arms"] for kind in ("candidates", "pairs"))
+    dpo, dpo_pairs = (results.get(f"dpo_{kind}", {}).get("arms") for kind in ("candidates", "pairs"))
     part = f"{float(SHARE):.0%} of the labels"
+    titles = [
+        "AlpacaEval: wrong labels",
+        "accuracy, a label a prompt",
+        f"accuracy, {part}, drawn prompts",
+        f"accuracy, {part}, in its order",
+        *([f"DPO, {part}"] if dpo else []),
+        f"HH-RLHF: accuracy, {part}",
+        *([f"DPO, {part}"] if dpo_pairs else []),
+    ]
     lines = [
-        f"| Difference from `random`, in percentage points | AlpacaEval: wrong labels | accuracy, a label a prompt | accuracy, {part}, "
-        f"drawn prompts | accuracy, {part}, in its order | DPO, {part} | HH-RLHF: accuracy, {part} | DPO, {part} |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| Difference from `random`, in percentage points | {' | '.join(titles)} |",
+        "|---" * (len(titles) + 1) + "|",
     ]
     for strategy in [name for name in candidates["accuracy"] if name != "random" and "," not in name]:
         ordered = f"{strategy}, in its order"
@@ -62,9 +70,9 @@ def summary(results: dict[str, Any]) -> str:
             difference(wrong.get(strategy, {}).get("less_random")),
             *(difference(candidates["less_random"][strategy][key]) for key in ("1.0", SHARE)),
             difference(candidates["less_random"][ordered][SHARE]),
-            difference(dpo.get(strategy, {}).get("accuracy_less_random")),
+            *([difference(dpo.get(strategy, {}).get("accuracy_less_random"))] if dpo else []),
             difference(pairs["less_random"].get(ordered, {}).get(SHARE)),
-            difference(dpo_pairs.get(strategy, {}).get("accuracy_less_random")),
+            *([difference(dpo_pairs.get(strategy, {}).get("accuracy_less_random"))] if dpo_pairs else []),
         ]
         lines.append(f"| {name_of(strategy)} | {' | '.join(cells)} |")
     at_part = share(candidates["accuracy"]["random"][SHARE])
@@ -73,9 +81,9 @@ def summary(results: dict[str, Any]) -> str:
         share(candidates["accuracy"]["random"]["1.0"]),
         at_part,
         at_part,
-        share(dpo["random"]["accuracy"]),
+        *([share(dpo["random"]["accuracy"])] if dpo else []),
         share(pairs["accuracy"]["random"][SHARE]),
-        share(dpo_pairs["random"]["accuracy"]),
+        *([share(dpo_pairs["random"]["accuracy"])] if dpo_pairs else []),
     ]
     lines.append(f"| `random` itself | {' | '.join(baseline)} |")
     return "\n".join(lines) + "\n"
@@ -152,8 +160,8 @@ def tables(results: dict[str, Any]) -> str:
         f"AlpacaEval, where {curve['error_of_random_pairs']:.0%} of the labels of random pairs are wrong:",
         strategies_table(reliability["strategies"]["AlpacaEval"]),
         reliability_table(reliability["reports"]["AlpacaEval"]),
-        "Of HH-RLHF nobody knows. What a model of other prompts makes of its labels is on the right; [the whole "
-        "report](reliability.md).",
+        "Of HH-RLHF nobody knows; the right of the figure is how often a model of other prompts agrees with its labels ([the whole "
+        "report](reliability.md)).",
         "![Wrong labels by similarity](figures/reliability.png)",
         "### What a label is worth",
         f"Held-out accuracy of `random`, and of the others less that, in percentage points, over {curve['seeds']} seeds. *In its "
@@ -167,11 +175,13 @@ def tables(results: dict[str, Any]) -> str:
         "![Held-out accuracy against the number of labels](figures/annotation_curve.png)",
         "The grey band is the interval of `random` itself, that of a difference is narrower.",
         fewer(results),
-        "### DPO",
-        f"Over {results['dpo_candidates']['settings']['seeds']} seeds; an epoch over the labels.",
     ]
-    for kind in ("candidates", "pairs"):
-        parts += [f"{results[f'dpo_{kind}']['data']}:", dpo_table(results[f"dpo_{kind}"])]
+    for found in (results[name] for name in ("dpo_candidates", "dpo_pairs") if name in results):
+        parts += [
+            f"### DPO on {found['data']}",
+            f"Over {found['settings']['seeds']} seeds, an epoch over the labels each.",
+            dpo_table(found),
+        ]
     return "\n\n".join(parts) + "\n"
 
 

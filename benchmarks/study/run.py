@@ -25,7 +25,9 @@ RESULTS = ("annotation_curve", "reliability", "dpo_candidates", "dpo_pairs")
 
 
 def read() -> dict:
-    return {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in RESULTS}
+    """The results that are there."""
+    paths = {name: HERE / "results" / f"{name}.json" for name in RESULTS}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
 
 def printed(results: dict) -> str:
