@@ -11,6 +11,7 @@ any prompt` has the pairs of `easy` of prompts that are drawn, where `easy` take
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -188,11 +189,13 @@ def main() -> None:
         parser.error("`pairs` needs --data.")
     name, rows = load_candidates(args.data) if args.kind == "candidates" else load_pairs(args.data)
     noise = temperature(rows) if args.kind == "candidates" else None
+    with contextlib.redirect_stdout(sys.stderr):  # on which trainers print
+        arms = compare(rows, args, noise)
     results = {
         "data": name,
         "share": SHARE,
         "error_of_random_pairs": ERROR if noise else None,
-        "arms": compare(rows, args, noise),
+        "arms": arms,
     }
     print(json.dumps({"settings": {**vars(args), "data": None}, **results}, indent=2))
 
