@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test quality pytest docs cards benchmarks lowest-trl trl-tests test-lowest dist clean
+.PHONY: quickstart test quality pytest docs cards benchmarks study lowest-trl trl-tests test-lowest dist clean
 
 # From candidates to an aligned model, on the sample of the package.
 quickstart: $(VENV)/ready
@@ -31,7 +31,11 @@ cards: $(VENV)/ready
 # All measurements of docs/speed.md, about 20 minutes on two cores. DATA is a folder with alpaca_eval_candidates.jsonl.gz.
 DATA ?= $(TRL_REAL_DATA)
 benchmarks: $(VENV)/ready $(VENV)/aepo/ready
-	$(BIN)/python benchmarks/run.py --data $(DATA) --aepo_python $(VENV)/aepo/bin/python
+	$(BIN)/python benchmarks/run.py $(if $(DATA),--data $(DATA)) --aepo_python $(VENV)/aepo/bin/python
+
+# The study of docs/study.md, less than an hour on two cores. DATA as above, with hh_rlhf_harmless.jsonl.gz beside.
+study: $(VENV)/ready
+	$(BIN)/python benchmarks/study/run.py $(if $(DATA),--data $(DATA))
 
 $(VENV)/aepo/ready: benchmarks/requirements-aepo.txt
 	$(PYTHON) -m venv $(VENV)/aepo

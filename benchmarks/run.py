@@ -15,6 +15,7 @@ import textwrap
 from pathlib import Path
 
 import torch
+from documents import put
 
 
 HERE = Path(__file__).parent
@@ -111,13 +112,6 @@ def extract() -> str:
         "All measurements: [Speed](docs/speed.md#measured)."
     )
     return textwrap.fill(sentence, 128, break_on_hyphens=False) + "\n"
-
-
-def put(page: Path, block: str, text: str) -> None:
-    """Write what stands between the marks of a block."""
-    begin, end = f"<!-- {block} -->\n", f"<!-- /{block} -->\n"
-    before, rest = page.read_text(encoding="utf-8").split(begin)
-    page.write_text(before + begin + "\n" + text + "\n" + end + rest.split(end)[1], encoding="utf-8")
 
 
 def main() -> None:

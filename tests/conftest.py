@@ -1,6 +1,8 @@
 """Models that tests build on the spot, and a Hub on this machine."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -24,6 +26,7 @@ if os.environ.get("TRL_REAL_TEST_WORKER") != os.environ.get("PYTEST_XDIST_WORKER
     )
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
         os.environ.pop(name, None)
+    atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
     os.environ["TRL_REAL_TEST_WORKER"] = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
 import gzip

@@ -54,7 +54,7 @@ def test_notebook_is_clean_and_begins_with_what_a_user_needs(path):
     assert all(re.fullmatch(r"[a-z-]+", cell.id) for cell in notebook.cells)  # ids that a person chose stay
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
-    assert code[0].source == '%pip install -q "trl-real[offline,plot]"'
+    assert code[0].source.startswith('%pip install -q "trl-real[offline,plot]"')
     assert [code[0]] == tagged(notebook, "install")
     assert [code[1]] == tagged(notebook, "parameters")
     assert notebook.metadata.kernelspec.name == "python3"

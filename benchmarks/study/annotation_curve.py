@@ -1,0 +1,161 @@
+"""
+What a label is worth: the held-out accuracy of a preference model against the number of labels that were bought.
+
+python benchmarks/study/annotation_curve.py --data folder --seeds 20 > results/annotation_curve.json
+
+A linear model of the embeddings, fit on the labels that a strategy buys, says which response of held-out pairs is the better one.
+On AlpacaEval a strategy picks one pair of each prompt, and a budget either draws prompts, the same for all strategies, or takes the
+pairs that come first in the order of the strategy. On HH-RLHF the pairs are given. Each seed is another split, another
+sample for `random`, and other annotators.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from data import ERROR, HELD_OUT, annotate, load_candidates, load_pairs, split, temperature
+from datasets import Dataset, disable_progress_bars
+from intervals import over_seeds
+from sklearn.linear_model import BayesianRidge
+
+from trl_real import real_select, select_budget
+from trl_real.similarity import pair_vectors
+from trl_real.strategies import STRATEGIES
+
+
+SHARES = (0.1, 0.2, 0.35, 0.5, None)  # None: all
+GIVEN_PAIRS = ("easy", "hard", "random")  # what acts on pairs that are given
+HELD_OUT_PAIRS = 5  # a prompt
+
+
+@dataclass
+class Offer:
+    """
+    The pairs that a strategy offers for a label.
+
+    Attributes:
+        name (`str`): What the tables call it.
+        order (`str`): The strategy in whose order a budget takes them; `"random"` draws them.
+        pairs ([`~datasets.Dataset`]): The labelled pairs, with a column `row`.
+        difference (`np.ndarray` of shape `(n, dim)`): The embedding of `chosen` less that of `rejected`.
+        held_out (`np.ndarray` of shape `(n_held_out, dim)`): The same of pairs that are right.
+    """
+
+    name: str
+    order: str
+    pairs: Dataset
+    difference: np.ndarray
+    held_out: np.ndarray
+
+
+def differences(pairs: Dataset) -> np.ndarray:
+    vectors = pair_vectors(pairs)
+    return vectors[:, 0] - vectors[:, 1]
+
+
+def accuracy(train: np.ndarray, held_out: np.ndarray) -> float:
+    """Of a linear preference model, on pairs whose difference should be on the positive side."""
+    model = BayesianRidge(fit_intercept=False).fit(train, np.ones(len(train)))
+    predicted = model.predict(held_out)
+    return float((predicted > 0).mean() + (predicted == 0).mean() / 2)
+
+
+def select(rows: Dataset, strategy: str, seed: int, pairs_per_prompt: int = 1) -> tuple[Dataset, np.ndarray]:
+    options = {"strategy": strategy, "selection_seed": seed, "pairs_per_prompt": pairs_per_prompt}
+    pairs = rows.map(real_select, batched=True, fn_kwargs=options, keep_in_memory=True)
+    return numbered(pairs), differences(pairs)
+
+
+def numbered(pairs: Dataset) -> Dataset:
+    """Without what only the embeddings are read from."""
+    pairs = pairs.remove_columns(
+        [name for name in ("responses", "scores", "embeddings") if name in pairs.column_names]
+    )
+    return pairs.add_column("row", list(range(len(pairs))))
+
+
+def from_candidates(rows: Dataset, annotator: str, noise: float, seed: int) -> Iterator[Offer]:
+    train, held_out = split(rows, seed)
+    _, gold = select(held_out, "random", seed, HELD_OUT_PAIRS)
+    train = annotate(train, annotator, noise, seed)
+    for strategy in STRATEGIES:
+        pairs, difference = select(train, strategy, seed)
+        yield Offer(strategy, "random", pairs, difference, gold)
+        if strategy != "random":
+            yield Offer(f"{strategy}, in its order", strategy, pairs, difference, gold)
+
+
+def from_pairs(rows: Dataset, seed: int) -> Iterator[Offer]:
+    train, held_out = split(rows, seed)
+    pairs, difference, gold = numbered(train), differences(train), differences(held_out)
+    for strategy in GIVEN_PAIRS:
+        name = strategy if strategy == "random" else f"{strategy}, in its order"
+        yield Offer(name, strategy, pairs, difference, gold)
+
+
+def curve(offers: Callable[[int], Iterator[Offer]], seeds: int) -> dict:
+    """Accuracies by strategy and share, and less those of `random`, over the seeds."""
+    found, counts = defaultdict(list), {}
+    for seed in range(seeds):
+        for offer in offers(seed):
+            for share in SHARES:
+                bought = (
+                    offer.pairs
+                    if share is None
+                    else select_budget(offer.pairs, share, strategy=offer.order, seed=seed)
+                )
+                key = offer.name, 1.0 if share is None else share
+                found[key].append(accuracy(offer.difference[bought["row"]], offer.held_out))
+                counts[key[1]] = len(bought)
+    return {
+        "labels": {str(share): count for share, count in counts.items()},
+        "accuracy": _table(found),
+        "less_random": _table(_less(found, lambda key: ("random", key[1]))),
+        "less_random_with_all_labels": _table(_less(found, lambda key: ("random", 1.0))),
+    }
+
+
+def _less(found: dict, baseline: Callable) -> dict:
+    return {key: list(np.subtract(values, found[baseline(key)])) for key, values in found.items()}
+
+
+def _table(found: dict) -> dict:
+    table = defaultdict(dict)
+    for (strategy, share), values in found.items():
+        table[strategy][str(share)] = over_seeds(values, HELD_OUT)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument(
+        "--data", help="Folder of the AlpacaEval candidates and the HH-RLHF pairs; else the package's sample."
+    )
+    parser.add_argument("--seeds", type=int, default=20)
+    args = parser.parse_args()
+    disable_progress_bars()
+    name, rows = load_candidates(args.data)
+    noise = temperature(rows)
+    results = {
+        "seeds": args.seeds,
+        "held_out": HELD_OUT,
+        "error_of_random_pairs": ERROR,
+        "noise": round(noise, 4),
+        "curves": {},
+    }
+    for annotator in ("exact", "by gap"):
+        results["curves"][f"{name}, {annotator}"] = curve(
+            lambda seed, annotator=annotator: from_candidates(rows, annotator, noise, seed), args.seeds
+        )
+    if args.data:
+        name, pairs = load_pairs(args.data)
+        pairs = pairs.map(real_select, batched=True)
+        results["curves"][f"{name}, people"] = curve(lambda seed: from_pairs(pairs, seed), args.seeds)
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""
+Which labels are wrong, by similarity and by strategy.
+
+python benchmarks/study/reliability.py --data folder > results/reliability.json
+
+On AlpacaEval the annotators are simulated, so that the chance of each label to be wrong is known, and what `label_reliability` says
+about them without knowing can be held against it. On HH-RLHF it is asked about the labels of people.
+"""
+
+import argparse
+import json
+
+import numpy as np
+from annotation_curve import select
+from data import ERROR, annotate, gaps, load_candidates, load_pairs, temperature
+from datasets import Dataset, disable_progress_bars
+from intervals import over_prompts
+from scipy.special import expit
+
+from trl_real import label_reliability
+from trl_real.reliability import PAIRS_PER_PROMPT
+
+
+# Those that do not read scores: what they pick does not depend on what annotators get wrong.
+BLIND = ("easy", "hard", "centroid", "aepo")
+
+
+def chances(pairs: Dataset, noise: float) -> np.ndarray:
+    """How likely the simulated annotators are to take the worse response of each pair for the better one, `(n,)`."""
+    gap = np.abs(np.subtract(pairs["score_chosen"], pairs["score_rejected"]))
+    return expit(-gap / noise)
+
+
+def by_strategy(rows: Dataset, noise: float) -> dict:
+    """Wrong labels where each prompt has one label, and less those of a pair that is drawn."""
+    drawn = np.array([expit(-np.abs(gap) / noise).mean() for gap in gaps(rows)])  # over all pairs of the prompt
+    found = {"random": {"wrong": over_prompts(drawn, np.ones_like(drawn))}}
+    for strategy in BLIND:
+        pairs, _ = select(rows, strategy, 0)
+        wrong = chances(pairs, noise)
+        found[strategy] = {
+            "wrong": over_prompts(wrong, np.ones_like(wrong)),
+            "less_random": over_prompts(wrong - drawn, np.ones_like(wrong)),
+        }
+    return found
+
+
+def with_truth(rows: Dataset, noise: float) -> dict:
+    """The report on simulated labels, and how many of them are wrong."""
+    report = label_reliability(annotate(rows, "by gap", noise, seed=0))
+    pairs, _ = select(rows, "random", 0, PAIRS_PER_PROMPT)
+    wrong, prompt = chances(pairs, noise), np.unique(pairs["prompt"], return_inverse=True)[1]
+    edges = [row.low for row in report.bins[1:]]
+    where = np.searchsorted(edges, np.array(pairs["similarity"]) + 1e-5, side="right")
+    found = {**report.to_dict(), "text": str(report), "truth": _share(wrong, prompt)}
+    for b, row in enumerate(found["bins"]):
+        row["truth"] = _share(wrong[where == b], prompt[where == b])
+    return found
+
+
+def _share(wrong: np.ndarray, prompt: np.ndarray) -> dict[str, float]:
+    return over_prompts(np.bincount(prompt, wrong), np.bincount(prompt))
+
+
+def of_people(pairs: Dataset) -> dict:
+    report = label_reliability(pairs)
+    return {**report.to_dict(), "text": str(report)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument(
+        "--data", help="Folder of the AlpacaEval candidates and the HH-RLHF pairs; else the package's sample."
+    )
+    args = parser.parse_args()
+    disable_progress_bars()
+    name, rows = load_candidates(args.data)
+    noise = temperature(rows)
+    results = {
+        "error_of_random_pairs": ERROR,
+        "strategies": {name: by_strategy(rows, noise)},
+        "reports": {name: with_truth(rows, noise)},
+    }
+    if args.data:
+        name, pairs = load_pairs(args.data)
+        results["reports"][name] = of_people(pairs)
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Run the study, write results/*.json, and put its tables and figures into docs/study.md, docs/reliability.md and README.md.
+
+python benchmarks/study/run.py --data folder/with/alpaca_eval_candidates.jsonl.gz/and/hh_rlhf_harmless.jsonl.gz
+
+It takes less than an hour on two cores. Without `--data` it runs on the sample of the package and prints where the results are: to
+see how it works, not to judge anything. `--report` only writes the documents, from the results that are there.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+HERE = Path(__file__).parent
+DOCS = HERE.parents[1] / "docs"
+sys.path.insert(0, str(HERE.parent))
+from documents import put  # noqa: E402
+from report import plot_curves, plot_reliability, summary, tables  # noqa: E402
+
+
+RESULTS = ("annotation_curve", "reliability", "dpo_candidates", "dpo_pairs")
+
+
+def read() -> dict:
+    """The results that are there."""
+    paths = {name: HERE / "results" / f"{name}.json" for name in RESULTS}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+
+
+def printed(results: dict) -> str:
+    """What `label_reliability` prints for HH-RLHF, as a block of code."""
+    text = results["reliability"]["reports"]["HH-RLHF"]["text"]
+    return "".join(f"    {line}\n" for line in text.splitlines())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--data", default=os.environ.get("TRL_REAL_DATA"), help="Folder of both files; else the package's sample."
+    )
+    parser.add_argument("--seeds", type=int, default=20, help="Of the annotation curve; DPO has half as many.")
+    parser.add_argument("--report", action="store_true", help="Only write the documents.")
+    args = parser.parse_args()
+    if args.seeds < 4:
+        parser.error("--seeds must be at least 4: an interval needs two of DPO, which has half as many.")
+    folder = HERE / "results" if args.data else HERE / "results" / "sample"
+    data = ["--data", args.data] if args.data else []
+    curve, dpo = ["--seeds", str(args.seeds)], ["--seeds", str(args.seeds // 2)]
+    stages = [  # those of a stage run side by side, each in one thread
+        {"reliability": ["reliability.py", *data]},  # embeds for all
+        {"annotation_curve": ["annotation_curve.py", *data, *curve]},
+        {
+            f"dpo_{kind}": ["dpo.py", kind, *data, *dpo]
+            for kind in (("candidates", "pairs") if data else ("candidates",))
+        },
+    ]
+    if not args.report:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stage in stages:
+            print(*stage, "...", flush=True)
+            run(stage, folder)
+        print(f"results in {folder}")
+    if args.report or args.data:
+        results = read()
+        plot_curves(results["annotation_curve"]["curves"], DOCS / "figures" / "annotation_curve.png")
+        plot_reliability(results["reliability"]["reports"], DOCS / "figures" / "reliability.png")
+        put(DOCS / "study.md", "study", tables(results))
+        put(DOCS / "reliability.md", "reliability", printed(results))
+        put(HERE.parents[1] / "README.md", "study", summary(results))
+
+
+def run(stage: dict[str, list[str]], folder: Path) -> None:
+    threads = {} if len(stage) == 1 else {"OMP_NUM_THREADS": "1"}
+    running = {
+        name: subprocess.Popen(
+            [sys.executable, HERE / command[0], *command[1:]],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **threads},
+        )
+        for name, command in stage.items()
+    }
+    for name, process in running.items():
+        output, _ = process.communicate()
+        if process.returncode:
+            for other in running.values():
+                other.terminate()
+            raise SystemExit(f"{name} ended with {process.returncode}.")
+        (folder / f"{name}.json").write_text(output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The study: what it computes with, and that the documents say what it found."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import candidate_rows
+from datasets import Dataset
+
+
+ROOT = Path(__file__).parent.parent
+STUDY = ROOT / "benchmarks" / "study"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """A script of the study as a module."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(STUDY)
+
+    def module(name):
+        spec = importlib.util.spec_from_file_location(f"study_{name}", STUDY / f"{name}.py")
+        loaded = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+        return loaded
+
+    return module
+
+
+@pytest.mark.parametrize(
+    ("page", "block", "write"),
+    [
+        ("README.md", "study", "summary"),
+        ("docs/study.md", "study", "tables"),
+        ("docs/reliability.md", "reliability", "printed"),
+    ],
+)
+def test_documents_say_what_was_found(page, block, write, load):
+    run = load("run")
+    shown = (ROOT / page).read_text(encoding="utf-8").split(f"<!-- {block} -->\n")[1].split(f"<!-- /{block} -->\n")[0]
+    assert shown.strip("\n") == getattr(run, write)(run.read()).strip("\n")
+    for figure in re.findall(r"!\[.*?\]\((.*?)\)", shown):
+        assert ((ROOT / page).parent / figure).is_file()
+
+
+def test_a_prompt_is_on_one_side_of_a_split(load, rng):
+    data = load("data")
+    rows = Dataset.from_list(candidate_rows(rng, 200, (2, 3)) * 2)
+    sides = []
+    for seed in range(2):
+        train, held_out = data.split(rows, seed)
+        assert len(train) + len(held_out) == len(rows)
+        assert not set(train["prompt"]) & set(held_out["prompt"])
+        assert len(held_out) == pytest.approx(data.HELD_OUT * len(rows), abs=4)
+        sides.append(set(held_out["prompt"]))
+    assert sides[0] != sides[1]
+
+
+def test_annotators_err_as_often_as_they_should(load, rng):
+    data = load("data")
+    gold = [list(rng.normal(scale=3, size=2)) for _ in range(4000)]
+    rows = Dataset.from_dict({"prompt": [str(i) for i in range(4000)], "scores": gold})
+    noise = data.temperature(rows)
+    seen = np.array(data.annotate(rows, "by gap", noise, seed=0)["scores"][:])
+    gap, seen_gap = np.subtract(*np.transpose(gold)), np.subtract(*seen.T)
+    wrong = np.sign(gap) != np.sign(seen_gap)
+    assert wrong.mean() == pytest.approx(data.ERROR, abs=0.02)
+    near, far = np.abs(gap) < 1, np.abs(gap) > 4
+    for part in (near, far):
+        assert wrong[part].mean() == pytest.approx((1 / (1 + np.exp(np.abs(gap[part]) / noise))).mean(), abs=0.04)
+    assert data.annotate(rows, "exact", noise, seed=0) is rows
+
+
+def test_intervals_over_splits_that_share_their_rows_are_wider(load):
+    estimate = load("intervals").over_seeds([0.4, 0.6, 0.5, 0.5], 0.25)
+    spread = np.std([0.4, 0.6, 0.5, 0.5], ddof=1)
+    assert estimate["mean"] == 0.5
+    assert estimate["high"] - 0.5 == pytest.approx(3.182 * spread * np.sqrt(1 / 4 + 1 / 3), abs=1e-3)
+    assert estimate["low"] + estimate["high"] == pytest.approx(1.0)
+
+
+def test_intervals_over_prompts_count_a_prompt_once(load):
+    over_prompts = load("intervals").over_prompts
+    totals, counts = np.array([0.0, 5.0, 0.0, 0.0]), np.array([1, 5, 1, 1])
+    estimate = over_prompts(totals, counts)
+    assert estimate["mean"] == 5 / 8
+    assert (estimate["low"], estimate["high"]) == (
+        0.0,
+        pytest.approx(15 / 16),
+    )  # the second prompt never, or three times
+
+
+def test_figures_are_drawn_from_the_results(load, tmp_path):
+    report, results = load("report"), load("run").read()
+    report.plot_curves(results["annotation_curve"]["curves"], tmp_path / "curves.png")
+    report.plot_reliability(results["reliability"]["reports"], tmp_path / "reliability.png")
+    assert min(path.stat().st_size for path in tmp_path.iterdir()) > 10_000
+
+
+def run_on_the_sample(folder, *command):
+    result = subprocess.run(
+        [sys.executable, STUDY / command[0], *command[1:]], capture_output=True, text=True, timeout=300, cwd=folder
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout)
+
+
+@pytest.mark.slow
+def test_annotation_curve(tmp_path):
+    curve = run_on_the_sample(tmp_path, "annotation_curve.py", "--seeds", "2")["curves"]["sample, by gap"]
+    assert curve["less_random"]["random"]["0.5"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    for strategy in ("easy", "max_min"):  # a budget of all has no order
+        assert curve["accuracy"][strategy]["1.0"] == curve["accuracy"][f"{strategy}, in its order"]["1.0"]
+
+
+@pytest.mark.slow
+def test_reliability(tmp_path):
+    found = run_on_the_sample(tmp_path, "reliability.py")
+    strategies, report = found["strategies"]["sample"], found["reports"]["sample"]
+    assert strategies["easy"]["wrong"]["mean"] < strategies["hard"]["wrong"]["mean"]
+    assert report["truth"]["mean"] == pytest.approx(found["error_of_random_pairs"], abs=0.05)
+    assert sum(row["pairs"] for row in report["bins"]) == report["pairs"]
+
+
+@pytest.mark.slow
+def test_dpo(tmp_path):
+    arms = run_on_the_sample(tmp_path, "dpo.py", "candidates", "--seeds", "2", "--sft_steps", "1")["arms"]
+    assert arms["all"]["labels"] > 2 * arms["random"]["labels"] == 2 * arms["easy"]["labels"]
+    assert arms["random"]["accuracy_less_random"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert arms["easy"]["judged_on"] == arms["hard"]["judged_on"] > 0
