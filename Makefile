@@ -33,7 +33,7 @@ DATA ?= $(TRL_REAL_DATA)
 benchmarks: $(VENV)/ready $(VENV)/aepo/ready
 	$(BIN)/python benchmarks/run.py $(if $(DATA),--data $(DATA)) --aepo_python $(VENV)/aepo/bin/python
 
-# The study of docs/study.md, less than an hour on two cores. DATA as above, with hh_rlhf_harmless.jsonl.gz beside.
+# The study of docs/study.md. DATA as above, with hh_rlhf_harmless.jsonl.gz beside.
 study: $(VENV)/ready
 	$(BIN)/python benchmarks/study/run.py $(if $(DATA),--data $(DATA))
 

@@ -11,6 +11,7 @@ from scipy.special import expit
 from trl_real import embed_responses, load_sample, to_candidates
 
 
+COLUMNS = ("prompt", "responses", "scores", "chosen", "rejected", "embeddings")
 MAX_LENGTH = 256
 HELD_OUT = 0.25
 ERROR = 0.2  # of the simulated annotators
@@ -40,9 +41,6 @@ def load_pairs(folder: str) -> tuple[str, Dataset]:
 def _embed(rows: Dataset) -> Dataset:
     rows = rows.map(embed_responses, batched=True, fn_kwargs={"embedder_max_length": MAX_LENGTH})
     return rows.select_columns([name for name in rows.column_names if name in COLUMNS])
-
-
-COLUMNS = ("prompt", "responses", "scores", "chosen", "rejected", "embeddings")
 
 
 def _log_odds(batch: dict[str, list]) -> dict[str, list]:

@@ -19,10 +19,11 @@ from scipy.special import expit
 
 from trl_real import label_reliability
 from trl_real.reliability import PAIRS_PER_PROMPT
+from trl_real.strategies import STRATEGIES
 
 
 # Those that do not read scores: what they pick does not depend on what annotators get wrong.
-BLIND = ("easy", "hard", "centroid", "aepo")
+BLIND = [name for name, strategy in STRATEGIES.items() if name != "random" and not strategy.needs("scores")]
 
 
 def chances(pairs: Dataset, noise: float) -> np.ndarray:

@@ -5,6 +5,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+from trl_real.strategies import STRATEGIES
+
 
 SHARE = "0.35"
 PERCENT = 100
@@ -18,7 +20,7 @@ LINES = {
     "max_min": ("tab:orange", "-"),
 }
 # These read all scores before they pick a pair.
-NEED_SCORES = ("max_min", "divpo", "dissimilar_gap")
+NEED_SCORES = [name for name, strategy in STRATEGIES.items() if strategy.needs("scores")]
 
 
 def points(estimate: dict[str, float]) -> str:

@@ -2,7 +2,7 @@
 
 python benchmarks/study/run.py --data folder/with/alpaca_eval_candidates.jsonl.gz/and/hh_rlhf_harmless.jsonl.gz
 
-It takes less than an hour on two cores. Without `--data` it runs on the sample of the package and prints where the results are: to
+Without `--data` it runs on the sample of the package and prints where the results are: to
 see how it works, not to judge anything. `--report` only writes the documents, from the results that are there.
 """
 
@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from documents import put
+from report import plot_curves, plot_reliability, summary, tables
+
+
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-sys.path.insert(0, str(HERE.parent))
-from documents import put  # noqa: E402
-from report import plot_curves, plot_reliability, summary, tables  # noqa: E402
-
-
 RESULTS = ("annotation_curve", "reliability", "dpo_candidates", "dpo_pairs")
 
 
