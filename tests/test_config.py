@@ -68,6 +68,12 @@ def test_budget_is_a_share_or_a_count(given, kept):
         ({"budget": math.inf}, ValueError, "`budget` must be a share between 0 and 1"),
         ({"budget": "half"}, TypeError, "`budget` must be a share (float below 1) or a count (int), got 'half'"),
         ({"budget": 5, "on_skip": "keep"}, ValueError, "A budget cannot be combined with `on_skip='keep'`"),
+        (
+            {"budget_strategy": "random"},
+            ValueError,
+            "`budget_strategy='random'` says how a `budget` is spent, and there is none. Set both.",
+        ),
+        ({"budget_strategy": "best", "budget": 5}, ValueError, "`budget_strategy` must be one of ['easy', "),
         ({"budget_cost": "tokens"}, ValueError, "`budget_cost='tokens'` is the unit of a `budget`, and there is none."),
         ({"budget_cost": 3, "budget": 5}, TypeError, "`budget_cost` must be a str, got 3."),
         ({"budget_min_distance": "far"}, ValueError, "`budget_min_distance` must be a number from 0 to 2, got 'far'."),

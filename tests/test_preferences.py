@@ -255,6 +255,26 @@ def test_every_limit_of_a_budget_is_that_of_select_budget(rng):
     assert len(select_preferences(data, SelectionConfig(budget_min_distance=0.2))[0]) < 40
 
 
+@pytest.mark.parametrize(("strategy", "spent_by"), [("easy", "random"), ("random", "easy"), ("max_min", "hard")])
+def test_one_strategy_picks_and_another_spends(strategy, spent_by, rng, embedder):
+    data = Dataset.from_list(candidate_rows(rng, 40))
+    config = SelectionConfig(strategy=strategy, embedder=embedder, budget=0.35, budget_strategy=spent_by)
+    pairs, report = select_preferences(data, config)
+    by_hand = data.map(embed_responses, batched=True, fn_kwargs={"embedder": embedder})
+    by_hand = by_hand.map(real_select, batched=True, fn_kwargs={"strategy": strategy})
+    by_hand = select_budget(by_hand, 0.35, spent_by)
+    columns = ["prompt", "chosen", "rejected"]
+    assert pairs.select_columns(columns).to_list() == by_hand.select_columns(columns).to_list()
+    assert (report.strategy, report.budget_strategy) == (strategy, spent_by)
+
+
+def test_the_strategy_that_spends_is_checked_before_anything_is_embedded(rng, embedder):
+    data = Dataset.from_list(candidate_rows(rng, 5)).remove_columns("scores")
+    with pytest.raises(ValueError, match="The strategy 'max_min' needs the column `scores`"):
+        select_preferences(data, SelectionConfig(embedder=embedder, budget=2, budget_strategy="max_min"))
+    assert not embedder.calls
+
+
 def test_a_unit_that_is_not_known_is_refused_before_anything_is_embedded(rng, embedder):
     config = SelectionConfig(embedder=embedder, budget=10, budget_cost="minutes")
     with pytest.raises(

@@ -114,7 +114,10 @@ def _embedder(report: SelectionReport) -> str:
 def _budget(report: SelectionReport) -> str:
     unit = "pairs" if report.budget_cost is None else inert.code(report.budget_cost)
     assert report.budget is not None
-    return f"{100 * report.budget:g}% of the {unit}" if report.budget < 1 else f"{report.budget:,} {unit}"
+    amount = f"{100 * report.budget:g}% of the {unit}" if report.budget < 1 else f"{report.budget:,} {unit}"
+    if report.budget_strategy in (None, report.strategy):
+        return amount
+    return f"{amount}, spent by the strategy {inert.code(report.budget_strategy)}"
 
 
 def _versions() -> str:

@@ -55,6 +55,9 @@ class SelectionConfig:
         budget (`int` or `float`, *optional*):
             How many of the picked pairs to keep, as in scikit-learn's `train_size`: a float between 0 and 1 is a
             share, an int is a count. If `None`, all.
+        budget_strategy (`str`, *optional*):
+            The strategy in whose order the budget is spent, see [`select_budget`]. If `None`, that of `strategy`; `"random"`
+            spends it on pairs of prompts that are drawn.
         budget_cost (`str`, *optional*):
             What a pair costs, for a `budget` in that unit: `"characters"` or `"tokens"` that a person reads, or the name of
             a column of numbers. If `None`, each pair costs 1. See [`select_budget`].
@@ -107,6 +110,10 @@ class SelectionConfig:
         default=None,
         metadata={"help": "Picked pairs to keep: a share below 1 (0.35) or a count (500). Default: all."},
     )
+    budget_strategy: str | None = field(
+        default=None,
+        metadata={"help": "Strategy in whose order the budget is spent; 'random' draws. Default: that of `strategy`."},
+    )
     budget_cost: str | None = field(
         default=None,
         metadata={
@@ -149,6 +156,12 @@ class SelectionConfig:
         if not isinstance(self.min_score_gap, Real) or not self.min_score_gap >= 0:  # so that NaN fails too
             raise ValueError(f"`min_score_gap` must be a number of 0 or more, got {self.min_score_gap!r}.")
         check_seed("selection_seed", self.selection_seed)
+        if self.budget_strategy is not None:
+            check_strategy(self.budget_strategy, name="budget_strategy")
+            if (self.budget, self.budget_min_distance) == (None, None):
+                raise ValueError(
+                    f"`budget_strategy={self.budget_strategy!r}` says how a `budget` is spent, and there is none. Set both."
+                )
         if not isinstance(self.budget_cost, str | None):
             raise TypeError(f"`budget_cost` must be a str, got {self.budget_cost!r}.")
         if self.budget_cost is not None and self.budget is None:

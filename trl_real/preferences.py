@@ -96,7 +96,10 @@ def select_converted(
     """[`select_preferences`] from where the layout has been read, with another way to embed if need be."""
     dataset, given_pairs = converted.dataset, converted.given_pairs
     labelled = given_pairs or "scores" in dataset.column_names
-    check_scores(config.strategy, dataset.column_names)
+    budgeted = (config.budget, config.budget_min_distance) != (None, None)
+    spent_by = config.budget_strategy or config.strategy
+    for strategy in (config.strategy, spent_by):
+        check_scores(strategy, dataset.column_names)
     if config.budget_cost is not None:
         check_cost("budget_cost", config.budget_cost, dataset.column_names)
     seconds, start = {"reading": converted.seconds}, time.perf_counter()
@@ -106,7 +109,7 @@ def select_converted(
     embedder, revision, limit, responses_cut, tokens_cut = None, None, None, None, None
     if "embeddings" in dataset.column_names:
         embedder = "column `embeddings`"
-    elif STRATEGIES[config.strategy].needs("similarity"):
+    elif STRATEGIES[config.strategy].needs("similarity") or STRATEGIES[spent_by].needs("similarity"):
         embedder = embedder_name(config.embedder)
         dataset, tokens_cut = embed_with(dataset, config)
         revision = embedder_revision(config.embedder)
@@ -137,11 +140,11 @@ def select_converted(
         why = "; ".join(f"{n} because {SKIP_REASONS[reason]} ({reason})" for reason, n in skipped.most_common())
         raise ValueError(f"None of the {len(picked)} rows has a valid pair: {why}.")
     all_pairs = pairs = picked.select(np.flatnonzero(pc.is_null(reasons).to_numpy(zero_copy_only=False)))
-    if (config.budget, config.budget_min_distance) != (None, None):
+    if budgeted:
         pairs = select_budget(
             pairs,
             config.budget,
-            config.strategy,
+            spent_by,
             config.selection_seed,
             config.budget_cost,
             min_distance=config.budget_min_distance,
@@ -159,6 +162,7 @@ def select_converted(
         embedder_revision=revision,
         embedder_max_length=limit,
         budget=config.budget,
+        budget_strategy=spent_by if budgeted else None,
         budget_cost=config.budget_cost,
         layout=converted.layout,
         given_pairs=given_pairs,

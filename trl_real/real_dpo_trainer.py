@@ -221,6 +221,7 @@ class RealDPOTrainer(DPOTrainer):
             strategy_kwargs=None,
             pairs_per_prompt=1,
             budget=None,
+            budget_strategy=None,
             budget_cost=None,
             budget_min_distance=None,
         )

@@ -99,6 +99,7 @@ class SelectionReport:
         embedder_revision (`str` or `None`): Its commit on the Hub, or the hash of its weights; `None` if unknown.
         embedder_max_length (`int` or `None`): How many tokens of a response it embeds; `None` if unknown.
         budget (`int`, `float` or `None`): The budget.
+        budget_strategy (`str` or `None`): The strategy in whose order it is spent; `None` if there is none.
         budget_cost (`str` or `None`): Its unit; `None` for pairs.
         layout (`str` or `None`): The layout of the rows, see [`to_candidates`]; `None` if pairs are all taken.
         given_pairs (`bool`): Whether the rows came as pairs.
@@ -143,6 +144,7 @@ class SelectionReport:
     chosen_longer: dict[str, float] = field(default_factory=dict)
     embedder_revision: str | None = None
     embedder_max_length: int | None = None
+    budget_strategy: str | None = None
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     def compare(self, eligible: dict[str, Tally], picked: dict[str, Tally]) -> None:

@@ -5,8 +5,8 @@ strategy, and judged on held-out pairs with gold labels.
 python benchmarks/study/dpo.py candidates --data folder --seeds 10 > results/dpo_candidates.json
 python benchmarks/study/dpo.py pairs --data folder --model Qwen/Qwen2.5-0.5B --sft_learning_rate 2e-5 --learning_rate 5e-6  # with a GPU
 
-Each strategy has 35% of the labels, `all` has all of `random`; each is trained for an epoch over its labels, from the same model. `easy,
-any prompt` has the pairs of `easy` of prompts that are drawn, where `easy` takes the prompts with the least similar pairs. Without
+Each strategy has 35% of the labels, `all` has all of `random`; each is trained for an epoch over its labels, from the same model. "In
+its order" are the pairs that come first in the order of the strategy; the others are of prompts that are drawn. Without
 `--model` it is a small Llama, trained from scratch. The annotators of AlpacaEval are simulated; those of HH-RLHF are people.
 """
 
@@ -34,13 +34,22 @@ from quickstart import build_tiny_model
 
 SHARE = 0.35
 CONTEXT = 150  # characters of a dialogue before the response
+DRAWN = {"budget": SHARE, "budget_strategy": "random"}
 ARMS = {
-    "easy": {"strategy": "easy", "budget": SHARE},
-    "easy, any prompt": {"strategy": "easy"},  # of drawn prompts
-    "hard": {"strategy": "hard", "budget": SHARE},
-    "centroid": {"strategy": "centroid", "budget": SHARE},
-    "random": {"strategy": "random", "budget": SHARE},
-    "all": {"strategy": "random"},
+    "candidates": {
+        "random": {"strategy": "random", **DRAWN},
+        "easy": {"strategy": "easy", **DRAWN},
+        "easy, in its order": {"strategy": "easy", "budget": SHARE},
+        "hard": {"strategy": "hard", **DRAWN},
+        "centroid": {"strategy": "centroid", **DRAWN},
+        "all": {"strategy": "random"},
+    },
+    "pairs": {
+        "random": {"strategy": "random", **DRAWN},
+        "easy, in its order": {"strategy": "easy", "budget": SHARE},
+        "hard, in its order": {"strategy": "hard", "budget": SHARE},
+        "all": {},  # which leaves given pairs as they are
+    },
 }
 
 
@@ -122,7 +131,6 @@ def texts_of_pairs(rows: Dataset) -> Dataset:
 def compare(rows: Dataset, args: argparse.Namespace, noise: float | None) -> dict:
     """All strategies on the same splits; `noise` is that of the annotators of candidates, `None` for given pairs."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    arms = [name for name in ARMS if noise is not None or name not in ("easy, any prompt", "centroid")]
     for seed in range(args.seeds):
         train, held_out = split(rows, seed)
         texts = texts_of_candidates(train) if noise is not None else texts_of_pairs(train)
@@ -136,13 +144,9 @@ def compare(rows: Dataset, args: argparse.Namespace, noise: float | None) -> dic
                     )
                 )
             model = fine_tune(model, texts, args, seed, Path(folder) / "fine_tuned")
-            for arm in arms:
-                rows_of_arm = labelled
-                if arm == "easy, any prompt":
-                    rows_of_arm = labelled.shuffle(seed=seed).select(range(int(SHARE * len(labelled))))
-                for name, value in align(
-                    model, rows_of_arm, held_out, args, seed, Path(folder) / arm, **ARMS[arm]
-                ).items():
+            for arm, selection in ARMS[args.kind].items():
+                aligned = align(model, labelled, held_out, args, seed, Path(folder) / arm, **selection)
+                for name, value in aligned.items():
                     found[arm][name].append(value)
                 print(
                     f"seed {seed}, {arm}: {found[arm]['accuracy'][-1]:.3f}, {found[arm]['margin'][-1]:.3f}",

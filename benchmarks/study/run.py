@@ -11,17 +11,19 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from documents import put
+from machine import describe
 from report import plot_curves, plot_reliability, summary, tables
 
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-RESULTS = ("annotation_curve", "reliability", "dpo_candidates", "dpo_pairs")
+RESULTS = ("annotation_curve", "reliability", "dpo_candidates", "dpo_pairs", "run")
 
 
 def read() -> dict:
@@ -59,9 +61,14 @@ def main() -> None:
     ]
     if not args.report:
         folder.mkdir(parents=True, exist_ok=True)
+        minutes = {}
         for stage in stages:
             print(*stage, "...", flush=True)
+            start = time.perf_counter()
             run(stage, folder)
+            minutes[" and ".join(stage)] = round((time.perf_counter() - start) / 60, 1)
+        whole = {"machine": describe(), "minutes": {**minutes, "all": round(sum(minutes.values()), 1)}}
+        (folder / "run.json").write_text(json.dumps(whole, indent=2) + "\n")
         print(f"results in {folder}")
     if args.report or args.data:
         results = read()
