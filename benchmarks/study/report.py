@@ -51,43 +51,48 @@ def summary(results: dict[str, Any]) -> str:
     curves = results["annotation_curve"]["curves"]
     candidates, pairs = curves["AlpacaEval, by gap"], curves["HH-RLHF, people"]
     wrong = results["reliability"]["strategies"]["AlpacaEval"]
-    dpo, dpo_pairs = (results.get(f"dpo_{kind}", {}).get("arms") for kind in ("candidates", "pairs"))
+    dpo, dpo_pairs = (results[f"dpo_{kind}"]["arms"] for kind in ("candidates", "pairs"))
     part = f"{float(SHARE):.0%} of the labels"
-    titles = [
-        "AlpacaEval: wrong labels",
-        "accuracy, a label a prompt",
-        f"accuracy, {part}, drawn prompts",
-        f"accuracy, {part}, in its order",
-        *([f"DPO, {part}"] if dpo else []),
-        f"HH-RLHF: accuracy, {part}",
-        *([f"DPO, {part}"] if dpo_pairs else []),
+
+    def of_curve(curve: dict[str, Any], name: str) -> dict | None:
+        return curve["less_random"].get(name, {}).get(SHARE)
+
+    def of_dpo(arms: dict[str, Any], name: str) -> dict | None:
+        return arms.get(name, {}).get("accuracy_less_random")
+
+    # Title, what a strategy has, and what `random` itself has.
+    columns = [
+        ("AlpacaEval: wrong labels", lambda name: wrong.get(name, {}).get("less_random"), wrong["random"]["wrong"]),
+        (
+            f"accuracy, {part}, drawn prompts",
+            lambda name: of_curve(candidates, name),
+            candidates["accuracy"]["random"][SHARE],
+        ),
+        (
+            f"accuracy, {part}, in its order",
+            lambda name: of_curve(candidates, f"{name}, in its order"),
+            candidates["accuracy"]["random"][SHARE],
+        ),
+        (f"DPO, {part}, drawn prompts", lambda name: of_dpo(dpo, name), dpo["random"]["accuracy"]),
+        (
+            f"HH-RLHF: accuracy, {part}, in its order",
+            lambda name: of_curve(pairs, f"{name}, in its order"),
+            pairs["accuracy"]["random"][SHARE],
+        ),
+        (
+            f"DPO, {part}, in its order",
+            lambda name: of_dpo(dpo_pairs, f"{name}, in its order"),
+            dpo_pairs["random"]["accuracy"],
+        ),
     ]
     lines = [
-        f"| Difference from `random`, in percentage points | {' | '.join(titles)} |",
-        "|---" * (len(titles) + 1) + "|",
+        f"| Difference from `random`, in percentage points | {' | '.join(title for title, _, _ in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
     ]
     for strategy in [name for name in candidates["accuracy"] if name != "random" and "," not in name]:
-        ordered = f"{strategy}, in its order"
-        cells = [
-            difference(wrong.get(strategy, {}).get("less_random")),
-            *(difference(candidates["less_random"][strategy][key]) for key in ("1.0", SHARE)),
-            difference(candidates["less_random"][ordered][SHARE]),
-            *([difference(dpo.get(strategy, {}).get("accuracy_less_random"))] if dpo else []),
-            difference(pairs["less_random"].get(ordered, {}).get(SHARE)),
-            *([difference(dpo_pairs.get(strategy, {}).get("accuracy_less_random"))] if dpo_pairs else []),
-        ]
+        cells = [difference(less_random(strategy)) for _, less_random, _ in columns]
         lines.append(f"| {name_of(strategy)} | {' | '.join(cells)} |")
-    at_part = share(candidates["accuracy"]["random"][SHARE])
-    baseline = [
-        share(wrong["random"]["wrong"]),
-        share(candidates["accuracy"]["random"]["1.0"]),
-        at_part,
-        at_part,
-        *([share(dpo["random"]["accuracy"])] if dpo else []),
-        share(pairs["accuracy"]["random"][SHARE]),
-        *([share(dpo_pairs["random"]["accuracy"])] if dpo_pairs else []),
-    ]
-    lines.append(f"| `random` itself | {' | '.join(baseline)} |")
+    lines.append(f"| `random` itself | {' | '.join(share(baseline) for _, _, baseline in columns)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -106,11 +111,15 @@ def curves_table(curve: dict[str, Any]) -> str:
 
 
 def dpo_table(results: dict[str, Any]) -> str:
-    lines = ["| | Labels | Accuracy | less `random` | Margin | less `random` |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| | Labels | Trained on | Accuracy | less `random` | Margin | less `random` |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for strategy, arm in results["arms"].items():
         margin, less = arm["margin"], arm["margin_less_random"]
         lines.append(
-            f"| {'all labels, at random' if strategy == 'all' else name_of(strategy)} | {arm['labels']:.0f} | {share(arm['accuracy'])} | "
+            f"| {'all labels, at random' if strategy == 'all' else name_of(strategy)} | {arm['labels']:.0f} | {arm['trained_on']:.0f} | "
+            f"{share(arm['accuracy'])} | "
             f"{difference(arm['accuracy_less_random']) if strategy != 'random' else ''} | {margin['mean']:.2f} | "
             + (f"{less['mean']:+.2f} ({less['low']:+.2f} to {less['high']:+.2f})" if strategy != "random" else "")
             + " |"
@@ -178,12 +187,18 @@ def tables(results: dict[str, Any]) -> str:
         "The grey band is the interval of `random` itself, that of a difference is narrower.",
         fewer(results),
     ]
-    for found in (results[name] for name in ("dpo_candidates", "dpo_pairs") if name in results):
+    for found in (results["dpo_candidates"], results["dpo_pairs"]):
         parts += [
             f"### DPO on {found['data']}",
-            f"Over {found['settings']['seeds']} seeds, an epoch over the labels each.",
+            f"Over {found['settings']['seeds']} seeds, an epoch over the labels each, judged on "
+            f"{found['arms']['random']['judged_on']:.0f} held-out pairs. Pairs of which `max_length` leaves nothing beside the prompt "
+            "are bought and not trained on.",
             dpo_table(found),
         ]
+    machine, minutes = results["run"]["machine"], results["run"]["minutes"]
+    parts.append(
+        f"All of this took {minutes['all']:.0f} minutes on {machine['threads']} threads of an {machine['processor']}."
+    )
     return "\n\n".join(parts) + "\n"
 
 

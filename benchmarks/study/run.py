@@ -27,9 +27,8 @@ RESULTS = ("annotation_curve", "reliability", "dpo_candidates", "dpo_pairs", "ru
 
 
 def read() -> dict:
-    """The results that are there."""
-    paths = {name: HERE / "results" / f"{name}.json" for name in RESULTS}
-    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    """The results, by name."""
+    return {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in RESULTS}
 
 
 def printed(results: dict) -> str:
