@@ -52,7 +52,6 @@ def summary(results: dict[str, Any]) -> str:
     candidates, pairs = curves["AlpacaEval, by gap"], curves["HH-RLHF, people"]
     wrong = results["reliability"]["strategies"]["AlpacaEval"]
     dpo, dpo_pairs = (results[f"dpo_{kind}"]["arms"] for kind in ("candidates", "pairs"))
-    part = f"{float(SHARE):.0%} of the labels"
 
     def of_curve(curve: dict[str, Any], name: str) -> dict | None:
         return curve["less_random"].get(name, {}).get(SHARE)
@@ -63,29 +62,28 @@ def summary(results: dict[str, Any]) -> str:
     # Title, what a strategy has, and what `random` itself has.
     columns = [
         ("AlpacaEval: wrong labels", lambda name: wrong.get(name, {}).get("less_random"), wrong["random"]["wrong"]),
+        ("model, drawn prompts", lambda name: of_curve(candidates, name), candidates["accuracy"]["random"][SHARE]),
         (
-            f"accuracy, {part}, drawn prompts",
-            lambda name: of_curve(candidates, name),
-            candidates["accuracy"]["random"][SHARE],
-        ),
-        (
-            f"accuracy, {part}, in its order",
+            "model, in its order",
             lambda name: of_curve(candidates, f"{name}, in its order"),
             candidates["accuracy"]["random"][SHARE],
         ),
-        (f"DPO, {part}, drawn prompts", lambda name: of_dpo(dpo, name), dpo["random"]["accuracy"]),
+        ("DPO, drawn prompts", lambda name: of_dpo(dpo, name), dpo["random"]["accuracy"]),
         (
-            f"HH-RLHF: accuracy, {part}, in its order",
+            "HH-RLHF: model, in its order",
             lambda name: of_curve(pairs, f"{name}, in its order"),
             pairs["accuracy"]["random"][SHARE],
         ),
         (
-            f"DPO, {part}, in its order",
+            "DPO, in its order",
             lambda name: of_dpo(dpo_pairs, f"{name}, in its order"),
             dpo_pairs["random"]["accuracy"],
         ),
     ]
     lines = [
+        f"Wrong labels are of one pair a prompt. Models have {float(SHARE):.0%} of the labels: of prompts that are drawn, or the "
+        "first in the order of the strategy.",
+        "",
         f"| Difference from `random`, in percentage points | {' | '.join(title for title, _, _ in columns)} |",
         "|---" * (len(columns) + 1) + "|",
     ]
