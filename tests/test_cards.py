@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import re
@@ -21,6 +22,16 @@ CONFIG = SelectionConfig(strategy="easy", budget=0.5, embedder=HashEmbedder())
 @pytest.fixture
 def selected(rng):
     return select_preferences(Dataset.from_list(candidate_rows(rng, 20)), CONFIG)
+
+
+def test_says_how_the_budget_was_spent(rng):
+    config = dataclasses.replace(CONFIG, budget=5, budget_strategy="random")
+    pairs, report = select_preferences(Dataset.from_list(candidate_rows(rng, 20)), config)
+    card = create_dataset_card(pairs, report, config, repo_id="alice/pairs")
+    assert "| budget | 5 pairs, spent by the strategy `random` |" in card.text
+    assert 'budget=5, budget_strategy="random")' in card.text
+    again = SelectionReport.from_dict(json.loads(json.dumps(report.to_dict())))
+    assert create_dataset_card(pairs, again, config, repo_id="alice/pairs").text == card.text
 
 
 def headings(card):

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -266,13 +267,44 @@ def test_one_strategy_picks_and_another_spends(strategy, spent_by, rng, embedder
     columns = ["prompt", "chosen", "rejected"]
     assert pairs.select_columns(columns).to_list() == by_hand.select_columns(columns).to_list()
     assert (report.strategy, report.budget_strategy) == (strategy, spent_by)
+    assert f"{strategy}, budget spent by {spent_by}\n" in str(report)
 
 
-def test_the_strategy_that_spends_is_checked_before_anything_is_embedded(rng, embedder):
+@pytest.mark.parametrize("spent_by", ["random", "hard", "max_min"])
+def test_given_pairs_are_spent_by_one_strategy_and_picked_by_none(spent_by, rng, embedder):
+    rows = [
+        {"prompt": f"{i}", "chosen": f"a {i}", "rejected": f"b {i} c", "score_chosen": i % 7, "score_rejected": 0}
+        for i in range(20)
+    ]
+    data = Dataset.from_list(rows)
+    # The options of a strategy that has nothing to pick do nothing.
+    config = SelectionConfig(
+        strategy="aepo", strategy_kwargs={"lambda_": 2}, embedder=embedder, budget=6, budget_strategy=spent_by
+    )
+    pairs, report = select_preferences(data, config)
+    assert bool(embedder.calls) == (spent_by == "hard")
+    same, alone = select_preferences(data, SelectionConfig(strategy=spent_by, embedder=embedder, budget=6))
+    assert pairs["prompt"][:] == same["prompt"][:]
+    assert report == alone
+    assert report.strategy == report.budget_strategy == spent_by
+
+
+@pytest.mark.parametrize("given_pairs", [False, True])
+def test_the_strategy_that_spends_is_checked_before_anything_is_embedded(given_pairs, rng, embedder):
     data = Dataset.from_list(candidate_rows(rng, 5)).remove_columns("scores")
-    with pytest.raises(ValueError, match="The strategy 'max_min' needs the column `scores`"):
+    if given_pairs:
+        data = Dataset.from_list([{"prompt": "p", "chosen": "a", "rejected": "b"}] * 3)
+    with pytest.raises(ValueError, match="A budget that is spent by 'max_min' needs scores: a column `scores`, or"):
         select_preferences(data, SelectionConfig(embedder=embedder, budget=2, budget_strategy="max_min"))
     assert not embedder.calls
+
+
+def test_options_of_a_strategy_that_only_spends_need_no_scores(rng, embedder):
+    data = Dataset.from_list(candidate_rows(rng, 20)).remove_columns("scores")
+    config = SelectionConfig(embedder=embedder, budget=5)
+    by_similarity, _ = select_preferences(data, config)
+    pairs, _ = select_preferences(data, dataclasses.replace(config, budget_strategy="divpo"))
+    assert pairs["pair_id"][:] == by_similarity["pair_id"][:]
 
 
 def test_a_unit_that_is_not_known_is_refused_before_anything_is_embedded(rng, embedder):

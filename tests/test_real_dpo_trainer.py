@@ -295,6 +295,17 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(candidates, options,
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("strategy", ["random", "max_min"])
+def test_the_policy_embeds_for_the_strategy_that_spends(strategy, candidates, options, tiny_lm):
+    spends = {"strategy": strategy, "budget": 3, "budget_strategy": "easy"}
+    args = RealDPOConfig(**options, **spends, embedder="policy")
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates, eval_dataset=candidates)
+    config = SelectionConfig(**spends, embedder=tiny_lm, embedder_dtype="float32")
+    expected, _ = select_preferences(candidates, config)
+    assert trainer.selected_dataset["chosen"][:] == expected["chosen"][:]
+    assert len(trainer.eval_dataset) > 3  # never budgeted
+
+
 @pytest.mark.parametrize("kind", ["id", "object", "peft"])
 def test_the_policy_embeds_as_it_was_before_training(kind, candidates, options, tiny_lm):
     from peft import LoraConfig

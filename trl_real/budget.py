@@ -227,6 +227,18 @@ def _keep_within(batch: Any, threshold: float, order: str) -> Any:
     return batch
 
 
+def check_order(strategy: str, columns: Collection[str]) -> None:
+    """Raise unless the pairs that are made of `columns` can be spent in the order of `strategy`."""
+    if STRATEGIES[strategy].order == "widest gap" and not (
+        "scores" in columns or {"score_chosen", "score_rejected"} <= set(columns)
+    ):
+        others = [name for name, row in STRATEGIES.items() if row.order != "widest gap"]
+        raise ValueError(
+            f"A budget that is spent by {strategy!r} needs scores: a column `scores`, or, beside given pairs, `score_chosen` and "
+            f"`score_rejected`. Found: {sorted(columns)}. Add them, or spend it by one of {others}."
+        )
+
+
 def check_cost(name: str, cost: object, columns: list[str]) -> None:
     """Raise unless `cost`, the value of the option `name`, is known or a column."""
     if not isinstance(cost, str) or cost not in {*READING_COSTS, *columns}:

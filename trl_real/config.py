@@ -57,7 +57,7 @@ class SelectionConfig:
             share, an int is a count. If `None`, all.
         budget_strategy (`str`, *optional*):
             The strategy in whose order the budget is spent, see [`select_budget`]. If `None`, that of `strategy`; `"random"`
-            spends it on pairs of prompts that are drawn.
+            spends it on pairs that are drawn, whatever picked them.
         budget_cost (`str`, *optional*):
             What a pair costs, for a `budget` in that unit: `"characters"` or `"tokens"` that a person reads, or the name of
             a column of numbers. If `None`, each pair costs 1. See [`select_budget`].

@@ -1,5 +1,6 @@
 """The whole flow in one call: `select_preferences`."""
 
+import dataclasses
 import logging
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, Features, IterableDataset
 
-from .budget import check_cost, select_budget
+from .budget import check_cost, check_order, select_budget
 from .config import SelectionConfig
 from .conversion import Converted, convert
 from .embedder import embedder_limit, embedder_name, embedder_revision
@@ -88,6 +89,21 @@ def embed(dataset: Dataset, config: SelectionConfig) -> tuple[Dataset, int | Non
     return dataset, 0 if counted is None else pc.sum(counted.with_format("arrow")["tokens_cut"][:]).as_py()
 
 
+def needs_embeddings(config: SelectionConfig, given_pairs: bool) -> bool:
+    """Whether pairs are picked, or the budget is spent, by similarity."""
+    config = _in_effect(config, given_pairs)
+    return any(
+        STRATEGIES[name].needs("similarity") for name in (config.strategy, config.budget_strategy or config.strategy)
+    )
+
+
+def _in_effect(config: SelectionConfig, given_pairs: bool) -> SelectionConfig:
+    """The options with the strategy that does something: of given pairs none is picked, only the budget is spent."""
+    if not (given_pairs and config.budget_strategy):
+        return config
+    return dataclasses.replace(config, strategy=config.budget_strategy, strategy_kwargs=None)
+
+
 def select_converted(
     converted: Converted,
     config: SelectionConfig,
@@ -95,11 +111,13 @@ def select_converted(
 ) -> tuple[Dataset, SelectionReport]:
     """[`select_preferences`] from where the layout has been read, with another way to embed if need be."""
     dataset, given_pairs = converted.dataset, converted.given_pairs
+    config = _in_effect(config, given_pairs)
     labelled = given_pairs or "scores" in dataset.column_names
     budgeted = (config.budget, config.budget_min_distance) != (None, None)
     spent_by = config.budget_strategy or config.strategy
-    for strategy in (config.strategy, spent_by):
-        check_scores(strategy, dataset.column_names)
+    check_scores(config.strategy, dataset.column_names)
+    if budgeted:
+        check_order(spent_by, dataset.column_names)
     if config.budget_cost is not None:
         check_cost("budget_cost", config.budget_cost, dataset.column_names)
     seconds, start = {"reading": converted.seconds}, time.perf_counter()
@@ -109,7 +127,7 @@ def select_converted(
     embedder, revision, limit, responses_cut, tokens_cut = None, None, None, None, None
     if "embeddings" in dataset.column_names:
         embedder = "column `embeddings`"
-    elif STRATEGIES[config.strategy].needs("similarity") or STRATEGIES[spent_by].needs("similarity"):
+    elif needs_embeddings(config, given_pairs):
         embedder = embedder_name(config.embedder)
         dataset, tokens_cut = embed_with(dataset, config)
         revision = embedder_revision(config.embedder)

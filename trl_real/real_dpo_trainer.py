@@ -23,11 +23,10 @@ from .hub import push_selected_dataset
 from .layouts import LAYOUTS, column_names, find_layout
 from .model_card import add_selection
 from .policy import PolicyEmbedder, base_parameters
-from .preferences import select_converted, select_stream
+from .preferences import needs_embeddings, select_converted, select_stream
 from .real_dpo_config import RealDPOConfig
 from .report import REASONS, SelectionReport
 from .retries import explained, retried
-from .strategies import STRATEGIES
 
 
 logger = logging.getLogger(__name__)
@@ -241,7 +240,7 @@ class RealDPOTrainer(DPOTrainer):
                 f"{columns}. Add a column `scores`, or select pairs with `real_select`, have people label them "
                 "with `to_label_tasks` and train on what `apply_labels` makes of it."
             )
-        embeds = STRATEGIES[selection.strategy].needs("similarity") and "embeddings" not in columns
+        embeds = needs_embeddings(selection, converted.given_pairs) and "embeddings" not in columns
         if selection.embedder == "policy" and embeds:
             if self._policy is None or streams:
                 raise ValueError(

@@ -261,7 +261,12 @@ class SelectionReport:
         return [("median (middle half)", "all pairs", "pairs out"), *rows] if rows else []
 
     def __str__(self) -> str:
-        lines = [("strategy", self.strategy or "none"), ("embedder", self.embedder or "none"), *self.facts()]
+        spent = "" if self.budget_strategy in (None, self.strategy) else f", budget spent by {self.budget_strategy}"
+        lines = [
+            ("strategy", f"{self.strategy or 'none'}{spent}"),
+            ("embedder", self.embedder or "none"),
+            *self.facts(),
+        ]
         if self.seconds:
             lines.append(("time", ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.seconds.items())))
         rows = self.figures()
