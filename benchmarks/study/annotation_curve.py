@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from data import ERROR, HELD_OUT, annotate, load_candidates, load_pairs, split, temperature
+from data import ERROR, HELD_OUT, SHARE, annotate, load_candidates, load_pairs, split, temperature
 from datasets import Dataset, disable_progress_bars
 from intervals import over_seeds
 from sklearn.linear_model import BayesianRidge
@@ -26,7 +26,8 @@ from trl_real.similarity import pair_vectors
 from trl_real.strategies import STRATEGIES
 
 
-SHARES = (0.1, 0.2, 0.35, 0.5, None)  # None: all
+SHARES = (0.1, 0.2, SHARE, 0.5, None)  # None: all
+CLEAR_CHANCE = 0.01  # of two responses that are both below it, AlpacaEval's judge does not say which is better
 GIVEN_PAIRS = ("easy", "hard", "random")  # what acts on pairs that are given
 HELD_OUT_PAIRS = 5  # a prompt
 
@@ -42,6 +43,7 @@ class Offer:
         pairs ([`~datasets.Dataset`]): The labelled pairs, with a column `row`.
         difference (`np.ndarray` of shape `(n, dim)`): The embedding of `chosen` less that of `rejected`.
         held_out (`np.ndarray` of shape `(n_held_out, dim)`): The same of pairs that are right.
+        longer_is_better (`float`): In which share of these pairs `chosen` is the longer response.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Offer:
     pairs: Dataset
     difference: np.ndarray
     held_out: np.ndarray
+    longer_is_better: float
 
 
 def differences(pairs: Dataset) -> np.ndarray:
@@ -61,6 +64,12 @@ def accuracy(train: np.ndarray, held_out: np.ndarray) -> float:
     model = BayesianRidge(fit_intercept=False).fit(train, np.ones(len(train)))
     predicted = model.predict(held_out)
     return float((predicted > 0).mean() + (predicted == 0).mean() / 2)
+
+
+def longer_is_better(pairs: Dataset) -> float:
+    """What a judge gets right who only looks at the length."""
+    longer = np.array([len(pair["chosen"]) - len(pair["rejected"]) for pair in pairs])
+    return float((longer > 0).mean() + (longer == 0).mean() / 2)
 
 
 def select(rows: Dataset, strategy: str, seed: int, pairs_per_prompt: int = 1) -> tuple[Dataset, np.ndarray]:
@@ -79,28 +88,31 @@ def numbered(pairs: Dataset) -> Dataset:
 
 def from_candidates(rows: Dataset, annotator: str, noise: float, seed: int) -> Iterator[Offer]:
     train, held_out = split(rows, seed)
-    _, gold = select(held_out, "random", seed, HELD_OUT_PAIRS)
+    gold_pairs, gold = select(held_out, "random", seed, HELD_OUT_PAIRS)
+    longer = longer_is_better(gold_pairs)
     train = annotate(train, annotator, noise, seed)
     for strategy in STRATEGIES:
         pairs, difference = select(train, strategy, seed)
-        yield Offer(strategy, "random", pairs, difference, gold)
+        yield Offer(strategy, "random", pairs, difference, gold, longer)
         if strategy != "random":
-            yield Offer(f"{strategy}, in its order", strategy, pairs, difference, gold)
+            yield Offer(f"{strategy}, in its order", strategy, pairs, difference, gold, longer)
 
 
 def from_pairs(rows: Dataset, seed: int) -> Iterator[Offer]:
     train, held_out = split(rows, seed)
     pairs, difference, gold = numbered(train), differences(train), differences(held_out)
+    longer = longer_is_better(held_out)
     for strategy in GIVEN_PAIRS:
         name = strategy if strategy == "random" else f"{strategy}, in its order"
-        yield Offer(name, strategy, pairs, difference, gold)
+        yield Offer(name, strategy, pairs, difference, gold, longer)
 
 
 def curve(offers: Callable[[int], Iterator[Offer]], seeds: int) -> dict:
     """Accuracies by strategy and share, and less those of `random`, over the seeds."""
-    found, counts = defaultdict(list), {}
+    found, counts, longer = defaultdict(list), {}, [0.0] * seeds
     for seed in range(seeds):
         for offer in offers(seed):
+            longer[seed] = offer.longer_is_better
             for share in SHARES:
                 bought = (
                     offer.pairs
@@ -111,15 +123,22 @@ def curve(offers: Callable[[int], Iterator[Offer]], seeds: int) -> dict:
                 found[key].append(accuracy(offer.difference[bought["row"]], offer.held_out))
                 counts[key[1]] = len(bought)
     return {
+        "longer_is_better": over_seeds(longer, HELD_OUT),
         "labels": {str(share): count for share, count in counts.items()},
         "accuracy": _table(found),
         "less_random": _table(_less(found, lambda key: ("random", key[1]))),
+        "less_drawn": _table(_less(found, lambda key: (key[0].split(", ")[0], key[1]))),
         "less_random_with_all_labels": _table(_less(found, lambda key: ("random", 1.0))),
     }
 
 
 def _less(found: dict, baseline: Callable) -> dict:
-    return {key: list(np.subtract(values, found[baseline(key)])) for key, values in found.items()}
+    """What has a baseline other than itself, less that."""
+    return {
+        key: list(np.subtract(values, found[baseline(key)]))
+        for key, values in found.items()
+        if baseline(key) in found and baseline(key) != key
+    }
 
 
 def _table(found: dict) -> dict:
@@ -146,11 +165,16 @@ def main() -> None:
         "noise": round(noise, 4),
         "curves": {},
     }
-    for annotator in ("exact", "by gap"):
+    for annotator in ("by gap", "exact"):
         results["curves"][f"{name}, {annotator}"] = curve(
             lambda seed, annotator=annotator: from_candidates(rows, annotator, noise, seed), args.seeds
         )
     if args.data:
+        _, clear = load_candidates(args.data, CLEAR_CHANCE)
+        noise = temperature(clear)
+        results["curves"][f"{name}, clear"] = curve(
+            lambda seed: from_candidates(clear, "by gap", noise, seed), args.seeds
+        )
         name, pairs = load_pairs(args.data)
         pairs = pairs.map(real_select, batched=True)
         results["curves"][f"{name}, people"] = curve(lambda seed: from_pairs(pairs, seed), args.seeds)

@@ -14,22 +14,25 @@ from trl_real import embed_responses, load_sample, to_candidates
 COLUMNS = ("prompt", "responses", "scores", "chosen", "rejected", "embeddings")
 MAX_LENGTH = 256
 HELD_OUT = 0.25
+SHARE = 0.35  # of the labels: 65% fewer, as in the paper
 ERROR = 0.2  # of the simulated annotators
 # The scores of AlpacaEval are chances to win against a baseline, given in millionths.
 LEAST_CHANCE = 1e-6
 TURN = "\n\nAssistant:"  # what ends a turn of a person in HH-RLHF
 
 
-def load_candidates(folder: str | None) -> tuple[str, Dataset]:
+def load_candidates(folder: str | None, least_chance: float = LEAST_CHANCE) -> tuple[str, Dataset]:
     """
     AlpacaEval, or the sample of the package: columns `prompt`, `responses`, `scores` and `embeddings`. A difference of 1 in
-    score is odds of e to be the better response.
+    score is odds of e to be the better response; chances below `least_chance` are equal, and never form a pair.
     """
     if folder is None:
         rows = load_sample()
         return "sample", _embed(to_candidates(rows))
     rows = load_dataset("json", data_files=str(Path(folder) / "alpaca_eval_candidates.jsonl.gz"), split="train")
-    return "AlpacaEval", _embed(to_candidates(rows)).map(_log_odds, batched=True)
+    return "AlpacaEval", _embed(to_candidates(rows)).map(
+        _log_odds, batched=True, fn_kwargs={"least_chance": least_chance}
+    )
 
 
 def load_pairs(folder: str) -> tuple[str, Dataset]:
@@ -43,8 +46,8 @@ def _embed(rows: Dataset) -> Dataset:
     return rows.select_columns([name for name in rows.column_names if name in COLUMNS])
 
 
-def _log_odds(batch: dict[str, list]) -> dict[str, list]:
-    chances = [np.clip(scores, LEAST_CHANCE, 1 - LEAST_CHANCE) for scores in batch["scores"]]
+def _log_odds(batch: dict[str, list], least_chance: float) -> dict[str, list]:
+    chances = [np.clip(scores, least_chance, 1 - least_chance) for scores in batch["scores"]]
     batch["scores"] = [np.log(chance / (1 - chance)) for chance in chances]
     return batch
 

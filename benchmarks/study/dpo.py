@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from data import ERROR, HELD_OUT, annotate, load_candidates, load_pairs, split, temperature
+from data import ERROR, HELD_OUT, SHARE, annotate, load_candidates, load_pairs, split, temperature
 from datasets import Dataset, disable_progress_bars
 from intervals import over_seeds
 from trl import SFTConfig, SFTTrainer
@@ -32,7 +32,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from quickstart import build_tiny_model
 
 
-SHARE = 0.35
 CONTEXT = 150  # characters of a dialogue before the response
 DRAWN = {"budget": SHARE, "budget_strategy": "random"}
 ARMS = {
@@ -121,7 +120,7 @@ def texts_of_candidates(rows: Dataset) -> Dataset:
 
 
 def texts_of_pairs(rows: Dataset) -> Dataset:
-    """Both sides, which says nothing about their labels, with the end of the dialogue, as DPO sees them."""
+    """Both sides, which says nothing about their labels, with the end of the dialogue."""
     pairs = rows.select_columns(["prompt", "chosen", "rejected"])
     return Dataset.from_dict(
         {"text": [row["prompt"][-CONTEXT:] + row[side] for row in pairs for side in ("chosen", "rejected")]}

@@ -12,13 +12,15 @@ import json
 
 import numpy as np
 from annotation_curve import select
-from data import ERROR, annotate, gaps, load_candidates, load_pairs, temperature
+from data import ERROR, gaps, load_candidates, load_pairs, temperature
 from datasets import Dataset, disable_progress_bars
 from intervals import over_prompts
 from scipy.special import expit
 
-from trl_real import label_reliability
+from trl_real import label_reliability, real_select
+from trl_real.label_noise import Estimate
 from trl_real.reliability import PAIRS_PER_PROMPT
+from trl_real.similarity import pair_vectors
 from trl_real.strategies import STRATEGIES
 
 
@@ -46,17 +48,52 @@ def by_strategy(rows: Dataset, noise: float) -> dict:
     return found
 
 
-def with_truth(rows: Dataset, noise: float) -> dict:
-    """The report on simulated labels, and how many of them are wrong."""
-    report = label_reliability(annotate(rows, "by gap", noise, seed=0))
-    pairs, _ = select(rows, "random", 0, PAIRS_PER_PROMPT)
+def with_truth(rows: Dataset, noise: float, seeds: int) -> dict:
+    """What is reported on the same pairs with the labels of several annotators, and how many of these are wrong."""
+    pairs = rows.map(
+        real_select,
+        batched=True,
+        fn_kwargs={"strategy": "random", "pairs_per_prompt": PAIRS_PER_PROMPT},
+    )
     wrong, prompt = chances(pairs, noise), np.unique(pairs["prompt"], return_inverse=True)[1]
-    edges = [row.low for row in report.bins[1:]]
+    vectors, texts = pair_vectors(pairs), np.array([pairs["chosen"], pairs["rejected"]], dtype=object).T
+    reports = []
+    for seed in range(seeds):
+        flipped = np.random.default_rng(seed).random(len(pairs)) < wrong
+        sides = np.column_stack([flipped, ~flipped]).astype(int)
+        chosen, rejected = np.take_along_axis(texts, sides, 1).T
+        labelled = {
+            "chosen": chosen,
+            "rejected": rejected,
+            "embeddings": vectors[np.arange(len(pairs))[:, None], sides],
+        }
+        reports.append(label_reliability(Dataset.from_dict({"prompt": pairs["prompt"], **labelled})))
+    edges = [row.low for row in reports[0].bins[1:]]
     where = np.searchsorted(edges, np.array(pairs["similarity"]) + 1e-5, side="right")
-    found = {**report.to_dict(), "text": str(report), "truth": _share(wrong, prompt)}
-    for b, row in enumerate(found["bins"]):
-        row["truth"] = _share(wrong[where == b], prompt[where == b])
-    return found
+    bins = [
+        {
+            "low": row.low,
+            "high": row.high,
+            "pairs": row.pairs,
+            **_held_against(_share(wrong[where == b], prompt[where == b]), [r.bins[b].flip_rate for r in reports]),
+        }
+        for b, row in enumerate(reports[0].bins)
+    ]
+    return {
+        "annotators": seeds,
+        "pairs": len(pairs),
+        **_held_against(_share(wrong, prompt), [report.flip_rate for report in reports]),
+        "bins": bins,
+    }
+
+
+def _held_against(truth: dict[str, float], said: list[Estimate]) -> dict:
+    values = [estimate.value for estimate in said]
+    return {
+        "truth": truth,
+        "said": {"mean": round(float(np.mean(values)), 4), "low": min(values), "high": max(values)},
+        "covered": sum(estimate.low <= truth["mean"] <= estimate.high for estimate in said),
+    }
 
 
 def _share(wrong: np.ndarray, prompt: np.ndarray) -> dict[str, float]:
@@ -73,6 +110,7 @@ def main() -> None:
     parser.add_argument(
         "--data", help="Folder of the AlpacaEval candidates and the HH-RLHF pairs; else the package's sample."
     )
+    parser.add_argument("--seeds", type=int, default=20, help="Of simulated annotators.")
     args = parser.parse_args()
     disable_progress_bars()
     name, rows = load_candidates(args.data)
@@ -80,7 +118,7 @@ def main() -> None:
     results = {
         "error_of_random_pairs": ERROR,
         "strategies": {name: by_strategy(rows, noise)},
-        "reports": {name: with_truth(rows, noise)},
+        "reports": {name: with_truth(rows, noise, args.seeds)},
     }
     if args.data:
         name, pairs = load_pairs(args.data)

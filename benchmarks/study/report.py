@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from annotation_curve import CLEAR_CHANCE
+from data import SHARE as SHARE_OF_LABELS
 
 from trl_real.strategies import STRATEGIES
 
 
-SHARE = "0.35"
+SHARE, SMALL_SHARE = str(SHARE_OF_LABELS), "0.1"
 PERCENT = 100
 LINES = {
     "random": ("black", "-"),
@@ -25,7 +27,7 @@ NEED_SCORES = [name for name, strategy in STRATEGIES.items() if strategy.needs("
 
 def points(estimate: dict[str, float]) -> str:
     """A difference of shares and its interval, in percentage points."""
-    mean, low, high = (PERCENT * estimate[name] for name in ("mean", "low", "high"))
+    mean, low, high = (round(PERCENT * estimate[name], 1) + 0.0 for name in ("mean", "low", "high"))  # never -0
     return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
@@ -53,36 +55,44 @@ def summary(results: dict[str, Any]) -> str:
     wrong = results["reliability"]["strategies"]["AlpacaEval"]
     dpo, dpo_pairs = (results[f"dpo_{kind}"]["arms"] for kind in ("candidates", "pairs"))
 
-    def of_curve(curve: dict[str, Any], name: str) -> dict | None:
-        return curve["less_random"].get(name, {}).get(SHARE)
+    def of_curve(curve: dict[str, Any], name: str, part: str = SHARE) -> dict | None:
+        return curve["less_random"].get(name, {}).get(part)
 
     def of_dpo(arms: dict[str, Any], name: str) -> dict | None:
         return arms.get(name, {}).get("accuracy_less_random")
 
     # Title, what a strategy has, and what `random` itself has.
     columns = [
-        ("AlpacaEval: wrong labels", lambda name: wrong.get(name, {}).get("less_random"), wrong["random"]["wrong"]),
-        ("model, drawn prompts", lambda name: of_curve(candidates, name), candidates["accuracy"]["random"][SHARE]),
         (
-            "model, in its order",
-            lambda name: of_curve(candidates, f"{name}, in its order"),
+            "AlpacaEval: wrong labels, a pair a prompt",
+            lambda name: wrong.get(name, {}).get("less_random"),
+            wrong["random"]["wrong"],
+        ),
+        (
+            f"AlpacaEval: linear model, {float(SHARE):.0%}, drawn",
+            lambda name: of_curve(candidates, name),
             candidates["accuracy"]["random"][SHARE],
         ),
-        ("DPO, drawn prompts", lambda name: of_dpo(dpo, name), dpo["random"]["accuracy"]),
         (
-            "HH-RLHF: model, in its order",
+            f"AlpacaEval: linear model, {float(SMALL_SHARE):.0%}, in order",
+            lambda name: of_curve(candidates, f"{name}, in its order", SMALL_SHARE),
+            candidates["accuracy"]["random"][SMALL_SHARE],
+        ),
+        (f"AlpacaEval: DPO, {float(SHARE):.0%}, drawn", lambda name: of_dpo(dpo, name), dpo["random"]["accuracy"]),
+        (
+            f"HH-RLHF: linear model, {float(SHARE):.0%}, in order",
             lambda name: of_curve(pairs, f"{name}, in its order"),
             pairs["accuracy"]["random"][SHARE],
         ),
         (
-            "DPO, in its order",
+            f"HH-RLHF: DPO, {float(SHARE):.0%}, in order",
             lambda name: of_dpo(dpo_pairs, f"{name}, in its order"),
             dpo_pairs["random"]["accuracy"],
         ),
     ]
     lines = [
-        f"Wrong labels are of one pair a prompt. Models have {float(SHARE):.0%} of the labels: of prompts that are drawn, or the "
-        "first in the order of the strategy.",
+        "Models are trained on a share of the labels, either of prompts that are drawn, or of the pairs that come first in the order "
+        "of the strategy. Where a cell is empty, nothing was run, or the strategy has no choice.",
         "",
         f"| Difference from `random`, in percentage points | {' | '.join(title for title, _, _ in columns)} |",
         "|---" * (len(columns) + 1) + "|",
@@ -90,7 +100,7 @@ def summary(results: dict[str, Any]) -> str:
     for strategy in [name for name in candidates["accuracy"] if name != "random" and "," not in name]:
         cells = [difference(less_random(strategy)) for _, less_random, _ in columns]
         lines.append(f"| {name_of(strategy)} | {' | '.join(cells)} |")
-    lines.append(f"| `random` itself | {' | '.join(share(baseline) for _, _, baseline in columns)} |")
+    lines.append(f"| `random`: share, no difference | {' | '.join(share(baseline) for _, _, baseline in columns)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -103,20 +113,31 @@ def curves_table(curve: dict[str, Any]) -> str:
         "| `random` | " + " | ".join(share(curve["accuracy"]["random"][part]) for part in labels) + " |",
     ]
     for strategy, found in curve["less_random"].items():
-        if strategy != "random":
-            lines.append(f"| {name_of(strategy)} | " + " | ".join(difference(found[part]) for part in labels) + " |")
+        lines.append(f"| {name_of(strategy)} | " + " | ".join(difference(found[part]) for part in labels) + " |")
+    return "\n".join(lines)
+
+
+def order_table(curve: dict[str, Any]) -> str:
+    labels = list(curve["labels"].items())[:-1]  # with all of them there is no order
+    lines = [
+        "| Labels | " + " | ".join(f"{count:,} ({float(part):.0%})" for part, count in labels) + " |",
+        "|---|" + "---|" * len(labels),
+    ]
+    for strategy, found in curve["less_drawn"].items():
+        cells = [difference(found[part]) for part, _ in labels]
+        lines.append(f"| {name_of(strategy.split(', ')[0])} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def dpo_table(results: dict[str, Any]) -> str:
     lines = [
-        "| | Labels | Trained on | Accuracy | less `random` | Margin | less `random` |",
+        "| | Labels | Trained on | Accuracy | minus `random` | Margin | minus `random` |",
         "|---|---|---|---|---|---|---|",
     ]
     for strategy, arm in results["arms"].items():
         margin, less = arm["margin"], arm["margin_less_random"]
         lines.append(
-            f"| {'all labels, at random' if strategy == 'all' else name_of(strategy)} | {arm['labels']:.0f} | {arm['trained_on']:.0f} | "
+            f"| {'all labels' if strategy == 'all' else name_of(strategy)} | {arm['labels']:.0f} | {arm['trained_on']:.0f} | "
             f"{share(arm['accuracy'])} | "
             f"{difference(arm['accuracy_less_random']) if strategy != 'random' else ''} | {margin['mean']:.2f} | "
             + (f"{less['mean']:+.2f} ({less['low']:+.2f} to {less['high']:+.2f})" if strategy != "random" else "")
@@ -128,7 +149,7 @@ def dpo_table(results: dict[str, Any]) -> str:
 def fewer(results: dict[str, Any]) -> str:
     """What a part of the labels costs against all of them."""
     lines = [
-        f"| {float(SHARE):.0%} of the labels, less `random` with all of them | AlpacaEval | HH-RLHF |",
+        f"| {float(SHARE):.0%} of the labels, minus `random` with all of them | AlpacaEval | HH-RLHF |",
         "|---|---|---|",
     ]
     curves = results["annotation_curve"]["curves"]
@@ -142,20 +163,23 @@ def fewer(results: dict[str, Any]) -> str:
 
 
 def strategies_table(found: dict[str, Any]) -> str:
-    lines = ["| One label a prompt | Wrong labels | less `random` |", "|---|---|---|"]
+    lines = ["| One label a prompt | Wrong labels | minus `random` |", "|---|---|---|"]
     for strategy, row in found.items():
         lines.append(f"| {name_of(strategy)} | {share(row['wrong'])} | {difference(row.get('less_random'))} |")
     return "\n".join(lines)
 
 
 def reliability_table(report: dict[str, Any]) -> str:
-    lines = ["| Similarity, of random pairs | Wrong labels | `label_reliability` says |", "|---|---|---|"]
+    lines = [
+        "| Similarity, of random pairs | Wrong labels | `label_reliability` says | the truth is in its interval |",
+        "|---|---|---|---|",
+    ]
     for row in [*report["bins"], {**report, "low": None}]:
-        true, said = row["truth"], row["flip_rate"]
+        true, said = row["truth"], row["said"]
         where = "all" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
         lines.append(
             f"| {where} | {true['mean']:.0%} ({true['low']:.0%} to {true['high']:.0%}) | "
-            f"{said['value']:.0%} ({said['low']:.0%} to {said['high']:.0%}) |"
+            f"{said['mean']:.0%} ({said['low']:.0%} to {said['high']:.0%}) | {row['covered']} of {report['annotators']} times |"
         )
     return "\n".join(lines)
 
@@ -163,34 +187,44 @@ def reliability_table(report: dict[str, Any]) -> str:
 def tables(results: dict[str, Any]) -> str:
     """What docs/study.md shows."""
     curve, reliability = results["annotation_curve"], results["reliability"]
-    titles = {"exact": "annotators who never err", "by gap": "annotators who err", "people": "people"}
+    titles = {
+        "by gap": "AlpacaEval, annotators who err",
+        "exact": "AlpacaEval, annotators who never err",
+        "clear": "AlpacaEval, annotators who err, without pairs of which the judge finds neither side to have a chance of "
+        f"{CLEAR_CHANCE:.0%}",
+        "people": "HH-RLHF, people",
+    }
     parts = [
         "### Which labels are wrong",
         f"AlpacaEval, where {curve['error_of_random_pairs']:.0%} of the labels of random pairs are wrong:",
         strategies_table(reliability["strategies"]["AlpacaEval"]),
+        f"What `label_reliability` says about such labels of {reliability['reports']['AlpacaEval']['pairs']:,} pairs, on average over "
+        f"{reliability['reports']['AlpacaEval']['annotators']} draws of the annotators (the lowest to the highest):",
         reliability_table(reliability["reports"]["AlpacaEval"]),
         "Of HH-RLHF nobody knows; the right of the figure is how often a model of other prompts agrees with its labels ([the whole "
         "report](reliability.md)).",
         "![Wrong labels by similarity](figures/reliability.png)",
         "### What a label is worth",
-        f"Held-out accuracy of `random`, and of the others less that, in percentage points, over {curve['seeds']} seeds. *In its "
+        f"Held-out accuracy of `random`, and that of the others minus it, in percentage points, over {curve['seeds']} seeds. *In its "
         "order*: the budget takes the pairs that come first in the order of the strategy, as `budget=` does; the others are of "
         "prompts that are drawn.",
+        "![Held-out accuracy against the number of labels](figures/annotation_curve.png)",
+        "The grey band is the interval of `random` itself.",
     ]
     for name, found in curve["curves"].items():
-        data, annotator = name.split(", ")
-        parts += [f"{data}, {titles[annotator]}:", curves_table(found)]
+        longer = f"The longer response is the better one in {share(found['longer_is_better'])} of the held-out pairs."
+        parts += [f"**{titles[name.split(', ')[1]]}.** {longer}", curves_table(found)]
     parts += [
-        "![Held-out accuracy against the number of labels](figures/annotation_curve.png)",
-        "The grey band is the interval of `random` itself, that of a difference is narrower.",
+        "A strategy in its order, minus the same strategy on drawn prompts (AlpacaEval, annotators who err):",
+        order_table(curve["curves"]["AlpacaEval, by gap"]),
         fewer(results),
     ]
     for found in (results["dpo_candidates"], results["dpo_pairs"]):
         parts += [
             f"### DPO on {found['data']}",
             f"Over {found['settings']['seeds']} seeds, an epoch over the labels each, judged on "
-            f"{found['arms']['random']['judged_on']:.0f} held-out pairs. Pairs of which `max_length` leaves nothing beside the prompt "
-            "are bought and not trained on.",
+            f"{found['arms']['random']['judged_on']:.0f} held-out pairs. Pairs that `max_length` cuts to the same tokens, or to the "
+            "prompt alone, are bought and neither trained on nor judged on.",
             dpo_table(found),
         ]
     machine, minutes = results["run"]["machine"], results["run"]["minutes"]

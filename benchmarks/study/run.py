@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument(
         "--data", default=os.environ.get("TRL_REAL_DATA"), help="Folder of both files; else the package's sample."
     )
-    parser.add_argument("--seeds", type=int, default=20, help="Of the annotation curve; DPO has half as many.")
+    parser.add_argument("--seeds", type=int, default=20, help="DPO has half as many.")
     parser.add_argument("--report", action="store_true", help="Only write the documents.")
     args = parser.parse_args()
     if args.seeds < 4:
@@ -51,7 +51,7 @@ def main() -> None:
     data = ["--data", args.data] if args.data else []
     curve, dpo = ["--seeds", str(args.seeds)], ["--seeds", str(args.seeds // 2)]
     stages = [  # those of a stage run side by side, each in one thread
-        {"reliability": ["reliability.py", *data]},  # embeds for all
+        {"reliability": ["reliability.py", *data, *curve]},  # embeds for all
         {"annotation_curve": ["annotation_curve.py", *data, *curve]},
         {
             f"dpo_{kind}": ["dpo.py", kind, *data, *dpo]
