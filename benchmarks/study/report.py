@@ -211,12 +211,18 @@ def tables(results: dict[str, Any]) -> str:
         "![Held-out accuracy against the number of labels](figures/annotation_curve.png)",
         "The grey band is the interval of `random` itself.",
     ]
-    for name, found in curve["curves"].items():
-        longer = f"The longer response is the better one in {share(found['longer_is_better'])} of the held-out pairs."
-        parts += [f"**{titles[name.split(', ')[1]]}.** {longer}", curves_table(found)]
+    by_annotator = {name.split(", ")[1]: found for name, found in curve["curves"].items()}
+
+    def shown(annotator: str) -> list[str]:
+        longer = share(by_annotator[annotator]["longer_is_better"])
+        intro = f"**{titles[annotator]}.** The longer response is the better one in {longer} of the held-out pairs."
+        return [intro, curves_table(by_annotator[annotator])]
+
     parts += [
+        *shown("by gap"),
+        *shown("people"),
         "A strategy in its order, minus the same strategy on drawn prompts (AlpacaEval, annotators who err):",
-        order_table(curve["curves"]["AlpacaEval, by gap"]),
+        order_table(by_annotator["by gap"]),
         fewer(results),
     ]
     for found in (results["dpo_candidates"], results["dpo_pairs"]):
@@ -227,6 +233,7 @@ def tables(results: dict[str, Any]) -> str:
             "prompt alone, are bought and neither trained on nor judged on.",
             dpo_table(found),
         ]
+    parts += ["### Other annotators of AlpacaEval", *shown("exact"), *shown("clear")]
     machine, minutes = results["run"]["machine"], results["run"]["minutes"]
     parts.append(
         f"All of this took {minutes['all']:.0f} minutes on {machine['threads']} threads of an {machine['processor']}."
