@@ -256,6 +256,16 @@ def test_every_limit_of_a_budget_is_that_of_select_budget(rng):
     assert len(select_preferences(data, SelectionConfig(budget_min_distance=0.2))[0]) < 40
 
 
+def test_pairs_are_embedded_to_be_kept_apart_whatever_picks_them(rng, embedder):
+    data = Dataset.from_list(candidate_rows(rng, 20))
+    config = SelectionConfig(strategy="random", embedder=embedder, budget_min_distance=0.5)
+    pairs, report = select_preferences(data, config)
+    by_hand = data.map(embed_responses, batched=True, fn_kwargs={"embedder": embedder})
+    by_hand = by_hand.map(real_select, batched=True, fn_kwargs={"strategy": "random"})
+    assert pairs["prompt"][:] == select_budget(by_hand, None, "random", min_distance=0.5)["prompt"][:]
+    assert report.embedder == "HashEmbedder"
+
+
 @pytest.mark.parametrize(("strategy", "spent_by"), [("easy", "random"), ("random", "easy"), ("max_min", "hard")])
 def test_one_strategy_picks_and_another_spends(strategy, spent_by, rng, embedder):
     data = Dataset.from_list(candidate_rows(rng, 40))

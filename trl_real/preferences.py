@@ -90,11 +90,10 @@ def embed(dataset: Dataset, config: SelectionConfig) -> tuple[Dataset, int | Non
 
 
 def needs_embeddings(config: SelectionConfig, given_pairs: bool) -> bool:
-    """Whether pairs are picked, or the budget is spent, by similarity."""
+    """Whether pairs are picked, or the budget is spent, by what embeddings say."""
     config = _in_effect(config, given_pairs)
-    return any(
-        STRATEGIES[name].needs("similarity") for name in (config.strategy, config.budget_strategy or config.strategy)
-    )
+    strategies = (config.strategy, config.budget_strategy or config.strategy)
+    return config.budget_min_distance is not None or any(STRATEGIES[s].needs("similarity") for s in strategies)
 
 
 def _in_effect(config: SelectionConfig, given_pairs: bool) -> SelectionConfig:
