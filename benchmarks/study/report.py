@@ -236,7 +236,7 @@ def tables(results: dict[str, Any]) -> str:
     parts += ["### Other annotators of AlpacaEval", *shown("exact"), *shown("clear")]
     machine, minutes = results["run"]["machine"], results["run"]["minutes"]
     parts.append(
-        f"All of this took {minutes['all']:.0f} minutes on {machine['threads']} threads of an {machine['processor']}."
+        f"All of this took {sum(minutes.values()):.0f} minutes on {machine['threads']} threads of an {machine['processor']}."
     )
     return "\n\n".join(parts) + "\n"
 

@@ -23,6 +23,7 @@ from report import plot_curves, plot_reliability, summary, tables
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
+STAGES = ("reliability", "annotation_curve", "dpo")
 RESULTS = ("annotation_curve", "reliability", "dpo_candidates", "dpo_pairs", "run")
 
 
@@ -43,6 +44,7 @@ def main() -> None:
         "--data", default=os.environ.get("TRL_REAL_DATA"), help="Folder of both files; else the package's sample."
     )
     parser.add_argument("--seeds", type=int, default=20, help="DPO has half as many.")
+    parser.add_argument("--only", nargs="+", choices=STAGES, help="Run some of it; the other results stay.")
     parser.add_argument("--report", action="store_true", help="Only write the documents.")
     args = parser.parse_args()
     if args.seeds < 4:
@@ -50,24 +52,24 @@ def main() -> None:
     folder = HERE / "results" if args.data else HERE / "results" / "sample"
     data = ["--data", args.data] if args.data else []
     curve, dpo = ["--seeds", str(args.seeds)], ["--seeds", str(args.seeds // 2)]
-    stages = [  # those of a stage run side by side, each in one thread
-        {"reliability": ["reliability.py", *data, *curve]},  # embeds for all
-        {"annotation_curve": ["annotation_curve.py", *data, *curve]},
-        {
+    stages = {  # the scripts of a stage run side by side
+        "reliability": {"reliability": ["reliability.py", *data, *curve]},  # embeds for all
+        "annotation_curve": {"annotation_curve": ["annotation_curve.py", *data, *curve]},
+        "dpo": {
             f"dpo_{kind}": ["dpo.py", kind, *data, *dpo]
             for kind in (("candidates", "pairs") if data else ("candidates",))
         },
-    ]
+    }
     if not args.report:
         folder.mkdir(parents=True, exist_ok=True)
-        minutes = {}
-        for stage in stages:
-            print(*stage, "...", flush=True)
+        spent = folder / "run.json"
+        minutes = json.loads(spent.read_text())["minutes"] if spent.exists() else {}
+        for stage in args.only or stages:
+            print(stage, "...", flush=True)
             start = time.perf_counter()
-            run(stage, folder)
-            minutes[" and ".join(stage)] = round((time.perf_counter() - start) / 60, 1)
-        whole = {"machine": describe(), "minutes": {**minutes, "all": round(sum(minutes.values()), 1)}}
-        (folder / "run.json").write_text(json.dumps(whole, indent=2) + "\n")
+            run(stages[stage], folder)
+            minutes[stage] = round((time.perf_counter() - start) / 60, 1)
+        spent.write_text(json.dumps({"machine": describe(), "minutes": minutes}, indent=2) + "\n")
         print(f"results in {folder}")
     if args.report or args.data:
         results = read()
@@ -79,13 +81,13 @@ def main() -> None:
 
 
 def run(stage: dict[str, list[str]], folder: Path) -> None:
-    threads = {} if len(stage) == 1 else {"OMP_NUM_THREADS": "1"}
+    """Run the scripts of a stage, each in one thread: two that have more get into each other's way, and small matrices gain nothing."""
     running = {
         name: subprocess.Popen(
             [sys.executable, HERE / command[0], *command[1:]],
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **threads},
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         for name, command in stage.items()
     }
