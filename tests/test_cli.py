@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from local_hub import ALICE
 
 from trl_real import SelectionConfig, SelectionReport, select_preferences
-from trl_real.cli import main
+from trl_real.cli import _check_utf8, main
 
 
 RECIPES = Path(__file__).parent.parent / "examples" / "recipes"
@@ -184,6 +185,34 @@ def test_outputs_of_an_earlier_run_do_not_stay(data, tiny_encoder, capsys):
     assert main(["select", "--data_files", "candidates.jsonl", *flags]) == 0
     assert not Path("tasks.jsonl").exists()
     assert "Written to .: pairs.jsonl, selection.png, selection_report.json." in capsys.readouterr().out
+
+
+ROW = b'{"prompt": "caf\xc3\xa9?", "responses": ["x", "y"], "scores": [1, 2]}\n'
+LATIN1 = ROW.decode().encode("latin1")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", ROW + LATIN1, "a.jsonl is not UTF-8: byte 0xe9 in line 2 (invalid continuation byte). Convert it"),
+        ("a.jsonl.gz", gzip.compress(ROW + LATIN1), "a.jsonl.gz is not UTF-8: byte 0xe9 in line 2"),
+        ("a.jsonl", 30_000 * ROW + LATIN1, "byte 0xe9 in line 30001"),  # several blocks
+        ("a.jsonl", ROW + b"\xc3", "byte 0xc3 in line 2 (unexpected end of data)"),
+        ("a.json", ROW.decode().encode("utf-16"), "byte 0xff in line 1"),
+        ("a.csv", b"prompt,completion,label\ncaf\xe9,a,1\n", "a.csv is not UTF-8: byte 0xe9 in line 2"),
+    ],
+)
+def test_a_file_that_is_not_utf8_is_named(name, content, message, data, capsys):
+    Path(name).write_bytes(content)
+    assert main(["select", "--data_files", name]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_a_character_may_lie_across_blocks(shift, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"x" * shift + "日".encode() * 700_000)
+    _check_utf8(str(path))
 
 
 @pytest.mark.parametrize("command", [[], ["select"], ["dpo"]])

@@ -1,5 +1,6 @@
 import re
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset, IterableDataset
 
@@ -95,3 +96,26 @@ def test_columns_that_fit_with_rows_that_do_not_are_for_the_reader_to_name():
 def test_a_column_in_blocks_is_the_column(rows):
     data = Dataset.from_dict({"a": list(range(2500)), "b": ["x"] * 2500}).with_format("numpy").select(rows)
     assert [value for block in column_blocks(data, "a") for value in block.to_pylist()] == list(rows)
+
+
+def _invalid(column):
+    """Rows as PyArrow's JSON reader makes them, of which the third is not UTF-8."""
+    texts = pa.array([b"a", "\u00e9".encode(), b"caf\xe9?", None]).view(pa.string())
+    columns = {"prompt": pa.array(["p"] * 4), "responses": pa.array([["a", "b"]] * 4), "note": pa.array([""] * 4)}
+    if column == "responses":
+        texts = pa.ListArray.from_arrays(pa.array(range(5), pa.int32()), texts)
+    if column == "note":
+        texts = pa.StructArray.from_arrays([texts], ["text"])
+    return Dataset(pa.table(columns | {column: texts}))
+
+
+@pytest.mark.parametrize("column", ["prompt", "responses", "note"])
+def test_text_that_is_not_utf8_is_an_error_and_no_crash(column):
+    dataset = _invalid(column)
+    message = f"Column `{column}`, row {{}}: found text that is not UTF-8: byte 0xe9 (invalid continuation byte)."
+    with pytest.raises(ValueError, match=re.escape(message.format(2))):
+        find_layout(dataset)
+    with pytest.raises(ValueError, match=re.escape(message.format(0))):
+        find_layout(dataset.select([2, 0]))
+    assert find_layout(dataset.select([0, 1, 3])).layout == "candidates"
+    assert find_layout(dataset.select(range(2))).layout == "candidates"

@@ -5,6 +5,7 @@ Several processes: `accelerate launch --multi_gpu -m trl_real.cli dpo --config r
 """
 
 import argparse
+import codecs
 import contextlib
 import importlib.util
 import sys
@@ -13,9 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import fsspec  # type: ignore[import-untyped]
 import yaml
 from datasets import DatasetDict, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetsError
+from datasets.utils.extract import Extractor
+from fsspec.compression import compr  # type: ignore[import-untyped]
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
@@ -254,7 +258,11 @@ def _load(
         endings = {next((end for end in Path(path).suffixes if end in LOADERS), "") for path in paths}
         if len(endings) > 1 or endings == {""}:
             raise ValueError(f"`--data_files`: expected files that end in one of {list(LOADERS)}, found {paths}.")
-        dataset = load_dataset(LOADERS[endings.pop()], data_files=given, streaming=streaming)
+        loader = LOADERS[endings.pop()]
+        if loader in ("json", "csv"):
+            for path in paths:
+                _check_utf8(path)
+        dataset = load_dataset(loader, data_files=given, streaming=streaming)
     for split in files:
         if split not in dataset:
             raise ValueError(
@@ -262,6 +270,36 @@ def _load(
                 "`--dataset_test_split`; of local files, `--eval_data_files` are for evaluation."
             )
     return dataset
+
+
+def _check_utf8(path: str) -> None:
+    """Raise unless a text file is UTF-8: the JSON reader of PyArrow takes any bytes, and what reads them later may crash."""
+    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+    for block in _blocks(path):
+        held = decoder.getstate()[0]  # of a character that began in the last block
+        try:
+            decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            line += (held + block).count(b"\n", 0, error.start)
+            raise ValueError(
+                f"`--data_files`: {path} is not UTF-8: byte 0x{error.object[error.start]:02x} in line {line} "
+                f"({error.reason}). Convert it, for example with `iconv -f latin1 -t utf-8`."
+            ) from error
+        line += block.count(b"\n")
+
+
+def _blocks(path: str) -> Iterator[bytes]:
+    """A file block by block, decompressed, and an empty block at its end; none of an archive that fsspec cannot open."""
+    compression = Extractor.infer_extractor_format(path)
+    if compression is not None and compression not in compr:
+        return
+    try:
+        with fsspec.open(path, "rb", compression=compression) as file:
+            while block := file.read(1 << 20):
+                yield block
+    except Exception:  # a broken archive, of which the loader says what is wrong
+        return
+    yield b""
 
 
 if __name__ == "__main__":

@@ -81,9 +81,11 @@ def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] |
         named (`dict[str, str]`, *optional*): The columns that the user named, by part.
 
     Raises:
-        `ValueError`: If no layout fits, or a part may be in several columns.
+        `ValueError`: If no layout fits, a part may be in several columns, or text is not UTF-8.
     """
     columns, named = column_names(dataset) or [], named or {}
+    if isinstance(dataset, Dataset):
+        check_utf8(dataset)
     if layout is not None and layout not in list(LAYOUTS):
         raise ValueError(f"`layout` must be one of {list(LAYOUTS)}, got {layout!r}.")
     for part, column in named.items():
@@ -135,6 +137,45 @@ def _rows_fit(dataset: Any, found: Found) -> bool:
     if found.layout in ("ultrafeedback", "nectar"):
         return isinstance(value, list) and all(isinstance(item, dict) for item in value)
     return part == "chosen" or not isinstance(value, str)
+
+
+def check_utf8(dataset: Dataset) -> None:
+    """Raise unless all text is UTF-8: the JSON reader of PyArrow takes any bytes, and what reads them later may crash."""
+    for column, field in zip(dataset.column_names, dataset.features.arrow_schema, strict=True):
+        if "string" not in str(field.type):
+            continue
+        start = 0
+        for block in column_blocks(dataset, column):
+            try:
+                for texts in _texts(block.combine_chunks()):
+                    texts.validate(full=True)
+            except pa.ArrowInvalid as error:
+                for r, cell in enumerate(block, start):
+                    try:
+                        cell.as_py()
+                    except UnicodeDecodeError as cause:
+                        raise ValueError(
+                            f"Column `{column}`, row {r}: found text that is not UTF-8: byte 0x{cause.object[cause.start]:02x} "
+                            f"({cause.reason}). Convert the file that it comes from to UTF-8."
+                        ) from error
+                raise
+            start += len(block)
+
+
+def _texts(array: Any) -> Iterator[pa.Array]:
+    """The arrays of text in an array, of a slice only what it has: to validate a slice of lists is to validate all."""
+    if isinstance(array, pa.ChunkedArray):
+        for chunk in array.chunks:
+            yield from _texts(chunk)
+    elif isinstance(array, pa.ExtensionArray):
+        yield from _texts(array.storage)
+    elif isinstance(array, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        yield from _texts(array.flatten())
+    elif isinstance(array, pa.StructArray):
+        for field in array.flatten():
+            yield from _texts(field)
+    elif isinstance(array, pa.StringArray | pa.LargeStringArray):
+        yield array
 
 
 def column_blocks(dataset: Dataset, column: str) -> Iterator[pa.ChunkedArray]:
