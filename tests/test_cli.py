@@ -108,6 +108,12 @@ MISTAKES = [
     ("select --config", 2, "--config needs the path of a recipe"),
     ("select --data_files candidates.jsonl --embedder /nope", 1, "/nope"),
     ("select --data_files words.csv", 1, "`prompt`"),
+    (
+        "select --data_files candidates.jsonl --scores_column x",
+        1,
+        "`scores_column='x'` is not a column. Found: ['prompt'",
+    ),
+    ("select --data_files candidates.jsonl --layout x", 1, "`layout` must be one of ['hh', 'preference'"),
     ("select --dataset_name folder --dataset_train_split x", 1, "There is no split 'x'. Found: ['train']"),
     ("select --dataset_name no/such", 1, "Dataset 'no/such' doesn't exist on the Hub or cannot be accessed"),
     ("dpo --use_cpu --bf16 false", 1, "`--model_name_or_path` is required"),
@@ -185,6 +191,34 @@ def test_outputs_of_an_earlier_run_do_not_stay(data, tiny_encoder, capsys):
     assert main(["select", "--data_files", "candidates.jsonl", *flags]) == 0
     assert not Path("tasks.jsonl").exists()
     assert "Written to .: pairs.jsonl, selection.png, selection_report.json." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", [False, True])
+def test_select_from_columns_by_name(recipe, data, tiny_encoder):
+    expected, report = select_preferences(data, SelectionConfig(embedder=tiny_encoder))
+    names = {"prompt": "q", "responses": "replies", "scores": "votes"}
+    data.rename_columns(names).to_json("named.jsonl")
+    arguments = {f"{part}_column": column for part, column in names.items()}
+    arguments |= {"data_files": "named.jsonl", "embedder": tiny_encoder, "layout": "candidates"}
+    Path("recipe.yaml").write_text("".join(f"{name}: {value}\n" for name, value in arguments.items()))
+    flags = [text for name, value in arguments.items() for text in (f"--{name}", value)]
+    assert main(["select", *(["--config", "recipe.yaml"] if recipe else flags)]) == 0
+    pairs = [json.loads(line) for line in Path("selected/pairs.jsonl").read_text().splitlines()]
+    assert [pair["chosen"] for pair in pairs] == expected["chosen"][:]
+    assert SelectionReport.load("selected/selection_report.json") == report
+
+
+def test_dpo_on_columns_by_name(data, tiny_lm, tiny_encoder, capsys):
+    pairs, _ = select_preferences(data, SelectionConfig(embedder=tiny_encoder))
+    pairs.select_columns(["prompt", "chosen", "rejected"]).rename_columns(
+        {"chosen": "better", "rejected": "worse"}
+    ).to_json("named.jsonl")
+    dpo = ["dpo", "--model_name_or_path", tiny_lm, "--data_files", "named.jsonl", "--output_dir", "out", "--use_cpu"]
+    dpo += ["--bf16", "false", "--report_to", "none", "--max_steps", "1", "--embedder", tiny_encoder]
+    assert main(dpo) == 1
+    assert "of pairs, `chosen_column='better', rejected_column='worse'`" in capsys.readouterr().err
+    assert main([*dpo, "--chosen_column", "better", "--rejected_column", "worse"]) == 0
+    assert Path("out/model.safetensors").is_file()
 
 
 ROW = b'{"prompt": "caf\xc3\xa9?", "responses": ["x", "y"], "scores": [1, 2]}\n'

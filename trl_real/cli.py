@@ -25,9 +25,11 @@ from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_qu
 
 from . import __version__
 from .config import SelectionConfig
+from .conversion import convert, to_candidates
 from .hub import push_selected_dataset
 from .labels import to_label_tasks
-from .preferences import select_preferences
+from .layouts import LAYOUTS
+from .preferences import select_converted
 from .real_dpo_config import RealDPOConfig
 from .real_dpo_trainer import RealDPOTrainer
 
@@ -35,14 +37,41 @@ from .real_dpo_trainer import RealDPOTrainer
 OUTPUTS = ("pairs.jsonl", "selection.png", "selection_report.json", "tasks.jsonl")
 # The loader of `datasets` for each ending, which may be followed by that of a compression.
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+COLUMN_PARTS = ("prompt", "responses", "scores", "chosen", "rejected")
 LICENSE = "Licence of the data, for its card. Default: what the source's card on the Hub says."
 DATA_FILES = "Local files instead: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed."
 
 
 @dataclass
+class ColumnArguments:
+    """
+    Arguments of both commands: what [`to_candidates`] has to be told of the data, where its columns leave a doubt.
+
+    Parameters:
+        layout (`str`, *optional*):
+            The layout of the data.
+        prompt_column, responses_column, scores_column, chosen_column, rejected_column (`str`, *optional*):
+            Columns with other names than the usual.
+    """
+
+    layout: str | None = field(default=None, metadata={"help": f"Layout of the data: one of {', '.join(LAYOUTS)}."})
+    prompt_column: str | None = field(default=None, metadata={"help": "Column of the prompts."})
+    responses_column: str | None = field(default=None, metadata={"help": "Column of the responses."})
+    scores_column: str | None = field(default=None, metadata={"help": "Column of their scores."})
+    chosen_column: str | None = field(default=None, metadata={"help": "Of pairs, the column of the chosen side."})
+    rejected_column: str | None = field(default=None, metadata={"help": "Of pairs, the column of the rejected side."})
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The columns that are named, by part."""
+        columns = {part: getattr(self, f"{part}_column") for part in COLUMN_PARTS}
+        return {part: column for part, column in columns.items() if column is not None}
+
+
+@dataclass
 class SelectArguments:
     """
-    Arguments of `trl-real select`, beside those of [`SelectionConfig`].
+    Arguments of `trl-real select`, beside those of [`ColumnArguments`] and [`SelectionConfig`].
 
     Parameters:
         dataset_name (`str`, *optional*):
@@ -86,7 +115,7 @@ class SelectArguments:
 @dataclass
 class DPOArguments(ScriptArguments):
     """
-    Arguments of `trl-real dpo`, beside those of [`RealDPOConfig`] and [`~trl.ModelConfig`].
+    Arguments of `trl-real dpo`, beside those of [`ColumnArguments`], [`RealDPOConfig`] and [`~trl.ModelConfig`].
 
     Parameters:
         data_files (`list[str]`, *optional*):
@@ -128,11 +157,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def select(argv: list[str]) -> None:
     """Select pairs and write them, with the report, to a folder."""
-    arguments, config = _parse("select", (SelectArguments, SelectionConfig), argv)
+    arguments, columns, config = _parse("select", (SelectArguments, ColumnArguments, SelectionConfig), argv)
     with _users_mistakes():
         files = {arguments.dataset_train_split: arguments.data_files}
         dataset = _load(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
-        pairs, report = select_preferences(dataset[arguments.dataset_train_split], config)
+        on_skip = "error" if config.on_skip == "error" else "keep"
+        rows = dataset[arguments.dataset_train_split]
+        converted = convert(rows, columns.layout, named=columns.named, on_skip=on_skip)
+        pairs, report = select_converted(converted, config)
         folder = Path(arguments.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         for name in OUTPUTS:
@@ -159,7 +191,9 @@ def select(argv: list[str]) -> None:
 
 def dpo(argv: list[str]) -> None:
     """Select pairs and train on them."""
-    arguments, config, model = _parse("dpo", (DPOArguments, RealDPOConfig, ModelConfig), argv)
+    arguments, columns, config, model = _parse(
+        "dpo", (DPOArguments, ColumnArguments, RealDPOConfig, ModelConfig), argv
+    )
     with _users_mistakes():
         if model.model_name_or_path is None:
             raise ValueError("`--model_name_or_path` is required: the model that is to be aligned.")
@@ -168,6 +202,11 @@ def dpo(argv: list[str]) -> None:
         evaluates = config.eval_strategy != "no"
         files = {train: arguments.data_files, **({test: arguments.eval_data_files} if evaluates else {})}
         dataset = _load(arguments.dataset_name, arguments.dataset_config, files, arguments.dataset_streaming)
+        if columns.layout or columns.named:
+            on_skip = "error" if config.on_skip == "error" else "drop"
+            for split in files:
+                named = {f"{part}_column": column for part, column in columns.named.items()}
+                dataset[split] = to_candidates(dataset[split], columns.layout, on_skip=on_skip, **named)
         config.model_init_kwargs = {
             "revision": model.model_revision,
             "attn_implementation": model.attn_implementation,

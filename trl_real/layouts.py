@@ -113,14 +113,18 @@ def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] |
     )
     raise ValueError(
         f"The columns fit no known layout. Found: {sorted(columns)}. Expected: {expected}. Name columns that have other "
-        "names, for example `to_candidates(dataset, prompt_column='question', responses_column='replies', "
-        "scores_column='votes')`."
+        "names, for example with `to_candidates(dataset, prompt_column='question', responses_column='replies', "
+        "scores_column='votes')` or, of pairs, `chosen_column='better', rejected_column='worse'`; on the command line with "
+        "`--prompt_column question` and so on."
     )
 
 
 def _only(part: str, found: list[str], usual: Collection[str]) -> str:
     if len(found) > 1 and found[0] != next(iter(usual)):
-        raise ValueError(f"`{part}` may be any of the columns {found}. Name it: `{part}_column={found[0]!r}`.")
+        raise ValueError(
+            f"`{part}` may be any of the columns {found}. Name it: `{part}_column={found[0]!r}` of `to_candidates`, or "
+            f"`--{part}_column {found[0]}` on the command line."
+        )
     return found[0]
 
 
