@@ -491,3 +491,26 @@ def test_scores_beside_messages_and_from_stack_exchange():
         assert next(iter(to_candidates(dataset)))["scores"] == [2.0, 1.0]
     answers = [{"text": "a", "pm_score": 3, "selected": True}, {"text": "b", "pm_score": 0, "selected": False}]
     check([{"question": "p", "answers": answers}], [{"prompt": "p", "responses": ["a", "b"], "scores": [3.0, 0.0]}])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ({"logits": [0.5, None]}, "the column `logits` holds one number a response."),
+        ({"rm": [1, 2], "length": [3, 4]}, "the columns ['rm', 'length'] hold one number a response."),
+        ({"logits": [0.5]}, None),
+        ({"seen": [True, False], "tags": ["x", "y"], "n": 2, "embeddings": [[1.0], [2.0]]}, None),
+        ({"logits": [0.5, 1.0], "scores": [1, 2]}, None),
+    ],
+)
+def test_scores_that_are_not_used_are_named(columns, found, streaming, caplog):
+    rows = Dataset.from_list([{"prompt": "p", "responses": ["a", "b"], **columns}])
+    to_candidates(rows.to_iterable_dataset() if streaming else rows)
+    warnings = [record.getMessage() for record in caplog.records if record.name == "trl_real.conversion"]
+    assert len(warnings) == (found is not None)
+    if found:
+        name = next(iter(columns))
+        assert found in warnings[0]
+        assert f"`scores_column={name!r}` to `to_candidates`, or `--scores_column {name}`" in warnings[0]
+        assert to_candidates(rows, scores_column=name)[0]["scores"] == columns[name]

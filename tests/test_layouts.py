@@ -28,6 +28,14 @@ SHP = {"history": "p", "human_ref_A": "a", "human_ref_B": "b", "score_A": 1, "sc
         ({"prompt": "p", "answers": [{"answer": "a", "rank": 1}]}, "nectar", {"prompt": "prompt", "responses": "answers"}),
         ({"prompt": "p", "answers": ["a"], "ratings": [1]}, "candidates",
          {"prompt": "prompt", "responses": "answers", "scores": "ratings"}),
+        ({"prompt": "p", "responses": ["a", "b"], "reward": [1, 2]}, "candidates",
+         {"prompt": "prompt", "responses": "responses", "scores": "reward"}),
+        ({"prompt": "p", "responses": ["a", "b"], "scores": [1, 2], "score": [3, 4]}, "candidates",
+         {"prompt": "prompt", "responses": "responses", "scores": "scores"}),
+        ({"prompt": "p", "responses": ["a", "b"], "score": 3}, "candidates",  # of the prompt
+         {"prompt": "prompt", "responses": "responses"}),
+        ({"prompt": "p", "responses": ["a", "b"], "rating": [3]}, "candidates",
+         {"prompt": "prompt", "responses": "responses"}),
         (SHP, "shp", {"prompt": "history"} | {name: name for name in SHP if name != "history"}),
         ({"chosen": DIALOGUE, "rejected": DIALOGUE}, "hh", {"chosen": "chosen", "rejected": "rejected"}),
         ({"chosen": "a", "rejected": "b"}, "preference", {"chosen": "chosen", "rejected": "rejected"}),
@@ -82,6 +90,8 @@ def test_named_columns():
         ({"instruction": "p", "question": "q", "responses": ["a"]}, {},
          "`prompt` may be any of the columns ['instruction', 'question']. Name it: `prompt_column='instruction'` of "
          "`to_candidates`, or `--prompt_column instruction` on the command line."),
+        ({"prompt": "p", "responses": ["a"], "score": [1], "reward": [2]}, {},
+         "`scores` may be any of the columns ['score', 'reward']. Name it: `scores_column='score'`"),
         ({"prompt": "p", "responses": ["a"]}, {"named": {"scores": "votes"}},
          "`scores_column='votes'` is not a column. Found: ['prompt', 'responses']."),
     ],

@@ -15,7 +15,7 @@ from ._transform import Transform, map_rows
 from .candidates import read_candidates
 from .config import ON_SKIP
 from .grouping import COUNTS, group_rows
-from .layouts import LAYOUTS, column_blocks, column_names, find_layout, first_values
+from .layouts import LAYOUTS, column_blocks, column_names, find_layout, first_values, score_lists
 from .messages import (
     MESSAGES,
     as_conversation,
@@ -262,6 +262,8 @@ def _convert_responses(dataset: Any, layout: str, columns: dict[str, str], group
                 f"{list(TEXT_FIELDS)}, or a list of texts or messages."
             )
     rated = bool({*SCORE_FIELDS} & {*fields})
+    if not (single or rated or columns.keys() & {"scores", "ranks"}):
+        _warn_of_unused_scores(dataset, columns)
     if features is not None:
         usual = all(part == column for part, column in columns.items()) and columns.keys() <= {*OUTPUTS}
         lists = all(is_list(features[column]) for column in {"responses", "scores"} & {*columns.values()})
@@ -293,6 +295,19 @@ def _convert_responses(dataset: Any, layout: str, columns: dict[str, str], group
         },
         remove_columns=[column for column in columns.values() if column not in OUTPUTS] or None,
     )
+
+
+def _warn_of_unused_scores(dataset: Any, columns: dict[str, str]) -> None:
+    """Say which columns look like scores where none were recognised, before people are asked for labels."""
+    others = [name for name in column_names(dataset) or [] if name not in columns.values()]
+    if found := score_lists(dataset, columns["responses"], others):
+        logger.warning(
+            "No scores are read, though %s one number a response. If these are scores, higher is better, pass "
+            "`scores_column=%r` to `to_candidates`, or `--scores_column %s` on the command line.",
+            f"the columns {found} hold" if len(found) > 1 else f"the column `{found[0]}` holds",
+            found[0],
+            found[0],
+        )
 
 
 def _fields(dataset: Any, column: str) -> list[str]:

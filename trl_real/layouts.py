@@ -3,12 +3,13 @@
 import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from datasets import Dataset, IterableDataset
 
-from .messages import HUMAN
+from .messages import HUMAN, is_list
 
 
 # The names under which a part of a row may come, the usual one first.
@@ -100,6 +101,8 @@ def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] |
             part: [named[part]] if part in named else [c for c in names if c in columns]
             for part, names in parts.items()
         }
+        if name == "candidates" and options["responses"] and not (options["scores"] or options["ranks"]):
+            options["scores"] = score_lists(dataset, options["responses"][0], [c for c in SCORE if c in columns])
         if all(options[part] for part in LAYOUTS[name].parts):
             found = Found(name, {part: _only(part, options[part], parts[part]) for part in parts if options[part]})
             if layout is not None or _rows_fit(dataset, found):
@@ -141,6 +144,27 @@ def _rows_fit(dataset: Any, found: Found) -> bool:
     if found.layout in ("ultrafeedback", "nectar"):
         return isinstance(value, list) and all(isinstance(item, dict) for item in value)
     return part == "chosen" or not isinstance(value, str)
+
+
+def score_lists(dataset: Any, responses: str, columns: list[str]) -> list[str]:
+    """Those of `columns` that hold a list of numbers in the first rows, one number a response."""
+    features = dataset.features
+    columns = [column for column in columns if features is None or is_list(features[column])]
+    if not columns:
+        return []
+    rows = list(itertools.islice(dataset.select_columns([responses, *columns]), 100))
+    found = []
+    for column in columns:
+        known = [row for row in rows if row.get(column) is not None]
+        if known and all(_is_one_a_response(row[column], row.get(responses)) for row in known):
+            found.append(column)
+    return found
+
+
+def _is_one_a_response(value: Any, responses: Any) -> bool:
+    if not (isinstance(value, list) and isinstance(responses, list) and len(value) == len(responses)):
+        return False
+    return all(item is None or (isinstance(item, Real) and not isinstance(item, bool)) for item in value)
 
 
 def check_utf8(dataset: Dataset) -> None:
