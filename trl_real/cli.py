@@ -167,9 +167,14 @@ def select(argv: list[str]) -> None:
         pairs, report = select_converted(converted, config)
         folder = Path(arguments.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in OUTPUTS:
-            (folder / name).unlink(missing_ok=True)  # of an earlier run
-        pairs.to_json(folder / "pairs.jsonl", force_ascii=False)
+        unfinished = folder / ".pairs.jsonl"  # nobody is to find a half of them where the pairs are looked for
+        try:
+            pairs.to_json(unfinished, force_ascii=False)
+            for name in OUTPUTS:
+                (folder / name).unlink(missing_ok=True)  # of an earlier run
+            unfinished.replace(folder / "pairs.jsonl")
+        finally:
+            unfinished.unlink(missing_ok=True)
         if not report.labelled:
             to_label_tasks(pairs, folder / "tasks.jsonl")
         report.save(folder / "selection_report.json")
