@@ -64,8 +64,9 @@ def test_a_recipe_is_read_and_flags_go_before_it(data, tiny_encoder):
     Path("recipe.yaml").write_text(f"data_files: [candidates.jsonl]\nembedder: {tiny_encoder}\nbudget: 5\n")
     assert main(["select", "--config", "recipe.yaml"]) == 0
     assert SelectionReport.load("selected/selection_report.json").pairs == 5
-    assert main(["select", "--config", "recipe.yaml", "--budget", "3"]) == 0
-    assert SelectionReport.load("selected/selection_report.json").pairs == 3
+    for budget in (3, 1):
+        assert main(["select", "--config", "recipe.yaml", "--budget", str(budget)]) == 0
+        assert SelectionReport.load("selected/selection_report.json").pairs == budget
 
 
 @pytest.mark.parametrize("recipe", ["dpo_full", "dpo_lora"])
@@ -97,7 +98,17 @@ MISTAKES = [
     ("select", 1, "Give either `--dataset_name` or `--data_files`."),
     ("select --data_files nope.jsonl", 1, "`--data_files`: there is no file nope.jsonl."),
     ("select --data_files empty.jsonl", 1, "`--data_files`: empty.jsonl is empty."),
-    ("select --data_files broken.jsonl", 1, "trl-real: error: "),
+    (
+        "select --data_files broken.jsonl",
+        1,
+        "`--data_files`: broken.jsonl, line 2: expected JSON, found '{\"a\"': Expecting",
+    ),
+    ("select --data_files candidates.jsonl broken.jsonl", 1, "`--data_files`: broken.jsonl, line 2: expected JSON"),
+    ("select --data_files broken.jsonl.gz", 1, "`--data_files`: broken.jsonl.gz, line 2: expected JSON"),
+    ("select --data_files cut.jsonl.gz", 1, "`--data_files`: cut.jsonl.gz cannot be decompressed: "),
+    ("select --data_files broken.json", 1, "trl-real: error: "),
+    ("select --data_files candidates.jsonl --budget x", 2, "argument --budget: invalid number value: 'x'"),
+    ("select --data_files candidates.jsonl --budget 1.0", 2, "`budget=1.0` could mean one pair or all of them"),
     ("select --data_files broken.yaml", 1, "expected files that end in one of ['.jsonl', '.json'"),
     ("select --data_files candidates.jsonl --strategy eazy", 2, "`strategy` must be one of"),
     ("select --data_files candidates.jsonl --budgett 3", 2, "not used by the HfArgumentParser: ['--budgett"),
@@ -129,9 +140,12 @@ def test_mistakes_are_named_in_one_line(command, code, message, data, tiny_lm, c
     for name, text in {
         "empty.jsonl": "",
         "broken.jsonl": '{"a": 1}\n{"a"',
+        "broken.json": '{\n"a": 1,\n}',
         "broken.yaml": "a: b: c",
     }.items():
         Path(name).write_text(text)
+    Path("broken.jsonl.gz").write_bytes(gzip.compress(Path("broken.jsonl").read_bytes()))
+    Path("cut.jsonl.gz").write_bytes(gzip.compress(Path("broken.jsonl").read_bytes())[:-9])
     Path("folder").mkdir()
     Path("words.csv").write_text("a,b\n1,2\n")
     data.to_json("folder/candidates.jsonl")

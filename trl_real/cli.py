@@ -7,8 +7,13 @@ Several processes: `accelerate launch --multi_gpu -m trl_real.cli dpo --config r
 import argparse
 import codecs
 import contextlib
+import gzip
 import importlib.util
+import io
+import json
+import lzma
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -251,6 +256,11 @@ def _users_mistakes() -> Iterator[None]:
         raise UserError from error
 
 
+def number(text: str) -> float:
+    """A number as it was typed: of a budget, `1` is one pair, and 1.0 might be all of them."""
+    return int(text) if text.strip().isdecimal() else float(text)
+
+
 class _Parser(TrlParser):
     """TRL's parser, which says what is wrong in one line."""
 
@@ -261,6 +271,7 @@ class _Parser(TrlParser):
 
 def _parse(command: str, kinds: tuple[type, ...], argv: list[str]) -> Any:
     parser = _Parser(kinds, prog=f"trl-real {command}")
+    parser._option_string_actions["--budget"].type = number
     if argv[-1:] == ["--config"]:
         parser.error("--config needs the path of a recipe in YAML")
     try:
@@ -306,7 +317,12 @@ def _load(
         if loader in ("json", "csv"):
             for path in paths:
                 _check_utf8(path)
-        dataset = load_dataset(loader, data_files=given, streaming=streaming)
+        try:
+            dataset = load_dataset(loader, data_files=given, streaming=streaming)
+        except DatasetsError:
+            for path in paths if loader == "json" else ():
+                _check_lines(path)
+            raise
     for split in files:
         if split not in dataset:
             raise ValueError(
@@ -332,17 +348,33 @@ def _check_utf8(path: str) -> None:
         line += block.count(b"\n")
 
 
-def _blocks(path: str) -> Iterator[bytes]:
-    """A file block by block, decompressed, and an empty block at its end; none of an archive that fsspec cannot open."""
-    compression = Extractor.infer_extractor_format(path)
-    if compression is not None and compression not in compr:
-        return
+def _check_lines(path: str) -> None:
+    """Raise if a line of a JSONL file is not JSON: the loader counts from 0, within a block, and leaves out the file."""
+    for n, line in enumerate(_blocks(path, by_line=True), 1):
+        text = line.decode("utf-8-sig").strip()
+        try:
+            json.loads(text or "null")
+        except (ValueError, RecursionError) as error:
+            if n == 1 and (text.startswith("[") or ".jsonl" not in Path(path).suffixes):
+                return  # one document over many lines
+            raise ValueError(
+                f"`--data_files`: {path}, line {n}: expected JSON, found {text!r:.60}: {error}."
+            ) from error
+
+
+def _blocks(path: str, by_line: bool = False) -> Iterator[bytes]:
+    """A file in blocks or lines, decompressed, then an empty one; nothing of an archive that fsspec cannot open."""
     try:
+        compression = Extractor.infer_extractor_format(path)
+        if compression is not None and compression not in compr:
+            return
         with fsspec.open(path, "rb", compression=compression) as file:
-            while block := file.read(1 << 20):
+            while block := file.readline() if by_line else file.read(1 << 20):
                 yield block
-    except Exception:  # a broken archive, of which the loader says what is wrong
+    except io.UnsupportedOperation:  # of lines, by some decompressors
         return
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(f"`--data_files`: {path} cannot be decompressed: {error}") from error
     yield b""
 
 
