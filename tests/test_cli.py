@@ -9,7 +9,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from local_hub import ALICE
 
 from trl_real import SelectionConfig, SelectionReport, select_preferences
-from trl_real.cli import _check_utf8, main
+from trl_real.cli import main
 
 
 RECIPES = Path(__file__).parent.parent / "examples" / "recipes"
@@ -254,13 +254,6 @@ def test_a_file_that_is_not_utf8_is_named(name, content, message, data, capsys):
     Path(name).write_bytes(content)
     assert main(["select", "--data_files", name]) == 1
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("shift", range(4))
-def test_a_character_may_lie_across_blocks(shift, tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b"x" * shift + "日".encode() * 700_000)
-    _check_utf8(str(path))
 
 
 def test_pairs_are_written_whole_or_not_at_all(data, tiny_encoder, monkeypatch, capsys):

@@ -19,7 +19,7 @@ from local_hub import ALICE
 from markdown_it import MarkdownIt
 
 import trl_real
-from trl_real import cli, push_selected_dataset
+from trl_real import cli, layouts, push_selected_dataset
 from trl_real.layouts import LAYOUTS
 from trl_real.policies import POLICIES
 from trl_real.report import REASONS
@@ -126,6 +126,20 @@ def test_pages(page, folder, tiny_lm, tiny_encoder, monkeypatch):
         if block.printed is not None:
             found, said = (re.sub(r"[\d.]+ s\b", "? s", text) for text in (output.getvalue(), block.printed))
             assert found == said  # but for the time
+
+
+def test_layouts_name_every_column_that_is_known():
+    page = (ROOT / "docs" / "layouts.md").read_text(encoding="utf-8")
+    parts = {
+        "the prompt": layouts.PROMPT,
+        "a list of responses": layouts.RESPONSES,
+        "their scores, higher is better": (*layouts.SCORES, *layouts.SCORE),
+        "one response a row": layouts.RESPONSE,
+        "its label or score": layouts.SCORE,
+    }
+    for part, names in parts.items():
+        (row,) = re.findall(rf"^\| {part} \| (.*) \|$", page, re.M)
+        assert tuple(re.findall("`(.*?)`", row)) == names
 
 
 def stop(callback, args, state, control, **kwargs):

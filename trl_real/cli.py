@@ -5,32 +5,23 @@ Several processes: `accelerate launch --multi_gpu -m trl_real.cli dpo --config r
 """
 
 import argparse
-import codecs
 import contextlib
-import gzip
 import importlib.util
-import io
-import json
-import lzma
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-import fsspec  # type: ignore[import-untyped]
 import yaml
-from datasets import DatasetDict, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetsError
-from datasets.utils.extract import Extractor
-from fsspec.compression import compr  # type: ignore[import-untyped]
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from . import __version__
 from .config import SelectionConfig
 from .conversion import convert, to_candidates
+from .files import load_files
 from .hub import push_selected_dataset
 from .labels import to_label_tasks
 from .layouts import LAYOUTS
@@ -40,8 +31,6 @@ from .real_dpo_trainer import RealDPOTrainer
 
 
 OUTPUTS = ("pairs.jsonl", "selection.png", "selection_report.json", "tasks.jsonl")
-# The loader of `datasets` for each ending, which may be followed by that of a compression.
-LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
 COLUMN_PARTS = ("prompt", "responses", "scores", "chosen", "rejected")
 LICENSE = "Licence of the data, for its card. Default: what the source's card on the Hub says."
 DATA_FILES = "Local files instead: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed."
@@ -165,7 +154,7 @@ def select(argv: list[str]) -> None:
     arguments, columns, config = _parse("select", (SelectArguments, ColumnArguments, SelectionConfig), argv)
     with _users_mistakes():
         files = {arguments.dataset_train_split: arguments.data_files}
-        dataset = _load(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
+        dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
         on_skip = "error" if config.on_skip == "error" else "keep"
         rows = dataset[arguments.dataset_train_split]
         converted = convert(rows, columns.layout, named=columns.named, on_skip=on_skip)
@@ -211,7 +200,7 @@ def dpo(argv: list[str]) -> None:
         train, test = arguments.dataset_train_split, arguments.dataset_test_split
         evaluates = config.eval_strategy != "no"
         files = {train: arguments.data_files, **({test: arguments.eval_data_files} if evaluates else {})}
-        dataset = _load(arguments.dataset_name, arguments.dataset_config, files, arguments.dataset_streaming)
+        dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, arguments.dataset_streaming)
         if columns.layout or columns.named:
             on_skip = "error" if config.on_skip == "error" else "drop"
             for split in files:
@@ -290,92 +279,6 @@ def _checkpoint(config: RealDPOConfig) -> str | None:
     if not checkpoint or not Path(checkpoint).is_dir():
         raise FileNotFoundError(f"`--resume_from_checkpoint`: there is no checkpoint in {folder or wanted}.")
     return str(checkpoint)
-
-
-def _load(
-    name: str | None, config: str | None, files: dict[str, list[str] | str | None], streaming: bool
-) -> DatasetDict | IterableDatasetDict:
-    """A dataset with the splits that `files` names: of the Hub or a folder, or from the files."""
-    given = {
-        split: [paths] if isinstance(paths, str) else paths for split, paths in files.items() if paths is not None
-    }
-    if (not given) == (name is None):
-        raise ValueError("Give either `--dataset_name` or `--data_files`.")
-    if name is not None:
-        dataset = load_dataset(name, name=config, streaming=streaming)
-    else:
-        paths = [path for split in given.values() for path in split]
-        missing = [path for path in paths if not Path(path).is_file()]
-        if missing:
-            raise FileNotFoundError(f"`--data_files`: there is no file {missing[0]}.")
-        if empty := [path for path in paths if Path(path).stat().st_size == 0]:
-            raise ValueError(f"`--data_files`: {empty[0]} is empty.")
-        endings = {next((end for end in Path(path).suffixes if end in LOADERS), "") for path in paths}
-        if len(endings) > 1 or endings == {""}:
-            raise ValueError(f"`--data_files`: expected files that end in one of {list(LOADERS)}, found {paths}.")
-        loader = LOADERS[endings.pop()]
-        if loader in ("json", "csv"):
-            for path in paths:
-                _check_utf8(path)
-        try:
-            dataset = load_dataset(loader, data_files=given, streaming=streaming)
-        except DatasetsError:
-            for path in paths if loader == "json" else ():
-                _check_lines(path)
-            raise
-    for split in files:
-        if split not in dataset:
-            raise ValueError(
-                f"There is no split {split!r}. Found: {list(dataset)}. Name it with `--dataset_train_split` or "
-                "`--dataset_test_split`; of local files, `--eval_data_files` are for evaluation."
-            )
-    return dataset
-
-
-def _check_utf8(path: str) -> None:
-    """Raise unless a text file is UTF-8: the JSON reader of PyArrow takes any bytes, and what reads them later may crash."""
-    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
-    for block in _blocks(path):
-        held = decoder.getstate()[0]  # of a character that began in the last block
-        try:
-            decoder.decode(block, final=not block)
-        except UnicodeDecodeError as error:
-            line += (held + block).count(b"\n", 0, error.start)
-            raise ValueError(
-                f"`--data_files`: {path} is not UTF-8: byte 0x{error.object[error.start]:02x} in line {line} "
-                f"({error.reason}). Convert it, for example with `iconv -f latin1 -t utf-8`."
-            ) from error
-        line += block.count(b"\n")
-
-
-def _check_lines(path: str) -> None:
-    """Raise if a line of a JSONL file is not JSON: the loader counts from 0, within a block, and leaves out the file."""
-    for n, line in enumerate(_blocks(path, by_line=True), 1):
-        text = line.decode("utf-8-sig").strip()
-        try:
-            json.loads(text or "null")
-        except (ValueError, RecursionError) as error:
-            if n == 1 and (text.startswith("[") or ".jsonl" not in Path(path).suffixes):
-                return  # one document over many lines
-            raise ValueError(
-                f"`--data_files`: {path}, line {n}: expected JSON, found {text!r:.60}: {error}."
-            ) from error
-
-
-def _blocks(path: str, by_line: bool = False) -> Iterator[bytes]:
-    """A file in blocks or lines, decompressed, then an empty one; nothing of an archive that fsspec cannot open."""
-    try:
-        compression = Extractor.infer_extractor_format(path)
-        if compression is not None and compression not in compr:
-            return
-        with fsspec.open(path, "rb", compression=compression) as file:
-            while block := file.readline() if by_line else file.read(1 << 20):
-                yield block
-    except io.UnsupportedOperation:  # of lines, by some decompressors
-        return
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-        raise ValueError(f"`--data_files`: {path} cannot be decompressed: {error}") from error
-    yield b""
 
 
 if __name__ == "__main__":

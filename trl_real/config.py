@@ -216,6 +216,6 @@ def check_budget(budget: float) -> float:
     if budget == 1:
         raise ValueError(
             "`budget=1.0` could mean one pair or all of them. Leave `budget` unset to keep all pairs, or pass the "
-            "integer 1 from Python to keep one."
+            "integer 1 to keep one."
         )
     raise ValueError(f"`budget` must be a share between 0 and 1 or a whole number, got {budget!r}.")

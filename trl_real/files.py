@@ -1,0 +1,106 @@
+"""What the command line reads: local files or a dataset, and what is wrong with them, by file and line."""
+
+import codecs
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec  # type: ignore[import-untyped]
+from datasets import DatasetDict, IterableDatasetDict, load_dataset
+from datasets.exceptions import DatasetsError
+from datasets.utils.extract import Extractor
+from fsspec.compression import compr  # type: ignore[import-untyped]
+
+
+# The loader of `datasets` for each ending, which may be followed by that of a compression.
+LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+
+
+def load_files(
+    name: str | None, config: str | None, files: dict[str, list[str] | str | None], streaming: bool
+) -> DatasetDict | IterableDatasetDict:
+    """A dataset with the splits that `files` names: of the Hub or a folder, or from the files."""
+    given = {
+        split: [paths] if isinstance(paths, str) else paths for split, paths in files.items() if paths is not None
+    }
+    if (not given) == (name is None):
+        raise ValueError("Give either `--dataset_name` or `--data_files`.")
+    if name is not None:
+        dataset = load_dataset(name, name=config, streaming=streaming)
+    else:
+        paths = [path for split in given.values() for path in split]
+        missing = [path for path in paths if not Path(path).is_file()]
+        if missing:
+            raise FileNotFoundError(f"`--data_files`: there is no file {missing[0]}.")
+        if empty := [path for path in paths if Path(path).stat().st_size == 0]:
+            raise ValueError(f"`--data_files`: {empty[0]} is empty.")
+        endings = {next((end for end in Path(path).suffixes if end in LOADERS), "") for path in paths}
+        if len(endings) > 1 or endings == {""}:
+            raise ValueError(f"`--data_files`: expected files that end in one of {list(LOADERS)}, found {paths}.")
+        loader = LOADERS[endings.pop()]
+        if loader in ("json", "csv"):
+            for path in paths:
+                _check_utf8(path)
+        try:
+            dataset = load_dataset(loader, data_files=given, streaming=streaming)
+        except DatasetsError:
+            for path in paths if loader == "json" else ():
+                _check_lines(path)
+            raise
+    for split in files:
+        if split not in dataset:
+            raise ValueError(
+                f"There is no split {split!r}. Found: {list(dataset)}. Name it with `--dataset_train_split` or "
+                "`--dataset_test_split`; of local files, `--eval_data_files` are for evaluation."
+            )
+    return dataset
+
+
+def _check_utf8(path: str) -> None:
+    """Raise unless a text file is UTF-8: the JSON reader of PyArrow takes any bytes, and what reads them later may crash."""
+    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+    for block in _blocks(path):
+        held = decoder.getstate()[0]  # of a character that began in the last block
+        try:
+            decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            line += (held + block).count(b"\n", 0, error.start)
+            raise ValueError(
+                f"`--data_files`: {path} is not UTF-8: byte 0x{error.object[error.start]:02x} in line {line} "
+                f"({error.reason}). Convert it, for example with `iconv -f latin1 -t utf-8`."
+            ) from error
+        line += block.count(b"\n")
+
+
+def _check_lines(path: str) -> None:
+    """Raise if a line of a JSONL file is not JSON: the loader counts from 0, within a block, and leaves out the file."""
+    for n, line in enumerate(_blocks(path, by_line=True), 1):
+        text = line.decode("utf-8-sig").strip()
+        try:
+            json.loads(text or "null")
+        except (ValueError, RecursionError) as error:
+            if n == 1 and (text.startswith("[") or ".jsonl" not in Path(path).suffixes):
+                return  # one document over many lines
+            raise ValueError(
+                f"`--data_files`: {path}, line {n}: expected JSON, found {text!r:.60}: {error}."
+            ) from error
+
+
+def _blocks(path: str, by_line: bool = False) -> Iterator[bytes]:
+    """A file in blocks or lines, decompressed, then an empty one; nothing of an archive that fsspec cannot open."""
+    try:
+        compression = Extractor.infer_extractor_format(path)
+        if compression is not None and compression not in compr:
+            return
+        with fsspec.open(path, "rb", compression=compression) as file:
+            while block := file.readline() if by_line else file.read(1 << 20):
+                yield block
+    except io.UnsupportedOperation:  # of lines, by some decompressors
+        return
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(f"`--data_files`: {path} cannot be decompressed: {error}") from error
+    yield b""
