@@ -113,16 +113,20 @@ def run_on_the_sample(folder, *command):
 @pytest.mark.slow
 def test_annotation_curve(tmp_path):
     curve = run_on_the_sample(tmp_path, "annotation_curve.py", "--seeds", "2")["curves"]["sample, by gap"]
-    assert curve["less_random"]["random"]["0.5"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     for strategy in ("easy", "max_min"):  # a budget of all has no order
-        assert curve["accuracy"][strategy]["1.0"] == curve["accuracy"][f"{strategy}, in its order"]["1.0"]
+        assert curve["less_drawn"][f"{strategy}, in its order"]["1.0"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    with_all, at_random = curve["accuracy"]["easy"]["1.0"], curve["accuracy"]["random"]["1.0"]
+    difference = curve["less_random"]["easy"]["1.0"]["mean"]
+    assert difference == pytest.approx(with_all["mean"] - at_random["mean"], abs=2e-4)
+    assert 0 < curve["longer_is_better"]["mean"] < 1
 
 
 @pytest.mark.slow
 def test_reliability(tmp_path):
-    found = run_on_the_sample(tmp_path, "reliability.py")
+    found = run_on_the_sample(tmp_path, "reliability.py", "--seeds", "2")
     strategies, report = found["strategies"]["sample"], found["reports"]["sample"]
     assert strategies["easy"]["wrong"]["mean"] < strategies["hard"]["wrong"]["mean"]
+    assert 0 <= report["covered"] <= report["annotators"] == 2
     assert report["truth"]["mean"] == pytest.approx(found["error_of_random_pairs"], abs=0.05)
     assert sum(row["pairs"] for row in report["bins"]) == report["pairs"]
 
