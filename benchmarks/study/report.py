@@ -201,7 +201,7 @@ def tables(results: dict[str, Any]) -> str:
         f"What `label_reliability` says about such labels of {reliability['reports']['AlpacaEval']['pairs']:,} pairs, on average over "
         f"{reliability['reports']['AlpacaEval']['annotators']} draws of the annotators (the lowest to the highest):",
         reliability_table(reliability["reports"]["AlpacaEval"]),
-        "Of HH-RLHF nobody knows; the right of the figure is how often a model of other prompts agrees with its labels ([the whole "
+        "For HH-RLHF nobody knows; the right panel shows how often a model of other prompts agrees with its labels ([the whole "
         "report](reliability.md)).",
         "![Wrong labels by similarity](figures/reliability.png)",
         "### What a label is worth",
