@@ -47,7 +47,7 @@ def load_files(
                 _check_utf8(path)
         try:
             dataset = load_dataset(loader, data_files=given, streaming=streaming)
-        except DatasetsError:
+        except (DatasetsError, ValueError):
             for path in paths if loader == "json" else ():
                 _check_lines(path)
             raise
