@@ -6,6 +6,7 @@ Several processes: `accelerate launch --multi_gpu -m trl_real.cli dpo --config r
 
 import argparse
 import contextlib
+import difflib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -266,6 +267,11 @@ def _parse(command: str, kinds: tuple[type, ...], argv: list[str]) -> Any:
     try:
         return parser.parse_args_and_config(argv)
     except (ValueError, TypeError, OSError, yaml.YAMLError) as error:  # of the checks of a config, or of the file
+        options = ["--config", *parser._option_string_actions]
+        for flag in (argument.partition("=")[0] for argument in argv if argument.startswith("--")):
+            if not any(option.startswith(flag) for option in options):
+                close = difflib.get_close_matches(flag, options, n=1)
+                parser.error(f"there is no option {flag}" + (f": did you mean {close[0]}?" if close else ""))
         parser.error(str(error))
 
 
