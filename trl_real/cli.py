@@ -204,8 +204,8 @@ def dpo(argv: list[str]) -> None:
         dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, arguments.dataset_streaming)
         if columns.layout or columns.named:
             on_skip = "error" if config.on_skip == "error" else "drop"
+            named = {f"{part}_column": column for part, column in columns.named.items()}
             for split in files:
-                named = {f"{part}_column": column for part, column in columns.named.items()}
                 dataset[split] = to_candidates(dataset[split], columns.layout, on_skip=on_skip, **named)
         config.model_init_kwargs = {
             "revision": model.model_revision,

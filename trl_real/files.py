@@ -9,11 +9,11 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec  # type: ignore[import-untyped]
+import fsspec
 from datasets import DatasetDict, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetsError
 from datasets.utils.extract import Extractor
-from fsspec.compression import compr  # type: ignore[import-untyped]
+from fsspec.compression import compr
 
 
 # The loader of `datasets` for each ending, which may be followed by that of a compression.
