@@ -245,10 +245,15 @@ LATIN1 = ROW.decode().encode("latin1")
     ("name", "content", "message"),
     [
         ("a.jsonl", ROW + LATIN1, "a.jsonl is not UTF-8: byte 0xe9 in line 2 (invalid continuation byte). Convert it"),
+        ("a.jsonl", ROW + LATIN1, "`iconv -f latin1 -t utf-8`"),
         ("a.jsonl.gz", gzip.compress(ROW + LATIN1), "a.jsonl.gz is not UTF-8: byte 0xe9 in line 2"),
         ("a.jsonl", 30_000 * ROW + LATIN1, "byte 0xe9 in line 30001"),  # several blocks
         ("a.jsonl", ROW + b"\xc3", "byte 0xc3 in line 2 (unexpected end of data)"),
-        ("a.json", ROW.decode().encode("utf-16"), "byte 0xff in line 1"),
+        (
+            "a.json",
+            ROW.decode().encode("utf-16"),
+            "byte 0xff in line 1 (invalid start byte). Convert it, for example with `iconv -f utf-16",
+        ),
         ("a.csv", b"prompt,completion,label\ncaf\xe9,a,1\n", "a.csv is not UTF-8: byte 0xe9 in line 2"),
     ],
 )

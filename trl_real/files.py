@@ -69,9 +69,10 @@ def _check_utf8(path: str) -> None:
             decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             line += (held + block).count(b"\n", 0, error.start)
+            found = "utf-16" if error.object.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
             raise ValueError(
                 f"`--data_files`: {path} is not UTF-8: byte 0x{error.object[error.start]:02x} in line {line} "
-                f"({error.reason}). Convert it, for example with `iconv -f latin1 -t utf-8`."
+                f"({error.reason}). Convert it, for example with `iconv -f {found} -t utf-8`."
             ) from error
         line += block.count(b"\n")
 
