@@ -118,12 +118,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=os.environ.get("TRL_REAL_DATA"), help="Folder of the AlpacaEval candidates.")
     parser.add_argument("--aepo_python", help="Python of an environment that has `aepo`; without it that row stays.")
-    parser.add_argument(
-        "--only", nargs="+", choices=["text_to_pairs", "aepo", "selection", "scaling", "grouping", "training"]
-    )
+    names = ["text_to_pairs", "aepo", "selection", "scaling", "grouping", "training"]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--table", action="store_true", help="Only write the texts.")
     args = parser.parse_args()
-    if args.data is None and not args.table:
+    wanted = [] if args.table else args.only
+    if args.data is None and {"text_to_pairs", "aepo"} & {*wanted}:
         parser.error("--data, or the environment variable TRL_REAL_DATA, must name a folder.")
     commands = {
         "text_to_pairs": ["--data", args.data],
@@ -137,7 +137,7 @@ def main() -> None:
     folder = HERE / "results" / "gpu" if gpu else HERE / "results"
     folder.mkdir(exist_ok=True)
     for name, options in commands.items():
-        if args.table or (args.only and name not in args.only) or None in options:
+        if name not in wanted or None in options:
             continue
         print(f"{name} ...", flush=True)
         output = subprocess.run(
