@@ -13,9 +13,11 @@ CARDS = Path(__file__).parent.parent / "model_cards"
 
 
 def settled(text):
-    """A card without what differs from machine to machine: versions, what training came to, the last digit of a cosine."""
+    """A card without what differs from machine to machine: versions, what training came to, the last digit of a cosine, and the
+    device in TRL's example."""
     text = re.sub(r"(?m)^(- [A-Z]\w+: |Versions: ).*", r"\1", text)
     text = re.sub(r"(?m)^( +value: |\| [\w -]+ \| `rewards/\w+` \| ).*", r"\1", text)
+    text = re.sub(r'device(_map)?="\w+"', "device", text)
     return re.sub(r"-?\b\d+\.\d+\b", lambda match: f"{float(match[0]):.1f}", text)
 
 
