@@ -13,8 +13,7 @@ CARDS = Path(__file__).parent.parent / "model_cards"
 
 
 def settled(text):
-    """A card without what differs from machine to machine: versions, what training came to, the last digit of a cosine, and the
-    device in TRL's example."""
+    """A card without what differs by machine and version: these, TRL's device, what training came to, a cosine's last digit."""
     text = re.sub(r"(?m)^(- [A-Z]\w+: |Versions: ).*", r"\1", text)
     text = re.sub(r"(?m)^( +value: |\| [\w -]+ \| `rewards/\w+` \| ).*", r"\1", text)
     text = re.sub(r'device(_map)?="\w+"', "device", text)
