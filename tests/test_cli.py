@@ -239,6 +239,7 @@ def test_dpo_on_columns_by_name(data, tiny_lm, tiny_encoder, capsys):
 
 ROW = b'{"prompt": "caf\xc3\xa9?", "responses": ["x", "y"], "scores": [1, 2]}\n'
 LATIN1 = ROW.decode().encode("latin1")
+GZIP = gzip.compress(ROW + LATIN1, mtime=0)  # a time would be in the name of the test
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ LATIN1 = ROW.decode().encode("latin1")
     [
         ("a.jsonl", ROW + LATIN1, "a.jsonl is not UTF-8: byte 0xe9 in line 2 (invalid continuation byte). Convert it"),
         ("a.jsonl", ROW + LATIN1, "`iconv -f latin1 -t utf-8`"),
-        ("a.jsonl.gz", gzip.compress(ROW + LATIN1), "a.jsonl.gz is not UTF-8: byte 0xe9 in line 2"),
+        ("a.jsonl.gz", GZIP, "a.jsonl.gz is not UTF-8: byte 0xe9 in line 2"),
         ("a.jsonl", 30_000 * ROW + LATIN1, "byte 0xe9 in line 30001"),  # several blocks
         ("a.jsonl", ROW + b"\xc3", "byte 0xc3 in line 2 (unexpected end of data)"),
         (
