@@ -35,7 +35,11 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 WORDS = [
     "the",

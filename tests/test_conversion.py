@@ -437,7 +437,7 @@ def tables(draw):
 
 
 @given(rows=tables(), in_arrow=st.booleans(), options=st.sampled_from([{}, {"group": True}, {"conversational": True}]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_table_is_converted_or_one_error_that_names_a_column(rows, in_arrow, options):
     if in_arrow:
         try:

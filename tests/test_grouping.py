@@ -72,7 +72,7 @@ def oracle(rows, wins):
 
 
 @given(rows=ROWS, wins=st.booleans(), data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rows_of_a_prompt_are_grouped_wherever_they_lie(rows, wins, data):
     values = [0.0, 1.0, 2.0] if wins else [None, 0.0, 1.0, 2.0]
     for n, row in enumerate(rows):

@@ -83,7 +83,7 @@ def test_a_label_is_about_the_responses_it_was_given_to(rng, tmp_path):
 
 
 @given(votes=st.lists(st.lists(st.sampled_from(["a", "b", "tie", None]), max_size=5), min_size=1, max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_majority_decides(votes):
     rows = [
         {"pair_id": f"{i}", "prompt": "p", "response_a": f"a{i}", "response_b": f"b{i}"} for i in range(len(votes))
@@ -234,7 +234,7 @@ RECORDS = st.dictionaries(st.sampled_from(["pair_id", "label", "annotator", "res
     ),
     on_skip=st.sampled_from(["drop", "keep"]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_labels_are_applied_or_one_error(labels, on_skip):
     rows = [PAIR | {"pair_id": f"{i}", "response_b": None if i else "b"} for i in range(2)]
     message = "`labels`"

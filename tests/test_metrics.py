@@ -22,7 +22,7 @@ MODULES = (WinRate, PreferenceMargin, LabelError, PreferenceDiversity)
 LABELS = ("a", "b", "tie", None)
 SIDES = ("chosen", "rejected")
 LOGPS = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -156,7 +156,7 @@ def test_what_is_picked_is_valid(strategy, rng):
         assert row["score_chosen"] > row["score_rejected"] + 1.0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.tuples(
