@@ -380,7 +380,8 @@ def test_only_what_may_be_labelled_is_embedded(embedder):
     [
         ([[1.0, 0.0]], "Column `embeddings`, row 0 of the batch: found 1 vectors for 2 responses"),
         (None, "Column `embeddings`, row 0 of the batch: found 0 vectors for 2 responses"),
-        ([[1.0, 0.0], [math.nan, 1.0]], "Column `embeddings`: found NaN or infinity"),
+        ([[1.0, 0.0], [math.nan, 1.0]], "Column `embeddings`: found NaN, infinity"),
+        ([[1.0, 0.0], [1e39, 1.0]], "or what float32 cannot hold"),
         ([1.0, 2.0], "Column `embeddings`: expected (n_responses, dim) numbers a row with one dim"),
     ],
 )

@@ -32,8 +32,9 @@ class Vectors(NamedTuple):
 def read_vectors(batch: Any, candidates: Candidates, eligible: Eligible) -> Vectors:
     """The column `embeddings`, from its Arrow memory where the batch has it."""
     column = as_arrow(batch, "embeddings")
-    counts, array = _vectors_from_lists(batch["embeddings"]) if column is None else vectors_from_arrow(column)
-    array = array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is looked for below
+        counts, array = _vectors_from_lists(batch["embeddings"]) if column is None else vectors_from_arrow(column)
+        array = array.astype(np.float32, copy=False)
     for r in np.flatnonzero(counts != candidates.counts):
         if eligible.reasons[r] is None:
             raise ValueError(
@@ -43,7 +44,9 @@ def read_vectors(batch: Any, candidates: Candidates, eligible: Eligible) -> Vect
     flat = array.ravel()
     # The sum of squares, which is quick, is finite unless a number is not or is beyond all measure.
     if not np.isfinite(flat @ flat) and not np.isfinite(flat).all():
-        raise ValueError("Column `embeddings`: found NaN or infinity. Make the column with `embed_responses`.")
+        raise ValueError(
+            "Column `embeddings`: found NaN, infinity or what float32 cannot hold. Make the column with `embed_responses`."
+        )
     moved = np.cumsum(counts) - counts - candidates.starts
     return Vectors(array, np.arange(candidates.counts.sum()) + np.repeat(moved, candidates.counts))
 
