@@ -132,7 +132,8 @@ def real_select(
             )
     if on_skip == "keep":
         picks = _keep(candidates, picks, skipped)
-    _write(batch, candidates, picks, reasons, selection_seed, with_reason=on_skip == "keep")
+    with_reason = on_skip == "keep" or "skip_reason" in batch  # which would say of a pair that it is none
+    _write(batch, candidates, picks, reasons, selection_seed, with_reason)
     return batch
 
 
