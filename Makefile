@@ -15,6 +15,7 @@ quality: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # A process a core, each with one thread: two that have more get into each other's way.
 pytest: $(VENV)/ready
@@ -44,8 +45,7 @@ $(VENV)/aepo/ready: benchmarks/requirements-aepo.txt
 
 # The trainer on the lowest TRL that pyproject.toml admits, everything else as it is.
 lowest-trl: $(VENV)/lowest-trl/ready
-	PYTHONPATH=$(VENV)/lowest-trl $(BIN)/python -m pytest -q tests/test_real_dpo_trainer.py tests/test_real_dpo_config.py tests/test_model_card.py \
-		tests/test_dpo_parity.py
+	PYTHONPATH=$(VENV)/lowest-trl $(BIN)/python -m pytest -q tests/training tests/hub/test_model_card.py
 
 $(VENV)/lowest-trl/ready: $(VENV)/ready constraints-lowest.txt
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/lowest-trl $$(grep ^trl== constraints-lowest.txt)

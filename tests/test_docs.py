@@ -19,10 +19,11 @@ from local_hub import ALICE
 from markdown_it import MarkdownIt
 
 import trl_real
-from trl_real import cli, layouts, push_selected_dataset
-from trl_real.layouts import LAYOUTS
-from trl_real.policies import POLICIES
-from trl_real.report import REASONS
+from trl_real import cli, push_selected_dataset
+from trl_real.candidates import layouts
+from trl_real.candidates.eligibility import POLICIES
+from trl_real.candidates.layouts import LAYOUTS
+from trl_real.selection.report import REASONS
 from trl_real.strategies import STRATEGIES
 
 
@@ -102,7 +103,9 @@ def test_pages(page, folder, tiny_lm, tiny_encoder, monkeypatch):
     # Models of the Hub are small ones here, and TRL trains in bfloat16 by default, for which transformers wants a GPU.
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
     monkeypatch.setattr("transformers.trainer_callback.DefaultFlowCallback.on_step_end", stop)
-    monkeypatch.setattr("trl_real.real_dpo_trainer.free_embedder", lambda: None)  # the next page takes it again
+    monkeypatch.setattr(
+        "trl_real.training.real_dpo_trainer.free_embedder", lambda: None
+    )  # the next page takes it again
     here = {
         "Qwen/Qwen2.5-0.5B-Instruct": tiny_lm,
         "Skywork/Skywork-Reward-V2-Qwen3-0.6B": tiny_lm,

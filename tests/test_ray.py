@@ -125,7 +125,7 @@ class Watched(EmbedResponses):
     def __call__(self, batch):
         import torch
 
-        from trl_real.embedder import load_embedder
+        from trl_real.embedding.embedder import load_embedder
 
         out = super().__call__(batch)
         told = {"pid": os.getpid(), "loads": load_embedder.cache_info().misses, "threads": torch.get_num_threads()}

@@ -9,51 +9,51 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it, in the order of the flow. Names load on first use, so that
 # `import trl_real` imports neither torch nor TRL.
 _EXPORTS = {
-    "load_sample": "sample",
+    "load_sample": "candidates.sample",
     "SelectionConfig": "config",
-    "to_candidates": "conversion",
-    "embed_responses": "embedding",
-    "real_select": "selection",
-    "to_label_tasks": "labels",
-    "apply_labels": "labels",
-    "select_budget": "budget",
-    "SelectionReport": "report",
-    "select_preferences": "preferences",
-    "ReliabilityReport": "reliability",
-    "label_reliability": "reliability",
-    "create_dataset_card": "cards",
-    "push_selected_dataset": "hub",
-    "RealDPOConfig": "real_dpo_config",
-    "RealDPOTrainer": "real_dpo_trainer",
-    "WinRate": "metrics",
-    "PreferenceMargin": "metrics",
-    "LabelError": "metrics",
-    "PreferenceDiversity": "diversity",
+    "to_candidates": "candidates.conversion",
+    "embed_responses": "embedding.embed",
+    "real_select": "selection.select",
+    "to_label_tasks": "labeling.labels",
+    "apply_labels": "labeling.labels",
+    "select_budget": "selection.budget",
+    "SelectionReport": "selection.report",
+    "select_preferences": "selection.preferences",
+    "ReliabilityReport": "labeling.reliability",
+    "label_reliability": "labeling.reliability",
+    "create_dataset_card": "hub.dataset_card",
+    "push_selected_dataset": "hub.push",
+    "RealDPOConfig": "training.real_dpo_config",
+    "RealDPOTrainer": "training.real_dpo_trainer",
+    "WinRate": "metrics.win_rate",
+    "PreferenceMargin": "metrics.preference_margin",
+    "LabelError": "metrics.label_error",
+    "PreferenceDiversity": "metrics.preference_diversity",
 }
 
 __all__ = list(_EXPORTS)
 
 if TYPE_CHECKING:
-    from .budget import select_budget as select_budget
-    from .cards import create_dataset_card as create_dataset_card
+    from .candidates.conversion import to_candidates as to_candidates
+    from .candidates.sample import load_sample as load_sample
     from .config import SelectionConfig as SelectionConfig
-    from .conversion import to_candidates as to_candidates
-    from .diversity import PreferenceDiversity as PreferenceDiversity
-    from .embedding import embed_responses as embed_responses
-    from .hub import push_selected_dataset as push_selected_dataset
-    from .labels import apply_labels as apply_labels
-    from .labels import to_label_tasks as to_label_tasks
-    from .metrics import LabelError as LabelError
-    from .metrics import PreferenceMargin as PreferenceMargin
-    from .metrics import WinRate as WinRate
-    from .preferences import select_preferences as select_preferences
-    from .real_dpo_config import RealDPOConfig as RealDPOConfig
-    from .real_dpo_trainer import RealDPOTrainer as RealDPOTrainer
-    from .reliability import ReliabilityReport as ReliabilityReport
-    from .reliability import label_reliability as label_reliability
-    from .report import SelectionReport as SelectionReport
-    from .sample import load_sample as load_sample
-    from .selection import real_select as real_select
+    from .embedding.embed import embed_responses as embed_responses
+    from .hub.dataset_card import create_dataset_card as create_dataset_card
+    from .hub.push import push_selected_dataset as push_selected_dataset
+    from .labeling.labels import apply_labels as apply_labels
+    from .labeling.labels import to_label_tasks as to_label_tasks
+    from .labeling.reliability import ReliabilityReport as ReliabilityReport
+    from .labeling.reliability import label_reliability as label_reliability
+    from .metrics.label_error import LabelError as LabelError
+    from .metrics.preference_diversity import PreferenceDiversity as PreferenceDiversity
+    from .metrics.preference_margin import PreferenceMargin as PreferenceMargin
+    from .metrics.win_rate import WinRate as WinRate
+    from .selection.budget import select_budget as select_budget
+    from .selection.preferences import select_preferences as select_preferences
+    from .selection.report import SelectionReport as SelectionReport
+    from .selection.select import real_select as real_select
+    from .training.real_dpo_config import RealDPOConfig as RealDPOConfig
+    from .training.real_dpo_trainer import RealDPOTrainer as RealDPOTrainer
 
 
 def __getattr__(name: str) -> Any:

@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
+from .core.checks import check_count, check_number, check_seed
 from .strategies import check_strategy
 
 
@@ -183,26 +184,6 @@ def check_embedder(embedder: object) -> None:
             "`embedder` must be a model id, a local path or an object with a method `encode(list[str])`, got "
             f"{type(embedder).__name__}."
         )
-
-
-def check_count(name: str, value: object) -> None:
-    """Raise unless `value`, that of the option `name`, is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
-
-
-def check_seed(name: str, seed: object) -> None:
-    """Raise unless `seed`, the value of the option `name`, is a whole number that NumPy takes as a seed."""
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
-        raise ValueError(f"`{name}` must be a whole number of at least 0, got {seed!r}.")
-
-
-def check_number(name: str, value: object, low: float, high: float) -> None:
-    """Raise unless `value`, that of the option `name`, is a number from `low` to `high`, or `None`."""
-    if value is not None and (
-        isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) <= high
-    ):
-        raise ValueError(f"`{name}` must be a number from {low} to {high}, got {value!r}.")
 
 
 def check_budget(budget: float) -> float:

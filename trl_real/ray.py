@@ -5,9 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ._transform import Transform
-from .embedding import embed_responses
-from .selection import real_select
+from .core.transform import Transform
+from .embedding.embed import embed_responses
+from .selection.select import real_select
 
 
 if importlib.util.find_spec("ray") is None:

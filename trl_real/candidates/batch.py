@@ -1,0 +1,272 @@
+"""From the columns of a batch to candidates: which responses a prompt has, and their texts and scores."""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets.formatting.formatting import LazyRow
+
+from ..core.columns import as_arrow, as_text_array, cell, is_untouched, kind, lengths, read_column
+from ..core.messages import as_message, is_messages, response_text, split_prompt
+
+
+# The columns that are read.
+COLUMNS = ("prompt", "responses", "scores", "chosen", "rejected", "embeddings", "skip_reason")
+
+
+@dataclass
+class Candidates:
+    """
+    The candidates of a batch of n prompts, with their m responses one after the other.
+
+    Attributes:
+        prompts (`list` or `pa.Array` of length n): Text, messages or null.
+        counts (`np.ndarray` of shape `(n,)`): How many responses each prompt has.
+        responses (`list` or `pa.Array` of length m): Text, messages or null; for given pairs chosen, then rejected.
+        texts (`pa.Array` of length m): The responses as text, `""` for null.
+        scores (`np.ndarray` of shape `(m,)` or `None`): NaN where missing; `None` if there is no such column.
+        reasons (`list` of length n): Why a row was given up on reading or, from a column `skip_reason`, before; mostly
+            `None`.
+        given_pairs (`bool`): Whether the rows came as `chosen` and `rejected`.
+        rewritten (`bool`): Whether prompts or given sides are no longer as they came in: an implicit prompt was split
+            off, or text became messages.
+    """
+
+    prompts: Any
+    counts: np.ndarray
+    responses: Any
+    texts: pa.Array
+    scores: np.ndarray | None
+    reasons: list[str | None]
+    given_pairs: bool
+    rewritten: bool
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where the responses of each prompt begin, `(n,)`."""
+        return np.cumsum(self.counts) - self.counts
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row of each response, `(m,)`."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """The names of the two sides of a pair."""
+        return side_names(self.given_pairs or self.scores is not None)
+
+
+def side_names(labelled: bool) -> tuple[str, str]:
+    """The columns of the two sides of a pair."""
+    return ("chosen", "rejected") if labelled else ("response_a", "response_b")
+
+
+def check_columns(columns: Any, where: str) -> bool:
+    """
+    Raise unless `columns` hold a layout that can be selected from.
+
+    Args:
+        columns (`Collection[str]`): Column names.
+        where (`str`): Who asks, for the message.
+
+    Returns:
+        `bool`: Whether they hold given pairs (`chosen` and `rejected`) rather than `responses`.
+    """
+    if "chosen" in columns and "rejected" in columns:
+        return True
+    if "responses" in columns and "prompt" in columns:
+        return False
+    raise ValueError(
+        f"{where} expects the columns `prompt` and `responses` (and `scores`, if there are any), or `chosen` and "
+        f"`rejected` (and `prompt`). Found: {sorted(columns)}. `to_candidates(dataset)` makes them from the layouts it "
+        "knows."
+    )
+
+
+def read_candidates(batch: Any, where: str) -> Candidates:
+    """Read the candidates of a batch that `datasets.map` hands over, or raise an error that names the column."""
+    _check_batch(batch, where)
+    candidates = _read_given_pairs(batch) if check_columns(batch, where) else _read_responses(batch)
+    if _has_messages(batch, candidates):
+        _make_messages(candidates)
+    return candidates
+
+
+def _read_responses(batch: Any) -> Candidates:
+    prompts, lists = as_arrow(batch, "prompt"), as_arrow(batch, "responses")
+    if _is_text(prompts) and _is_list_of(_is_text, lists):  # without a Python object for each
+        counts, responses = lengths(lists), lists.flatten()
+        texts = responses.fill_null("")
+    else:
+        prompts = read_column(batch, "prompt")
+        for r, prompt in enumerate(prompts):
+            check_prompt(prompt, "prompt", r)
+        rows = [read_list(row, "responses", r) or [] for r, row in enumerate(read_column(batch, "responses"))]
+        texts = as_text_array(read_text(response, "responses", r) for r, row in enumerate(rows) for response in row)
+        counts, responses = (
+            np.array([len(row) for row in rows], dtype=np.int64),
+            [item for row in rows for item in row],
+        )
+    scores = _read_scores(batch, counts) if "scores" in batch else None
+    return Candidates(prompts, counts, responses, texts, scores, _read_reasons(batch, len(counts)), False, False)
+
+
+def _read_scores(batch: Any, counts: np.ndarray) -> np.ndarray:
+    lists = as_arrow(batch, "scores")
+    if _is_list_of(_is_number, lists) and np.array_equal(lengths(lists), counts):
+        return lists.flatten().cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy()
+    rows = zip(read_column(batch, "scores"), counts.tolist(), strict=True)
+    scores = [read_scores(row, count, "scores", r) for r, (row, count) in enumerate(rows)]
+    return np.array([score for row in scores for score in row], dtype=np.float64)
+
+
+def _read_given_pairs(batch: Any) -> Candidates:
+    pairs = [list(pair) for pair in zip(read_column(batch, "chosen"), read_column(batch, "rejected"), strict=True)]
+    texts = [[read_text(pair[0], "chosen", r), read_text(pair[1], "rejected", r)] for r, pair in enumerate(pairs)]
+    prompts = read_column(batch, "prompt") if "prompt" in batch else [None] * len(pairs)
+    reasons = _read_reasons(batch, len(pairs))
+    rewritten = "prompt" not in batch
+    for r, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True)):
+        if "prompt" not in batch or _repeats_prompt(prompt, pair):
+            if None not in pair and isinstance(pair[0], str) != isinstance(pair[1], str):
+                raise TypeError(
+                    f"{cell('rejected', r)}: expected the same kind as `chosen`, text or messages, for the prompt to be "
+                    f"split off, found {kind(pair[1])}."
+                )
+            prompts[r], pairs[r] = split_prompt(*pair)
+            texts[r] = ["" if response is None else response_text(response) for response in pairs[r]]
+            if prompts[r] is None and None not in pair:
+                reasons[r] = reasons[r] or "no_shared_turn"
+            rewritten = True
+        else:
+            check_prompt(prompt, "prompt", r)
+    return Candidates(
+        prompts,
+        counts=np.full(len(pairs), 2),
+        responses=[response for pair in pairs for response in pair],
+        texts=as_text_array(text for row in texts for text in row),
+        scores=None,
+        reasons=reasons,
+        given_pairs=True,
+        rewritten=rewritten,
+    )
+
+
+def _repeats_prompt(prompt: Any, pair: list[Any]) -> bool:
+    """Whether both sides are whole conversations beside a prompt that is text, as in UltraFeedback binarized."""
+    return isinstance(prompt, str) and all(
+        isinstance(side, list) and len(side) > 1 and side[0].get("role") in ("system", "user") for side in pair
+    )
+
+
+def _read_reasons(batch: Any, n: int) -> list[str | None]:
+    """Why the rows were given up by an earlier stage."""
+    if "skip_reason" not in batch:
+        return [None] * n
+    return [reason if isinstance(reason, str) else None for reason in read_column(batch, "skip_reason")]
+
+
+def _has_messages(batch: Any, candidates: Candidates) -> bool:
+    """Whether prompts or responses are messages, by the types of the columns where these are known."""
+    if hasattr(batch, "pa_table"):
+        schema = batch.pa_table.schema
+        names = ["prompt", *candidates.sides] if candidates.given_pairs else ["prompt", "responses"]
+        types = {name: schema.field(name).type for name in names if name in schema.names}
+        if "responses" in types:
+            types["responses"] = getattr(types["responses"], "value_type", types["responses"])
+        return any(pa.types.is_nested(t) or isinstance(t, pa.BaseExtensionType) for t in types.values())
+    return any(isinstance(value, list) for value in itertools.chain(candidates.prompts, candidates.responses))
+
+
+def _make_messages(candidates: Candidates) -> None:
+    """Turn the prompts and responses that are text into messages."""
+    if any(isinstance(prompt, str) for prompt in candidates.prompts):
+        candidates.prompts = [as_message(prompt, "user") for prompt in candidates.prompts]
+        candidates.rewritten = True
+    if any(isinstance(response, str) for response in candidates.responses):
+        candidates.responses = [as_message(response, "assistant") for response in candidates.responses]
+        candidates.rewritten = True
+
+
+def _is_text(column: pa.Array | None) -> bool:
+    return column is not None and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+
+
+def _is_number(column: pa.Array) -> bool:
+    return pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+
+
+def _is_list_of(is_item: Callable[[pa.Array], bool], column: pa.Array | None) -> bool:
+    if column is None or not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        return False
+    return is_item(column.values)
+
+
+def read_list(value: Any, column: str, r: int) -> list[Any] | None:
+    """A cell that holds one item a response, or null."""
+    if not (value is None or isinstance(value, list)):
+        raise TypeError(f"{cell(column, r)}: expected a list, one item a response, found {kind(value)}.")
+    return value
+
+
+def read_scores(value: Any, n_responses: int, column: str, r: int) -> list[float]:
+    """The scores of a row as floats, NaN for a missing one."""
+    scores = read_list(value, column, r)
+    if scores is None:
+        return [math.nan] * n_responses
+    if len(scores) != n_responses:
+        raise ValueError(
+            f"{cell(column, r)}: found {len(scores)} scores for {n_responses} responses. Give one score a response, "
+            "None where it is missing."
+        )
+    for score in scores:
+        if score is not None and (isinstance(score, bool) or not isinstance(score, Real)):
+            raise TypeError(f"{cell(column, r)}: expected numbers or None, found {kind(score)}.")
+    return [math.nan if score is None else float(score) for score in scores]
+
+
+def read_text(response: Any, column: str, r: int) -> str:
+    """The text of a response, `""` for null."""
+    if response is None:
+        return ""
+    if isinstance(response, str) or is_messages(response):
+        return _check_text(response_text(response), column, r)
+    raise TypeError(
+        f"{cell(column, r)}: expected a response as str or as a list of messages [{{'role': ..., 'content': ...}}], "
+        f"found {kind(response)}."
+    )
+
+
+def _check_batch(batch: Any, where: str) -> None:
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"{where} takes a batch as a dict of columns or a table, got {type(batch).__name__}.")
+    columns = {name: batch[name] for name in COLUMNS if name in batch and not is_untouched(batch, name)}
+    if isinstance(batch, LazyRow) or any(isinstance(column, str) for column in columns.values()):
+        raise ValueError(f"{where} takes a batch, got a single row. Call `dataset.map({where}, batched=True)`.")
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"The columns of a batch must have the same length, found {lengths}.")
+
+
+def check_prompt(prompt: Any, column: str, r: int) -> None:
+    """Raise unless a prompt is text, messages or null."""
+    if not (prompt is None or isinstance(prompt, str) or is_messages(prompt)):
+        raise TypeError(f"{cell(column, r)}: expected str or a list of messages, found {kind(prompt)}.")
+    _check_text(response_text(prompt or ""), column, r)
+
+
+def _check_text(text: str, column: str, r: int) -> str:
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:  # half of a character, which neither Arrow nor a tokenizer takes
+        raise ValueError(
+            f"{cell(column, r)}: found a lone surrogate, {error.object[error.start : error.end]!r}, at position "
+            f"{error.start}. Mend the text, for example with `text.encode('utf-8', 'replace').decode()`."
+        ) from None
+    return text

@@ -1,0 +1,42 @@
+"""
+The command line: `trl-real select` and `trl-real dpo`, with flags or a recipe in YAML.
+
+Several processes: `accelerate launch --multi_gpu -m trl_real.cli dpo --config recipe.yaml`.
+"""
+
+import argparse
+import sys
+from importlib import import_module
+
+from datasets.exceptions import DatasetsError
+
+from .. import __version__
+from .errors import UserError
+
+
+# Each is a function in a module of its name, which loads when the command runs.
+COMMANDS = ("select", "dpo")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; mistakes of the user end in one line and exit code 1, those in the flags in 2."""
+    parser = argparse.ArgumentParser(
+        prog="trl-real", description="Label only the response pairs that are worth a label, then align with DPO."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "command",
+        choices=COMMANDS,
+        help="`select` writes the pairs of a dataset; `dpo` selects and trains. Each has its own --help.",
+    )
+    arguments = sys.argv[1:] if argv is None else argv
+    name = parser.parse_args(arguments[:1]).command
+    command = getattr(import_module(f".{name}", __name__), name)
+    try:
+        command(arguments[1:])
+    except UserError as error:
+        cause = error.__cause__
+        why = cause.__cause__ if isinstance(cause, DatasetsError) and cause.__cause__ is not None else ""
+        print("trl-real: error:", *f"{cause} {why}".split(), file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,340 @@
+"""The card of a selected dataset: `create_dataset_card`."""
+
+import copy
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from ..config import SelectionConfig
+from ..core.messages import as_json, is_messages
+from ..core.redaction import redact
+from ..embedding.embedder import embedder_name
+from ..selection.report import SelectionReport
+from . import markdown
+from .card_metadata import Source, describe_files, describe_source, extended, find_source, n_examples
+from .card_parts import OWN_CITATION, REAL_CITATION, is_repo_id, link, options, options_yaml, render
+
+
+N_EXAMPLES = 5
+TAGS = ("trl", "dpo", "preference", "trl-real")
+SIZES = {1e3: "n<1K", 1e4: "1K<n<10K", 1e5: "10K<n<100K", 1e6: "100K<n<1M", 1e7: "1M<n<10M", np.inf: "n>10M"}
+# Each config of a dataset has its own section between these, so that pushing one leaves the others as they are. No line of
+# foreign text can look like them, for all of those are indented.
+SECTION = "<!-- trl-real: begin of the selection {!r} -->\n{}\n<!-- trl-real: end of the selection {!r} -->"
+ANY_SECTION = re.compile(
+    r"^<!-- trl-real: begin of the selection ('[^'\n]*') -->[ \t]*\n((?!<!-- trl-real: begin of).*\n)*?"
+    r"<!-- trl-real: end of the selection \1 -->[ \t]*$",
+    re.MULTILINE,
+)
+CONFIG = re.compile(r"(?!(data|figures)$)\w[\w.-]*")
+SPLIT = re.compile(r"\w+(\.\w+)*")
+MEANINGS = {
+    "prompt": "what was asked",
+    "chosen": "the better response",
+    "rejected": "the worse response",
+    "response_a": "one response",
+    "response_b": "the other response",
+    "score_chosen": "the score of the better response",
+    "score_rejected": "the score of the worse response",
+    "similarity": "the cosine of the embeddings of both",
+    "pair_id": "what labels are matched by: a hash of the prompt and both responses",
+    "skip_reason": "why a prompt has no pair",
+    "n_labels": "how many labels were given",
+}
+
+
+def create_dataset_card(
+    dataset: Dataset | DatasetDict,
+    report: SelectionReport | Mapping[str, SelectionReport] | None = None,
+    config: SelectionConfig | None = None,
+    *,
+    repo_id: str | None = None,
+    config_name: str = "default",
+    source: str | None = None,
+    source_revision: str | None = None,
+    license: str | None = None,
+    pretty_name: str | None = None,
+    model_id: str | None = None,
+    plots: Mapping[str, str] | None = None,
+    download_size: int | None = None,
+    previous: DatasetCard | None = None,
+) -> DatasetCard:
+    r"""
+    Describe selected pairs: what they are, where they come from, how they were picked and how to do it again. Nothing is
+    loaded or looked up.
+
+    Args:
+        dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
+            The pairs.
+        report ([`SelectionReport`] or `dict[str, SelectionReport]`, *optional*):
+            What [`select_preferences`] reported, for each split if there are several.
+        config ([`SelectionConfig`], *optional*):
+            The options that the pairs were selected with.
+        repo_id (`str`, *optional*):
+            Where the dataset is to be found on the Hub.
+        config_name (`str`, *optional*, defaults to `"default"`):
+            Which configuration of the dataset this is.
+        source (`str`, *optional*):
+            Where the candidates come from: the id of a dataset on the Hub, or words. If `None`, and the cache of
+            `datasets` tells, the dataset that was loaded.
+        source_revision (`str`, *optional*):
+            Its commit.
+        license (`str`, *optional*):
+            The licence of the source, as the Hub spells it. Where none is given or known, the card asks for it.
+        pretty_name (`str`, *optional*):
+            The title.
+        model_id (`str`, *optional*):
+            A model on the Hub that was trained on the pairs.
+        plots (`dict[str, str]`, *optional*):
+            The path of the figure of a split, as seen from the card.
+        download_size (`int`, *optional*):
+            Bytes of the files that hold the data.
+        previous ([`~huggingface_hub.DatasetCard`], *optional*):
+            The card that there is: what it says of other configurations, and what people have written, stays.
+
+    Returns:
+        [`~huggingface_hub.DatasetCard`]: The card. Text of the dataset is in it as text, whatever it contains.
+
+    Raises:
+        `TypeError`: If `dataset`, `report` or `config` is something else.
+        `ValueError`: If a report is of a split that `dataset` does not have.
+
+    Example:
+
+    ```python
+    >>> from trl_real import SelectionConfig, create_dataset_card, load_sample, select_preferences
+
+    >>> config = SelectionConfig(strategy="easy", budget=0.5)
+    >>> pairs, report = select_preferences(load_sample(), config)
+    >>> card = create_dataset_card(pairs, report, config, license="apache-2.0")
+    >>> card.data.size_categories, card.data.tags
+    (['n<1K'], ['trl', 'dpo', 'preference', 'trl-real'])
+    ```
+    """
+    splits = as_splits(dataset)
+    reports = split_reports(splits, report)
+    if not isinstance(config, SelectionConfig | None):
+        raise TypeError(f"`config` must be a `SelectionConfig`, got {type(config).__name__}.")
+    if not CONFIG.fullmatch(config_name):
+        raise ValueError(
+            "`config_name` must be letters, digits, '.', '-' and '_', and neither 'data' nor 'figures', got "
+            f"{redact(repr(config_name))}."
+        )
+    first = next(iter(splits.values()))
+    origin = find_source(first) if source is None else Source(redact(source), source_revision)
+    data: Any = DatasetCardData() if previous is None else copy.deepcopy(previous.data)
+    describe_files(data, splits, config_name, download_size)
+    describe_source(data, origin.name, license)
+    data.size_categories = [next(name for limit, name in SIZES.items() if n_examples(data) < limit)]
+    data.task_categories = extended(data.task_categories, ["text-generation"])
+    data["tags"] = extended(data.get("tags"), TAGS)
+    if pretty_name is None:
+        pretty_name = data.pretty_name or (repo_id.split("/")[-1] if repo_id else "Selected preference pairs")
+    data.pretty_name = markdown.one_line(pretty_name)
+
+    section = render(
+        "selection.md.jinja",
+        heading="Selection" if config_name == "default" else f"Selection {markdown.code(config_name)}",
+        reports={split: reports.get(split) for split in splits},
+        config=config,
+        source=_source(origin),
+        licence=_licence(license or data.license, origin.name),
+        model=None if model_id is None else link(model_id, "models"),
+        plots=plots or {},
+        load_code=_load_code(repo_id, config_name, next(iter(splits))),
+        labelled="chosen" in first.column_names,
+        columns=[
+            (name, _type(feature), MEANINGS.get(name, "as in the source")) for name, feature in first.features.items()
+        ],
+        examples=_examples(first),
+        how=_how(config, reports),
+        reproduce_code=_reproduce_code(config, origin, first),
+        config_yaml=None if config is None else options_yaml(config),
+    )
+    section = SECTION.format(config_name, section, config_name)
+    body = "" if previous is None else previous.text.replace("\r\n", "\n").strip()
+    if body:
+        body = _put_section(body, config_name, section)
+    else:
+        body = render(
+            "dataset_card.md.jinja",
+            title=markdown.escape(data.pretty_name),
+            sections=section,
+            citations=[REAL_CITATION, OWN_CITATION],
+        )
+    return DatasetCard(f"---\n{data}\n---\n\n{body}\n")
+
+
+def as_splits(dataset: Any) -> dict[str, Dataset]:
+    """The splits of a dataset, by name."""
+    if isinstance(dataset, Dataset):
+        return {re.split(r"[\[+]", str(dataset.split or "train"))[0]: dataset}  # "train[:10%]" is of "train"
+    if isinstance(dataset, DatasetDict) and dataset:
+        for name in dataset:
+            if not SPLIT.fullmatch(name) or name == "all":
+                raise ValueError(
+                    f"The name of a split is words with dots between, and not 'all', found {name!r}. Rename it in the dict."
+                )
+        return dict(dataset)
+    raise TypeError(
+        f"`dataset` must be a `datasets.Dataset` or a `DatasetDict` with at least one split, got {type(dataset).__name__}. "
+        "Write a stream to one first: `Dataset.from_generator(lambda: iter(stream))`."
+    )
+
+
+def split_reports(splits: dict[str, Dataset], report: Any) -> dict[str, SelectionReport]:
+    """The report of each split that has one."""
+    if isinstance(report, SelectionReport) and len(splits) > 1:
+        raise ValueError(
+            f"`report` is one, and `dataset` has several splits: {list(splits)}. Pass a dict of the report of each."
+        )
+    reports = dict(report) if isinstance(report, Mapping) else {} if report is None else {next(iter(splits)): report}
+    if not all(isinstance(each, SelectionReport) for each in reports.values()):
+        raise TypeError(f"`report` must be a `SelectionReport`, or a dict of one for each split, got {report!r:.80}.")
+    if unknown := reports.keys() - splits.keys():
+        raise ValueError(
+            f"`report` is of splits that `dataset` does not have: {sorted(unknown)}. Found: {list(splits)}."
+        )
+    return reports
+
+
+def _put_section(body: str, config_name: str, section: str) -> str:
+    """Replace the section of a configuration, or add it after the others."""
+    end = None
+    for match in ANY_SECTION.finditer(body):
+        end = match.end()
+        if match.group(1) == repr(config_name):
+            return body[: match.start()] + section + body[match.end() :]
+    if end is None:
+        return f"{body.rstrip()}\n\n{section}"
+    return f"{body[:end]}\n\n{section}{body[end:]}"
+
+
+def _source(source: Source) -> str | None:
+    if source.name is None:
+        return None
+    config = f", configuration {markdown.code(source.config)}" if source.config else ""
+    at = f", revision {markdown.code(source.revision)}" if source.revision else ""
+    return (link(source.name, "datasets") if is_repo_id(source.name) else markdown.escape(source.name)) + config + at
+
+
+def _licence(license: str | list[str] | None, source: str | None) -> str:
+    if not license:
+        return (
+            "**not known**: before you use or publish this, find out under what licence the source may be shared"
+            f"{'' if source is None else ' (' + markdown.escape(source) + ')'}, and name it with `license=`"
+        )
+    return ", ".join(markdown.code(str(each)) for each in extended(license, []))
+
+
+def _type(feature: Any) -> str:
+    """A feature in short."""
+    if isinstance(feature, dict):
+        return "{" + ", ".join(feature) + "}"
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    if inner is not None:
+        keys = inner if isinstance(inner, dict) else ()
+        return "messages" if "role" in keys else f"list of {_type(inner)}"
+    return getattr(feature, "dtype", None) or type(feature).__name__
+
+
+def _load_code(repo_id: str | None, config_name: str, split: str) -> str:
+    where = [repo_id or "path/to/this/dataset", *([] if config_name == "default" else [config_name])]
+    return (
+        "from datasets import load_dataset\n\n"
+        f"dataset = load_dataset({', '.join(map(_python, where))}, split={_python(split)})"
+    )
+
+
+def _python(value: Any) -> str:
+    """A value as Python code, text in double quotes."""
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def _examples(dataset: Dataset) -> list[dict[str, Any]]:
+    """Rows at equal distances, as the template shows them; of kept rows those that have a pair."""
+    sides = ("chosen", "rejected") if "chosen" in dataset.column_names else ("response_a", "response_b")
+    columns = [name for name in ("prompt", *sides) if name in dataset.column_names]
+    numbers = [n for n in ("similarity", "score_chosen", "score_rejected") if n in dataset.column_names]
+    dataset = dataset.with_format("arrow")
+    if sides[0] in columns:
+        dataset = dataset.select(np.flatnonzero(pc.is_valid(dataset[sides[0]][:]).to_numpy(zero_copy_only=False)))
+    where = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(N_EXAMPLES, len(dataset))).astype(int))
+    return [
+        {
+            "note": _number(row.get("similarity"), ": similarity {:.2f}"),
+            "prompt": _shown(row.get("prompt")),
+            "sides": [
+                (
+                    side.replace("_", " ").capitalize(),
+                    _number(row.get(f"score_{side}"), " (score {:g})"),
+                    _shown(row[side]),
+                )
+                for side in sides
+                if side in row
+            ],
+        }
+        for row in dataset.select_columns([*columns, *numbers]).select(where).with_format(None)
+    ]
+
+
+def _number(value: Any, form: str) -> str:
+    return form.format(value) if isinstance(value, int | float) and math.isfinite(value) else ""
+
+
+def _shown(value: Any) -> str:
+    """Text or messages as people read them, anything else as JSON."""
+    if isinstance(value, str):
+        return value
+    if not is_messages(value):
+        return as_json(value)
+    turns = []
+    for message in value:
+        content = message.get("content")
+        turns.append(
+            f"{markdown.one_line(message['role'])}: {content if isinstance(content, str) else as_json(content)}"
+        )
+        if message.get("tool_calls"):
+            turns.append(as_json(message["tool_calls"]))
+    return "\n\n".join(turns)
+
+
+def _how(config: SelectionConfig | None, reports: dict[str, SelectionReport]) -> str:
+    """What has to be known to select again."""
+    if config is None:
+        return "The options were not recorded: what the table above does not name is unknown."
+    if reports and all(report.strategy is None for report in reports.values()):
+        return "Nothing was selected: all given pairs are there."
+    if not isinstance(config.embedder, str):
+        return f"The embedder was an object of the class {markdown.code(embedder_name(config.embedder))}, to be put in its place."
+    if config.embedder == "policy":
+        return (
+            "The embedder was the policy before training, with which `RealDPOTrainer` selects; alone, name that model."
+        )
+    return (
+        "With the versions below the same data gives the same pairs; another machine may round embeddings differently."
+    )
+
+
+def _reproduce_code(config: SelectionConfig | None, source: Source, dataset: Dataset) -> str:
+    load = "...  # the source"
+    if source.name is not None and is_repo_id(source.name):
+        where = [_python(source.name), *([_python(source.config)] if source.config else [])]
+        revision = [f"revision={_python(source.revision)}"] if source.revision else []
+        split = f"split={_python(str(dataset.split or 'train'))}"
+        load = f"load_dataset({', '.join([*where, *revision, split])})"
+    chosen, defaults = ({} if config is None else options(config)), options(SelectionConfig())
+    changed = ", ".join(f"{name}={_python(value)}" for name, value in chosen.items() if value != defaults[name])
+    return (
+        "from datasets import load_dataset\n"
+        "from trl_real import SelectionConfig, select_preferences\n\n"
+        f"candidates = {load}\n"
+        f"pairs, report = select_preferences(candidates, SelectionConfig({changed}))"
+    )

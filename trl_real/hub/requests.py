@@ -1,0 +1,110 @@
+"""What the Hub refuses or fails to answer: tried again where that helps, and explained where it does not."""
+
+import errno
+import json
+import logging
+import random
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+
+from ..core.redaction import redact
+from .card_parts import endpoint
+
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+TRIES = 6
+WAIT = 1.0  # seconds before the second try, twice as many before the next
+# Another commit came first, or the Hub could not answer. Anything else would fail again.
+AGAIN = (408, 409, 412, 429, 500, 502, 503, 504)
+# What the client has tried several times itself before it gives up.
+TRIED = re.compile("/preupload/|/info/lfs/")
+# What the client wraps the failure of an upload and of a download into.
+WRAPPED = (RuntimeError, LocalEntryNotFoundError)
+
+
+def retried(attempt: Callable[[], Result], repo_id: str) -> Result:
+    """What `attempt` returns, after some tries where another one may help."""
+    for wait in (WAIT * 2**i * random.uniform(0.5, 1.5) for i in range(TRIES - 1)):
+        try:
+            return attempt()
+        except (HTTPError, json.JSONDecodeError, *WRAPPED) as error:
+            if not _may_help(_reason(error)):
+                raise
+            logger.warning(
+                "Pushing to %s failed (%s), next try in %.1f s.", repo_id, type(_reason(error)).__name__, wait
+            )
+            time.sleep(wait)
+    return attempt()
+
+
+def _reason(error: BaseException) -> BaseException:
+    """The error of the Hub that the client has wrapped into another one, if it has."""
+    return error.__cause__ if isinstance(error, WRAPPED) and isinstance(error.__cause__, HTTPError) else error
+
+
+def _may_help(error: BaseException) -> bool:
+    """Whether another try may help: after a cut connection, a page of a proxy, or a status in `AGAIN`."""
+    if isinstance(error, WRAPPED):
+        return False
+    response = getattr(error, "response", None)
+    if response is None:
+        return True
+    tried = response.request.method == "PUT" or TRIED.search(str(response.request.url))
+    return response.status_code in AGAIN and not tried
+
+
+@contextmanager
+def explained(repo_id: str) -> Iterator[None]:
+    """Turns what the Hub and the disk refuse into one error that says what to do, without a token in it."""
+    try:
+        yield
+    except (HTTPError, json.JSONDecodeError, *WRAPPED) as failure:
+        error = _reason(failure)
+        if isinstance(error, WRAPPED):
+            raise
+        response = getattr(error, "response", None)
+        status = None if response is None else response.status_code
+        kind, advice = {
+            400: (ValueError, "the Hub does not accept it"),
+            401: (
+                PermissionError,
+                "you are not logged in, or the token is not valid; run `hf auth login` or pass `token`",
+            ),
+            403: (
+                PermissionError,
+                "the token must not write there; use one with write access, and a name in a namespace that is yours",
+            ),
+            404: (
+                FileNotFoundError,
+                "there is no such dataset or revision that you can see, and the name may be taken; check the name, or take "
+                "another one",
+            ),
+            409: (
+                FileExistsError,
+                "the name is taken, or another commit is on its way; take another name, or push again",
+            ),
+            412: (ConnectionError, "others keep committing at the same time; push again"),
+        }.get(status or 0, (ConnectionError, f"the Hub at {endpoint()} does not answer; push again later"))
+        text = f"Could not push to {repo_id!r}: {advice}. ({type(error).__name__}: {' '.join(str(error).split())})"
+        clean = redact(str(error)) == str(error)
+        raise kind(redact(text)) from (failure if clean else None)
+    except HFValidationError as error:
+        raise ValueError(
+            f"`repo_id={redact(repo_id)!r}` cannot be the name of a repository: {redact(str(error))}"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"Could not push to {repo_id!r}: the disk of {tempfile.gettempdir()} is full. Make room, or set `TMPDIR` to a "
+            "folder on another disk",
+        ) from error

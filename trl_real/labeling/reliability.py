@@ -1,0 +1,327 @@
+"""Does dissimilarity help on my data? `label_reliability` answers from a labelled sample."""
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+from scipy.stats import binomtest, chi2_contingency
+
+from ..candidates.conversion import convert
+from ..config import SelectionConfig
+from ..core.checks import check_count, check_seed
+from ..core.messages import response_text
+from ..embedding.embed import embed_map, embed_responses
+from ..embedding.embedder import embedder_name
+from ..selection.budget import prompt_numbers
+from ..selection.select import pair_features, real_select
+from ..selection.similarity import pair_vectors
+from .label_noise import Estimate, cross_fit, flip_rates, wrong_majority
+
+
+# Pairs of a prompt that has scores: more of them say little that is new.
+PAIRS_PER_PROMPT = 5
+# With fewer prompts the folds are too small for the intervals to hold.
+MIN_PROMPTS = 100
+# From this p-value on, bins do not differ.
+LEVEL = 0.05
+
+
+@dataclass
+class ReliabilityBin:
+    """
+    The pairs of a range of similarity.
+
+    Attributes:
+        low (`float`): The least similarity.
+        high (`float`): The greatest similarity.
+        pairs (`int`): How many pairs there are.
+        agreement (`Estimate`): In which share of them the model agrees with the label.
+        flip_rate (`Estimate`): The estimated share of wrong labels.
+        label_agreement (`float` or `None`): Which share of the annotators are for the chosen side on average, where there are
+            several.
+    """
+
+    low: float
+    high: float
+    pairs: int
+    agreement: Estimate
+    flip_rate: Estimate
+    label_agreement: float | None = None
+
+
+@dataclass
+class ReliabilityReport:
+    r"""
+    How far labels can be trusted, by similarity.
+
+    Attributes:
+        pairs (`int`): Labelled pairs.
+        prompts (`int`): Their prompts.
+        embedder (`str`): Id, path or class of the embedder.
+        agreement (`Estimate`): In which share of the pairs a model that has not seen their prompts agrees with the label.
+        flip_rate (`Estimate`): The estimated share of wrong labels.
+        p_agreement (`float`): Chance of bins that differ as much in agreement if there were no difference.
+        p_flip_rate (`float`): The same for the shares of wrong labels.
+        bins (`list[ReliabilityBin]`): From the least to the most similar pairs.
+        skipped (`dict[str, int]`): Rows without a labelled pair, by reason.
+    """
+
+    pairs: int
+    prompts: int
+    embedder: str
+    agreement: Estimate
+    flip_rate: Estimate
+    p_agreement: float
+    p_flip_rate: float
+    bins: list[ReliabilityBin]
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """What follows from the numbers, and what does not."""
+        if self.prompts < MIN_PROMPTS:
+            return f"Too small a sample: {self.prompts} prompts. Label at least {MIN_PROMPTS} before you conclude anything."
+        if self.agreement.low <= 0.5:
+            return (
+                "The embeddings predict these labels no better than chance, so that nothing can be said about which of "
+                "them are wrong. Label more pairs, or try another embedder."
+            )
+        sentences = [] if len(self.bins) == 1 else [self._compare_agreement()]
+        if self.p_flip_rate < LEVEL:
+            rates = ", ".join(f"{row.flip_rate.value:.0%}" for row in self.bins)
+            sentences.append(
+                f"The estimated shares of wrong labels differ: {rates}, from dissimilar to similar pairs."
+            )
+        elif self.p_agreement < LEVEL:
+            sentences.append("That need not be the labels: the estimated shares of wrong ones do not differ.")
+        if self.flip_rate.high - self.flip_rate.low > 0.25:
+            sentences.append(
+                "How many labels are wrong is uncertain: label more pairs, or have several people label each."
+            )
+        return " ".join(sentences)
+
+    def _compare_agreement(self) -> str:
+        first, last = self.bins[0].agreement, self.bins[-1].agreement
+        error = np.hypot(first.high - first.low, last.high - last.low) / (2 * 1.96)  # of the difference
+        if self.p_agreement >= LEVEL:
+            return (
+                "Labels of dissimilar pairs are no easier to predict than those of similar pairs, as far as a sample of this "
+                f"size can tell: a difference of less than {2.8 * error:.0%} would not show."  # 80% power at the 5% level
+            )
+        if abs(first.value - last.value) < 1.96 * error:
+            return (
+                "The bins differ in how easily their labels are predicted, but not from dissimilar to similar pairs."
+            )
+        easier, harder = ("dissimilar", "similar") if first.value > last.value else ("similar", "dissimilar")
+        return f"Labels of {easier} pairs are easier to predict than those of {harder} pairs."
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain Python objects, for JSON."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        def show(estimate: Estimate) -> str:
+            return f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})"
+
+        rows = [["similarity", "pairs", "model agrees", "wrong labels"]]
+        rows += [
+            [f"{row.low:.2f} to {row.high:.2f}", f"{row.pairs:,}", show(row.agreement), show(row.flip_rate)]
+            for row in self.bins
+        ]
+        rows.append(["all", f"{self.pairs:,}", show(self.agreement), show(self.flip_rate)])
+        if any(row.label_agreement is not None for row in self.bins):
+            people = ["annotators agree", *(f"{row.label_agreement or 0:.0%}" for row in self.bins), ""]
+            rows = [[*row, cell] for row, cell in zip(rows, people, strict=True)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = [
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
+        p_values = f"bins differ in agreement: p = {self.p_agreement:.2g}; in wrong labels: p = {self.p_flip_rate:.2g}"
+        return "\n".join([*table, p_values, self.verdict])
+
+
+def label_reliability(
+    dataset: Dataset,
+    *,
+    embedder: Any = SelectionConfig.embedder,
+    embedder_max_length: int | None = SelectionConfig.embedder_max_length,
+    embedder_batch_size: int = SelectionConfig.embedder_batch_size,
+    embedder_dtype: str = SelectionConfig.embedder_dtype,
+    bins: int = 4,
+    seed: int = 0,
+) -> ReliabilityReport:
+    r"""
+    Estimate from a labelled sample how far labels can be trusted, by the similarity of the pair.
+
+    A linear model of the embeddings learns to predict the labels and is asked about prompts that it has not seen
+    (cross-fitting). Where it is sure and the label says otherwise, the label is likely to be wrong; the share of such labels
+    is estimated together with the model's own chance of being right. The estimate is of labels that are wrong *or beyond
+    a linear model of these embeddings*: it is as good as the embedder.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Labelled pairs, or candidates with scores, in any layout that [`to_candidates`] knows. Of candidates up to five
+            random pairs a prompt are looked at. Columns `label_agreement` and `n_labels`, from [`apply_labels`], say how
+            several annotators voted. `embeddings` from [`embed_responses`] are used if there are any.
+        embedder, embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
+            As in [`embed_responses`].
+        bins (`int`, *optional*, defaults to `4`):
+            How many ranges of similarity, of equally many pairs each, to report on.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the folds and of the random pairs.
+
+    Returns:
+        [`ReliabilityReport`]: Agreement and share of wrong labels, in all and by similarity, with intervals of 95%, and a
+        verdict. `flip_rate.value` is what the `label_smoothing` of TRL's `loss_type="robust"` expects.
+
+    Raises:
+        `TypeError`: If `dataset` is no [`~datasets.Dataset`].
+        `ValueError`: If it has no labels, fewer than 20 prompts with a labelled pair, or an option is not valid.
+
+    Example:
+
+    ```python
+    >>> from trl_real import label_reliability, load_sample
+
+    >>> report = label_reliability(load_sample(), bins=2)
+    >>> report.verdict
+    'Too small a sample: 44 prompts. Label at least 100 before you conclude anything.'
+    ```
+    """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"`label_reliability` needs a `datasets.Dataset`, got {type(dataset).__name__}.")
+    check_count("bins", bins)
+    check_seed("seed", seed)
+    options = {
+        "embedder": embedder,
+        "embedder_max_length": embedder_max_length,
+        "embedder_batch_size": embedder_batch_size,
+        "embedder_dtype": embedder_dtype,
+    }
+    SelectionConfig(**options)
+    converted = convert(dataset)
+    pairs, unpaired, name = _labelled_pairs(converted.dataset, converted.given_pairs, options, seed)
+    prompts = prompt_numbers(pairs)
+    n_prompts, skipped = len(np.unique(prompts)), dict((converted.skipped + unpaired).most_common())
+    if n_prompts < 20:
+        raise ValueError(
+            f"`label_reliability` needs labelled pairs of at least 20 prompts, and {MIN_PROMPTS} to say anything. Found "
+            f"{len(pairs)} pairs of {n_prompts}; rows without: {skipped or 'none'}."
+        )
+    vectors = pair_vectors(pairs)
+    similarity = np.round((vectors[:, 0] * vectors[:, 1]).sum(1), 9)
+    score, spread = cross_fit(vectors[:, 0] - vectors[:, 1], prompts, seed)
+    # Pairs of one prompt are much alike: together they count as one.
+    weight = 1.0 / np.bincount(prompts)[prompts]
+    votes, label_agreement = _votes(pairs)
+    edges = np.unique(np.quantile(similarity, np.arange(1, bins) / bins))
+    where = np.unique(np.searchsorted(edges, similarity, side="right"), return_inverse=True)[1]
+    rate, rates, p_flip_rate = flip_rates(score, spread, votes, weight, where)
+
+    agrees = weight * ((score > 0) + 0.5 * (score == 0))
+    parts = [where == b for b in range(len(rates))]
+    counts = np.array([[agrees[part].sum(), (weight - agrees)[part].sum()] for part in parts])
+    differ = len(parts) > 1 and counts.sum(0).all()
+    return ReliabilityReport(
+        pairs=len(pairs),
+        prompts=n_prompts,
+        embedder=name,
+        agreement=_share(*counts.sum(0)),
+        flip_rate=_of_labels(rate, votes, weight),
+        p_agreement=float(chi2_contingency(counts, correction=False).pvalue) if differ else 1.0,
+        p_flip_rate=p_flip_rate,
+        bins=[
+            ReliabilityBin(
+                low=round(float(similarity[part].min()), 6),
+                high=round(float(similarity[part].max()), 6),
+                pairs=int(part.sum()),
+                agreement=_share(*counts[b]),
+                flip_rate=_of_labels(rates[b], votes[part], weight[part]),
+                label_agreement=None if label_agreement is None else float(label_agreement[part].mean()),
+            )
+            for b, part in enumerate(parts)
+        ],
+        skipped=skipped,
+    )
+
+
+def _labelled_pairs(
+    dataset: Dataset, given_pairs: bool, options: dict[str, Any], seed: int
+) -> tuple[Dataset, Counter[str], str]:
+    """Pairs with `chosen`, `rejected` and `embeddings`, why rows have none, and the name of the embedder."""
+    if not (given_pairs or "scores" in dataset.column_names):
+        raise ValueError(
+            f"`label_reliability` needs labels: `chosen` and `rejected`, or `responses` and `scores`. Found: "
+            f"{dataset.column_names}. Label a sample with `to_label_tasks` and `apply_labels`."
+        )
+    if given_pairs and {"embeddings", "responses"} <= set(dataset.column_names):
+        lengths = pc.list_value_length(dataset.with_format("arrow")["responses"][:])
+        # Of two responses nobody knows whether two vectors are theirs or those of the sides, in their order.
+        if pc.any(pc.equal(lengths, 2)).as_py():
+            dataset = dataset.remove_columns("embeddings")
+    name = "column `embeddings`"
+    if "embeddings" not in dataset.column_names:
+        name = embedder_name(options["embedder"])
+        if given_pairs:  # whatever they were picked from, their sides are embedded
+            dataset = dataset.remove_columns(list({"responses", "scores", "responses_cut"} & {*dataset.column_names}))
+        dataset = embed_map(dataset, embed_responses, options, "Embedding responses")
+    if given_pairs:
+        earlier = dataset["skip_reason"][:] if "skip_reason" in dataset.column_names else [None] * len(dataset)
+        pairs = dataset.select_columns(["chosen", "rejected"]).with_format(None)
+        reasons = [reason or _why_no_label(**pair) for reason, pair in zip(earlier, pairs, strict=True)]
+    else:
+        dataset = dataset.map(
+            real_select,
+            batched=True,
+            fn_kwargs={
+                "strategy": "random",
+                "pairs_per_prompt": PAIRS_PER_PROMPT,
+                "selection_seed": seed,
+                "on_skip": "keep",
+            },
+            features=pair_features(dataset.features, given_pairs, labelled=True),
+            desc="Pairing responses",
+        )
+        reasons = dataset["skip_reason"][:]
+    paired = dataset.select([r for r, reason in enumerate(reasons) if reason is None])
+    return paired, Counter(reason for reason in reasons if reason is not None), name
+
+
+def _why_no_label(chosen: Any, rejected: Any) -> str | None:
+    """Why a pair says nothing about preferences."""
+    if chosen is None or rejected is None:
+        return "missing_response"
+    return "duplicate_responses" if response_text(chosen).strip() == response_text(rejected).strip() else None
+
+
+def _votes(pairs: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
+    """How many annotators are for the chosen side, and how many there are, `(n, 2)`; and their agreement, if known."""
+    votes = np.ones((len(pairs), 2), dtype=np.int64)
+    if not {"label_agreement", "n_labels"} <= set(pairs.column_names):
+        return votes, None
+    table = pairs.with_format("arrow")
+    agreement, n_labels = (
+        table[name][:].cast(pa.float64()).fill_null(1.0).to_numpy() for name in ("label_agreement", "n_labels")
+    )
+    n_for = np.round(agreement * n_labels)
+    several = 2 * n_for > n_labels  # else nobody, or no majority, stands behind the label: it counts as one vote
+    votes[several] = np.column_stack([n_for, n_labels])[several]
+    return votes, agreement
+
+
+def _share(n_for: float, n_against: float) -> Estimate:
+    """A share with Wilson's interval. Weighted counts are rounded, down to whole prompts."""
+    n = max(int(n_for + n_against), 1)
+    test = binomtest(min(round(n * n_for / (n_for + n_against)), n), n)
+    interval = test.proportion_ci(method="wilson")
+    return Estimate(float(n_for / (n_for + n_against)), float(interval.low), float(interval.high))
+
+
+def _of_labels(rate: Estimate, votes: np.ndarray, weight: np.ndarray) -> Estimate:
+    """The share of wrong labels, decided by a majority, from how often an annotator errs."""
+    return Estimate(*(round(wrong_majority(value, votes, weight), 6) for value in (rate.value, rate.low, rate.high)))

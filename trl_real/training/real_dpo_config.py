@@ -1,0 +1,64 @@
+"""Selection and DPO in one set of flags: `RealDPOConfig`."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from trl import DPOConfig
+
+from ..config import SelectionConfig
+from ..embedding.embedder import embedder_name
+from ..strategies import check_strategy
+
+
+@dataclass
+class RealDPOConfig(SelectionConfig, DPOConfig):
+    r"""
+    Configuration class for the [`RealDPOTrainer`].
+
+    It has every parameter of [`SelectionConfig`] and of [`~trl.DPOConfig`], and two of its own.
+
+    Parameters:
+        eval_selection_strategy (`str`, *optional*, defaults to `"random"`):
+            The strategy that pairs the responses of an evaluation dataset. By default not the one that selects the
+            training pairs, so that the evaluation is not biased by it. Evaluation pairs are never budgeted.
+        hub_dataset_id (`str`, *optional*):
+            The dataset on the Hub that [`RealDPOTrainer.push_to_hub`] pushes the selected pairs to, beside the model. If
+            `None`, it pushes the model alone.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*DPOConfig._VALID_DICT_FIELDS, "strategy_kwargs"]
+
+    eval_selection_strategy: str = field(
+        default="random", metadata={"help": "The strategy that pairs the responses of an evaluation dataset."}
+    )
+
+    hub_dataset_id: str | None = field(
+        default=None, metadata={"help": "Dataset on the Hub to push the selected pairs to, beside the model."}
+    )
+
+    def __post_init__(self) -> None:
+        # Named one by one: `super()` would stop at the first parent, which knows nothing of the second.
+        SelectionConfig.__post_init__(self)
+        DPOConfig.__post_init__(self)
+        check_strategy(self.eval_selection_strategy, name="eval_selection_strategy")
+        if self.on_skip == "keep":
+            raise ValueError("`on_skip='keep'` leaves rows without a pair, which cannot be trained on. Use 'drop'.")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "embedder": embedder_name(self.embedder)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # `training_args.bin` is a pickle of this object, which neither an embedder's weights nor a token have a place in.
+        return {**self.__dict__, "embedder": embedder_name(self.embedder), "hub_token": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RealDPOConfig":
+        # A copy, unlike a pickle, keeps the embedder and the token.
+        twin = copy.copy(self)
+        twin.__dict__.update(copy.deepcopy({name: v for name, v in self.__dict__.items() if name != "embedder"}, memo))
+        return twin
+
+    def __copy__(self) -> "RealDPOConfig":
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
