@@ -85,6 +85,11 @@ class SelectArguments:
     )
     license: str | None = field(default=None, metadata={"help": LICENSE})
 
+    @property
+    def inputs(self) -> list[str]:
+        """The files and folders that are read, and perhaps an id of the Hub."""
+        return [*(self.data_files or ()), *([self.dataset_name] if self.dataset_name else [])]
+
 
 @dataclass
 class DPOArguments(ScriptArguments):
@@ -103,6 +108,12 @@ class DPOArguments(ScriptArguments):
     data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
     eval_data_files: list[str] | None = field(default=None, metadata={"help": "Local files to evaluate on."})
     license: str | None = field(default=None, metadata={"help": LICENSE})
+
+    @property
+    def inputs(self) -> list[str]:
+        """The files and folders that are read, and perhaps an id of the Hub."""
+        names = [self.dataset_name] if self.dataset_name else []
+        return [*(self.data_files or ()), *(self.eval_data_files or ()), *names]
 
 
 def number(text: str) -> float:
