@@ -5,9 +5,9 @@ import numpy as np
 from conftest import candidate_rows
 from datasets import Dataset
 from test_selection import mixed_rows
-from trl_real.selection.select.measures import survey_candidates, survey_pairs
 
 from trl_real import real_select
+from trl_real.selection.measures import survey_candidates, survey_pairs
 
 
 def oracle(rows, gap):

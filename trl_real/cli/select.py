@@ -1,9 +1,6 @@
 """`trl-real select`: pairs, report and label tasks in a folder."""
 
 import importlib.util
-from pathlib import Path
-
-from datasets import Dataset
 
 from ..candidates.conversion import convert
 from ..config import SelectionConfig
@@ -12,7 +9,6 @@ from ..hub.access import check_can_push
 from ..hub.push import push_selected_dataset
 from ..labeling.tasks import to_label_tasks
 from ..selection.preferences import select_converted
-from ..selection.report import SelectionReport
 from .arguments import ColumnArguments, SelectArguments, parse
 from .data_files import load_files
 from .disk_space import check_disk_space
@@ -40,7 +36,12 @@ def select(argv: list[str]) -> None:
         check_disk_space(converted.dataset, config, folder.path)
         pairs, report = select_converted(converted, config)
         with folder.replacing(OUTPUTS) as stage:
-            note = _write(pairs, report, stage)
+            note = write_pairs(pairs, stage)
+            if not report.labelled:
+                to_label_tasks(pairs, stage / "tasks.jsonl")
+            report.save(stage / "selection_report.json")
+            if importlib.util.find_spec("matplotlib") is not None:
+                report.plot(stage / "selection.png")
             written = sorted(path.name for path in stage.iterdir())
         print(report)
         print(f"\nWritten to {folder.path}: {', '.join(written)}.", *([note] if note else []))
@@ -49,14 +50,3 @@ def select(argv: list[str]) -> None:
                 pairs, repo_id, report, config, private=arguments.hub_private_repo, license=arguments.license
             )
             print(f"Pushed: {commit.commit_url}")
-
-
-def _write(pairs: Dataset, report: SelectionReport, folder: Path) -> str | None:
-    """Write what comes out; why the pairs are not in JSON, if they are not."""
-    note = write_pairs(pairs, folder)
-    if not report.labelled:
-        to_label_tasks(pairs, folder / "tasks.jsonl")
-    report.save(folder / "selection_report.json")
-    if importlib.util.find_spec("matplotlib") is not None:
-        report.plot(folder / "selection.png")
-    return note

@@ -41,8 +41,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         try:
             yield unfinished
             _sync(unfinished)
-            check_plain(path)
-            os.replace(unfinished, path)
+            replace_file(path, unfinished)
         finally:
             unfinished.unlink(missing_ok=True)
         sync_folder(path.parent)
@@ -88,6 +87,17 @@ def write_text(path: str | Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
+def replace_file(path: Path, new: Path) -> None:
+    """Put a file in the place of another one, in one step."""
+    check_plain(path)
+    os.replace(new, path)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if it is there."""
+    path.unlink(missing_ok=True)
+
+
 def remove_folder(path: Path) -> None:
     """Remove a folder of ours in one step, for whoever looks for it, and then what was in it."""
     unfinished = _unfinished(path)
@@ -98,7 +108,7 @@ def remove_folder(path: Path) -> None:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove what runs that were killed have left in a folder. Only for whoever holds its lock."""
-    for path in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
+    for path in folder.iterdir() if folder.is_dir() else ():
         if UNFINISHED.fullmatch(path.name) is None:
             continue
         if path.is_dir() and not path.is_symlink():

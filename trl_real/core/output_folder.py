@@ -9,7 +9,17 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .files import check_plain, check_writable, remove_unfinished, sha256, sync_folder, temporary_folder, write_text
+from .files import (
+    check_plain,
+    check_writable,
+    remove_file,
+    remove_unfinished,
+    replace_file,
+    sha256,
+    sync_folder,
+    temporary_folder,
+    write_text,
+)
 
 
 # Both begin with an underscore, because `Trainer.push_to_hub` leaves such files out.
@@ -116,9 +126,9 @@ class OutputFolder:
             path = self.path / name
             found = _check_own(path, record) if os.path.lexists(path) else None
             if name not in new:
-                path.unlink(missing_ok=True)
+                remove_file(path)
             elif found != new[name]:
-                os.replace(stage / name, path)
+                replace_file(path, stage / name)
         sync_folder(self.path)
         others = {name: digests for name, digests in before.items() if name not in names}
         self._write_record({**others, **{name: [digest] for name, digest in new.items()}})

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from .. import __version__
 from ..config import SelectionConfig
-from ..core.files import remove_folder, sha256, whole_folder
+from ..core.files import remove_file, remove_folder, sha256, whole_folder
 from ..core.messages import as_json
 from .embed import embed
 from .embedder import embedder_version, load_embedder
@@ -57,13 +57,13 @@ def _unnamed(folder: Path) -> Iterator[None]:
         if other.is_dir() and not other.is_symlink():
             with contextlib.suppress(Timeout), FileLock(_lock_of(other), timeout=0):
                 remove_folder(other)
-                _lock_of(other).unlink(missing_ok=True)
+                remove_file(_lock_of(other))
     with FileLock(_lock_of(folder)):
         try:
             yield
         finally:
             remove_folder(folder)
-            _lock_of(folder).unlink(missing_ok=True)
+            remove_file(_lock_of(folder))
 
 
 def _lock_of(folder: Path) -> Path:
