@@ -102,8 +102,6 @@ IN_PARQUET = [
     (List(Value("int32"), length=2), [[1, 2], [3, 4], [5, 6]], "the type List"),
     (Array2D((1, 2), "float32"), [[[1.0, 2.0]], [[3.0, 4.0]], [[5.0, 6.0]]], "the type Array2D"),
     (Translation(["de", "en"]), [{"de": "Hut", "en": "hat"}] * 3, "the type Translation"),
-    (Value("timestamp[s]"), [MOMENT, None, None], "the type timestamp[s]"),
-    (Value("time32[s]"), [datetime.time(1, 2, 3), None, None], "the type time32[s]"),
     (Value("time32[ms]"), [datetime.time(1, 2, 3, 4000), None, None], "the type time32[ms]"),
     (Value("time64[ns]"), [datetime.time(1, 2, 3, 4), None, None], "the type time64[ns]"),
     (Value("duration[ns]"), [datetime.timedelta(microseconds=7), None, None], "the type duration[ns]"),
@@ -144,10 +142,18 @@ def test_what_json_cannot_hold_is_in_parquet(feature, values, why, tmp_path):
     assert read.to_list() == rows.to_list()
 
 
-def test_days_in_64_bits_are_days(tmp_path):
-    rows = table(Value("date64"), [DAY, None, DAY])
-    read, name, _ = written(rows, tmp_path)  # Parquet has days in 32 bits
-    assert (name, read["x"][:]) == ("pairs.parquet", [DAY, None, DAY])
+@pytest.mark.parametrize(
+    ("kind", "value", "read_as"),
+    [
+        ("date64", DAY, "date32"),
+        ("timestamp[s]", MOMENT, "timestamp[ms]"),
+        ("time32[s]", datetime.time(1, 2, 3), "time32[ms]"),
+    ],
+)
+def test_times_have_the_units_of_parquet(kind, value, read_as, tmp_path):
+    read, name, _ = written(table(Value(kind), [value, None, value]), tmp_path)
+    assert (name, read["x"][:]) == ("pairs.parquet", [value, None, value])
+    assert read.features["x"] == Value(read_as)
 
 
 def test_images_are_kept_with_their_bytes(tmp_path):

@@ -38,6 +38,10 @@ def embed_in_chunks(dataset: Dataset, config: SelectionConfig, folder: Path) -> 
     A chunk is known by its texts, the embedder with its limit, and the version of this package. Of an embedder that is an object
     nobody knows whether it is the same after a restart: its chunks are used once and removed.
     """
+    if folder.is_symlink():
+        raise FileExistsError(
+            f"{folder} is a link, which is not written to. Remove it, or choose another `output_dir`."
+        )
     state = PartialState()
     if isinstance(config.embedder, str | PolicyEmbedder):
         return _embed_in_chunks(dataset, config, folder, state)
@@ -73,10 +77,6 @@ def _lock_of(folder: Path) -> Path:
 def _embed_in_chunks(
     dataset: Dataset, config: SelectionConfig, folder: Path, state: PartialState
 ) -> tuple[Dataset, int | None]:
-    if folder.is_symlink():
-        raise FileExistsError(
-            f"{folder} is a link, which is not written to. Remove it, or choose another `output_dir`."
-        )
     dataset = dataset.remove_columns([name for name in COLUMNS if name in dataset.column_names])
     size = max(1, min(CHUNK, -(-len(dataset) // state.num_processes)))
     parts = [dataset.select(range(start, min(start + size, len(dataset)))) for start in range(0, len(dataset), size)]
