@@ -4,7 +4,7 @@ import math
 import numpy as np
 from conftest import candidate_rows
 from datasets import Dataset
-from test_selection import mixed_rows
+from test_select import mixed_rows
 
 from trl_real import real_select
 from trl_real.selection.measures import survey_candidates, survey_pairs
