@@ -11,6 +11,7 @@ from conftest import candidate_rows
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from local_hub import ALICE, ALICE_READS
+from peft import LoraConfig
 
 from trl_real import RealDPOConfig, RealDPOTrainer, SelectionReport
 from trl_real.cli import main
@@ -171,6 +172,22 @@ def test_a_card_of_the_users_stays(trainer, tmp_path, caplog):
     trainer.train()
     assert path.read_text() == before
     assert Path(trainer.args.output_dir, "checkpoint-2").is_dir()
+
+
+def test_the_card_that_peft_writes_is_completed_and_that_of_the_user_stays(options, candidates, tiny_lm, tmp_path):
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, fan_in_fan_out=True)
+    trainer = RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options), train_dataset=candidates, peft_config=lora)
+    path = tmp_path / "run" / "README.md"
+    for _ in range(2):
+        trainer.save_model()
+        trainer.create_model_card("name")
+        assert "trl-real" in ModelCard.load(path).data.tags
+    trainer.save_model(str(tmp_path / "elsewhere"))
+    assert not (tmp_path / "elsewhere" / "_trl_real.json").exists()
+    path.write_text("# Mine\n")
+    trainer.save_model()
+    trainer.create_model_card("name")
+    assert path.read_text() == "# Mine\n"
 
 
 @pytest.mark.parametrize(

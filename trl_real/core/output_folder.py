@@ -18,6 +18,7 @@ from .files import (
     sha256,
     sync_folder,
     temporary_folder,
+    whole_file,
     write_text,
 )
 
@@ -115,6 +116,27 @@ class OutputFolder:
         with self.locked(WAIT), temporary_folder(self.path) as stage:
             yield stage
             self._publish(names, stage)
+
+    @contextlib.contextmanager
+    def lent(self, name: str) -> Iterator[None]:
+        """
+        Let a library write the file `name`. If it was not there or a run's own, it is the run's own afterwards; somebody
+        else's is put back as it was. Nothing is raised but what the library raises, and no lock is taken.
+        """
+        path = self.path / name
+        before = path.read_bytes() if path.is_file() else None
+        try:
+            self.check((name,))
+            own = True
+        except OSError:
+            own = False
+        yield
+        with contextlib.suppress(OSError):
+            if own and path.is_file():
+                self._write_record({**self._record(), name: [sha256(path)]})
+            elif before is not None and path.read_bytes() != before:
+                with whole_file(path.resolve()) as unfinished:
+                    unfinished.write_bytes(before)
 
     def _publish(self, names: Collection[str], stage: Path) -> None:
         new = {name: sha256(stage / name) for name in names if (stage / name).exists()}

@@ -31,7 +31,7 @@ from ..selection.report import REASONS, SelectionReport
 from .log_selection import LogSelection
 from .policy import policy_of, untrained_policy
 from .real_dpo_config import RealDPOConfig, selection_of
-from .run_files import CARD, EMBEDDINGS, REPORT, check_before_work, checkpoint_to_resume, model_repo
+from .run_files import CARD, EMBEDDINGS, REPORT, card_lent, check_before_work, checkpoint_to_resume, model_repo
 
 
 logger = logging.getLogger(__name__)
@@ -130,8 +130,7 @@ class RealDPOTrainer(DPOTrainer):
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*):
-                The checkpoint to continue from; `True` is the last complete one in `output_dir`. One that was only half
-                written, because the run was killed, is passed over with a warning.
+                The checkpoint to continue from; `True` is the last complete one in `output_dir`.
             *args, **kwargs:
                 The others of `Trainer.train`.
 
@@ -148,6 +147,10 @@ class RealDPOTrainer(DPOTrainer):
             if self._policy is not None:
                 self._policy.free()
         return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        with card_lent(self.args, output_dir):
+            super().save_model(output_dir, _internal_call)
 
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
@@ -186,9 +189,6 @@ class RealDPOTrainer(DPOTrainer):
                 The licence of the data, for the card of the pairs. If `None`, what the source's card on the Hub says.
             *args, **kwargs:
                 Those of `Trainer.push_to_hub`.
-
-        Raises:
-            `Exception`: What `push_selected_dataset` raises, after the model was pushed all the same.
         """
         push = functools.partial(super().push_to_hub, *args, **kwargs)
         given = inspect.signature(super().push_to_hub).bind(*args, **kwargs).arguments

@@ -1,10 +1,12 @@
 """What a run of the trainer finds and leaves in its `output_dir`, and what is checked before it begins."""
 
+import contextlib
 import json
 import logging
 import os
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,16 @@ def check_before_work(config: DPOConfig) -> None:
         check_can_push(model_repo(config), "model", token=config.hub_token)
         if (repo_id := getattr(config, "hub_dataset_id", None)) is not None:
             check_can_push(repo_id, "dataset", private=config.hub_private_repo, token=config.hub_token)
+
+
+@contextlib.contextmanager
+def card_lent(config: DPOConfig, folder: str | None) -> Iterator[None]:
+    """While a model is saved to `output_dir`, where PEFT writes a card of its own beside an adapter."""
+    if config.process_index > 0 or Path(folder or config.output_dir) != Path(config.output_dir):
+        yield
+        return
+    with OutputFolder(config.output_dir).lent(CARD):
+        yield
 
 
 def model_repo(config: DPOConfig) -> str:
