@@ -73,7 +73,7 @@ def load_embedder(embedder: str, max_length: int | None, dtype: str, device: str
     from sentence_transformers.util import is_sentence_transformer_model
 
     path, local = _locate(embedder)
-    torch_dtype = _native_dtype() if dtype == "auto" else getattr(torch, dtype)
+    torch_dtype = native_dtype() if dtype == "auto" else getattr(torch, dtype)
     # Safetensors only and no code from the repository. Whoever trusts another model loads it and passes the object.
     model_kwargs = {"use_safetensors": True, "dtype": torch_dtype}
     own_pooling = is_sentence_transformer_model(path, local_files_only=local)
@@ -224,7 +224,7 @@ def _offline_folder() -> Path | None:
     return folder
 
 
-def _native_dtype() -> Any:
+def native_dtype() -> Any:
     """bfloat16 where the hardware that Sentence Transformers will choose computes in it natively, else float32."""
     import torch
 
