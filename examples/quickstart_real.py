@@ -41,8 +41,7 @@ from trl_real import (
 
 DEFAULTS = {
     "output_dir": "outputs/quickstart_real",
-    "strategy": "max_min",
-    "embedder_batch_size": 16,
+    "min_score_gap": 0.1,
     "learning_rate": 1e-4,
     "max_steps": 25,
     "max_length": 192,
@@ -106,9 +105,7 @@ def main() -> None:
         questions = held_out.select_columns(["prompt", "rule", "expected"])
         before = answer(questions, model, sampling)
     with step("5. Train"):
-        trainer = RealDPOTrainer(
-            model, args=config, train_dataset=train, eval_dataset=held_out, peft_config=LORA
-        )
+        trainer = RealDPOTrainer(model, args=config, train_dataset=train, eval_dataset=held_out, peft_config=LORA)
         metrics = [trainer.evaluate()]
         trainer.train()
         metrics.append(trainer.evaluate())

@@ -120,7 +120,8 @@ class _Parser(TrlParser):
 
 def parse(command: str, kinds: tuple[type, ...], argv: list[str]) -> Any:
     parser = _Parser(kinds, prog=f"trl-real {command}")
-    parser._option_string_actions["--budget"].type = number
+    if budget := parser._option_string_actions.get("--budget"):
+        budget.type = number
     if argv[-1:] == ["--config"]:
         parser.error("--config needs the path of a recipe in YAML")
     try:

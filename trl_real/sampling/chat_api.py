@@ -62,7 +62,11 @@ class ChatAPI:
         for _ in range(RETRIES + 1):
             body = {"model": self.model, "messages": messages, self._limit: max_tokens, **options}
             response = self._post(body)
-            if response.status_code == 400 and self._limit == "max_tokens" and "max_completion_tokens" in response.text:
+            if (
+                response.status_code == 400
+                and self._limit == "max_tokens"
+                and "max_completion_tokens" in response.text
+            ):
                 self._limit = "max_completion_tokens"
                 continue
             if response.status_code >= 300:

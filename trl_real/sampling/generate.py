@@ -11,7 +11,7 @@ from ..core.checks import check_count
 from ..core.messages import MESSAGES, as_json
 from .chat_api import ChatAPI, ChatBackend
 from .options import SamplingOptions, check_dataset, check_speed, read_prompts
-from .resume import Job, ResumeLog, Results, content_key, default_log, run_jobs
+from .resume import Job, Results, ResumeLog, content_key, default_log, run_jobs
 
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,9 @@ class SamplingCounts:
     cut: int
     identical: int
     refused: list[str]
+
+    def __str__(self) -> str:
+        return f"{self.responses} responses to {self.prompts} prompts."
 
     def warnings(self) -> list[str]:
         """What a user should know of."""

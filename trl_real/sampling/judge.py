@@ -9,7 +9,7 @@ from typing import Any
 from ..core.messages import as_message, response_text
 from .chat_api import ChatAPI, RefusedError, ask_all
 from .options import clean
-from .resume import Job, ResumeLog, Results, content_key, run_jobs
+from .resume import Job, Results, ResumeLog, content_key, run_jobs
 
 
 CRITERIA = "more helpful, correct and clear"
@@ -17,7 +17,9 @@ MAX_TOKENS = 16
 # A judge that chooses the first response more often than this, or less often than the rest, looks at the place.
 BIASED, BIASED_AT_LEAST = 0.9, 10
 VERDICTS = {"a": 1.0, "b": 0.0, "tie": 0.5}
-VERDICT = re.compile(r"\W*(?:(?:the )?(?:better )?(?:answer|response|verdict)(?: is)?\W+)?(?:response )?(a|b|tie)\W*", re.I)
+VERDICT = re.compile(
+    r"\W*(?:(?:the )?(?:better )?(?:answer|response|verdict)(?: is)?\W+)?(?:response )?(a|b|tie)\W*", re.I
+)
 THOUGHTS = re.compile(r"\A.*</think>", re.S)
 
 QUESTION = """\

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from ..core.messages import as_json, as_message, response_text
 from .options import clean
-from .resume import Job, ResumeLog, Results, content_key, run_jobs
+from .resume import Job, Results, ResumeLog, content_key, run_jobs
 from .tokens import as_dtype, check_template, load_config, load_tokenizer, max_positions, model_identity, model_name
 
 
@@ -50,7 +50,11 @@ class RewardModel:
         try:
             # Safetensors only, and no code from the repository.
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                self._model, dtype=as_dtype(self._dtype), use_safetensors=True, trust_remote_code=False, output_loading_info=True
+                self._model,
+                dtype=as_dtype(self._dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
         except (OSError, ValueError) as error:
             raise OSError(f"The reward model {self._model!r} cannot be loaded: {error}") from error
@@ -71,7 +75,9 @@ class RewardModel:
             for row in rows
         ]
         # Responses of about the same length share a batch, so that little of it is padding.
-        order = sorted((job for responses in jobs for job in responses if job.payload[1]), key=lambda job: len(job.payload[1]))
+        order = sorted(
+            (job for responses in jobs for job in responses if job.payload[1]), key=lambda job: len(job.payload[1])
+        )
         results = run_jobs(order, self._score_batches, log, self._batch_size, f"Scoring with {self.name}")
         if unfit := sum(result is None for result in results.values()):
             self.notes.append(
@@ -98,7 +104,9 @@ class RewardModel:
     def _score(self, ids: list[list[int]]) -> list[float | None]:
         if not ids:
             return []
-        inputs = self._tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(self.model.device)
+        inputs = self._tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(
+            self.model.device
+        )
         training = self.model.training
         self.model.eval()
         try:

@@ -8,7 +8,7 @@ from datasets.fingerprint import Hasher
 
 from ..core.columns import kind
 from ..core.messages import as_json
-from .resume import Job, ResumeLog, Results, content_key, run_jobs
+from .resume import Job, Results, ResumeLog, content_key, run_jobs
 
 
 class RewardFunctions:
@@ -39,9 +39,15 @@ class RewardFunctions:
 
     def _score(self, row: dict[str, Any]) -> list[float | None]:
         responses = row["responses"]
-        columns = {name: [value] * len(responses) for name, value in row.items() if name not in ("prompt", "responses")}
+        columns = {
+            name: [value] * len(responses) for name, value in row.items() if name not in ("prompt", "responses")
+        }
         scores = [
-            _check(function, function(prompts=[row["prompt"]] * len(responses), completions=responses, **columns), len(responses))
+            _check(
+                function,
+                function(prompts=[row["prompt"]] * len(responses), completions=responses, **columns),
+                len(responses),
+            )
             for function in (self._functions if responses else ())
         ]
         given = [[score for score in response if score is not None] for response in zip(*scores, strict=True)]

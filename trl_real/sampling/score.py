@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
-from ..core.columns import is_list, kind
+from ..core.columns import kind
+from ..core.messages import is_list
 from .chat_api import ChatAPI
 from .judge import CRITERIA, Judge
 from .options import check_dataset, check_speed, read_prompts
@@ -52,6 +53,9 @@ class ScoreCounts:
     missing: int
     tied: int
     notes: list[str]
+
+    def __str__(self) -> str:
+        return f"{self.responses - self.missing} of {self.responses} responses to {self.prompts} prompts have a score."
 
     def warnings(self) -> list[str]:
         """What a user should know of."""
@@ -157,7 +161,9 @@ def score_candidates(
         scores = scorer.score(rows, log)
     flat = [score for row in scores for score in row]
     if flat and all(score is None for score in flat):
-        raise ValueError(" ".join([f"None of the {len(flat)} responses got a score from {scorer.name}.", *scorer.notes]))
+        raise ValueError(
+            " ".join([f"None of the {len(flat)} responses got a score from {scorer.name}.", *scorer.notes])
+        )
     added = Dataset.from_dict({"scores": scores}, features=Features({"scores": List(Value("float64"))}))
     given = [[score for score in row if score is not None] for row in scores]
     counts = ScoreCounts(

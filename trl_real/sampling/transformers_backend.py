@@ -16,7 +16,7 @@ from transformers import (
 
 from .options import SamplingOptions
 from .resume import Job, Results
-from .tokens import as_dtype, PromptTokens, load_config, load_tokenizer, max_positions, model_identity, model_name
+from .tokens import PromptTokens, as_dtype, load_config, load_tokenizer, max_positions, model_identity, model_name
 
 
 class SeededSampling(LogitsProcessor):
