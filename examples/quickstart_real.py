@@ -73,7 +73,7 @@ class ScriptArguments:
     train_prompts: int = field(default=40, metadata={"help": "Prompts to train on, of 60."})
     held_out_prompts: int = field(default=20, metadata={"help": "Prompts that are kept for evaluation."})
     n: int = field(default=6, metadata={"help": "Responses to sample to each prompt."})
-    max_new_tokens: int = field(default=96, metadata={"help": "Tokens of a response, at most."})
+    max_new_tokens: int = field(default=48, metadata={"help": "Tokens of a response, at most."})
 
 
 def main() -> None:

@@ -84,23 +84,26 @@ class ChatAPI:
 
     def _post(self, body: dict[str, Any]) -> Any:
         key = os.environ.get(self.api_key_env)
-        try:
-            return http_backoff(
-                "POST",
-                f"{self.base_url}/chat/completions",
-                max_retries=RETRIES,
-                base_wait_time=WAIT,
-                # After a connection error the client that all threads share is closed, and says so with a `RuntimeError`.
-                retry_on_exceptions=(HTTPError, RuntimeError),
-                json=body,
-                headers={"Authorization": f"Bearer {key}"} if key else {},
-                timeout=(CONNECT_TIMEOUT, TIMEOUT, TIMEOUT, TIMEOUT),
-            )
-        except (HTTPError, RuntimeError) as error:
-            # Without the cause, which holds the request and with it the key.
-            raise ConnectionError(
-                f"{self.base_url} does not answer after {RETRIES + 1} tries: {type(error).__name__}: {self._clean(str(error))}"
-            ) from None
+        for _ in range(RETRIES + 1):
+            try:
+                return http_backoff(
+                    "POST",
+                    f"{self.base_url}/chat/completions",
+                    max_retries=RETRIES,
+                    base_wait_time=WAIT,
+                    json=body,
+                    headers={"Authorization": f"Bearer {key}"} if key else {},
+                    timeout=(CONNECT_TIMEOUT, TIMEOUT, TIMEOUT, TIMEOUT),
+                )
+            except RuntimeError:  # another thread had no connection, and closed the client that all share
+                continue
+            except HTTPError as error:
+                why = f"{type(error).__name__}: {self._clean(str(error))}"
+                break
+        else:
+            why = "other requests have no connection"
+        # Without the cause, which holds the request and with it the key.
+        raise ConnectionError(f"{self.base_url} does not answer after {RETRIES + 1} tries: {why}")
 
     def _error(self, status: int, text: str) -> Exception:
         """What a status means, and what to do."""

@@ -1,6 +1,8 @@
 """Scores from functions, in the form of TRL's `reward_funcs`."""
 
+import logging
 import math
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +11,9 @@ from datasets.fingerprint import Hasher
 from ..core.columns import kind
 from ..core.messages import as_json
 from .resume import Job, Results, ResumeLog, content_key, run_jobs
+
+
+logger = logging.getLogger(__name__)
 
 
 class RewardFunctions:
@@ -24,7 +29,7 @@ class RewardFunctions:
     def __init__(self, functions: list[Callable[..., Any]]):
         self.name = ", ".join(getattr(function, "__name__", type(function).__name__) for function in functions)
         self.notes: list[str] = []
-        self.identity = ["functions", *map(Hasher.hash, functions)]
+        self.identity = ["functions", *map(_hash, functions)]
         self._functions = functions
 
     def score(self, rows: list[dict[str, Any]], log: ResumeLog) -> list[list[float | None]]:
@@ -52,6 +57,16 @@ class RewardFunctions:
         ]
         given = [[score for score in response if score is not None] for response in zip(*scores, strict=True)]
         return [sum(numbers) if numbers else None for numbers in given]
+
+
+def _hash(function: Callable[..., Any]) -> str:
+    """A hash of a function and all that it refers to."""
+    try:
+        return str(Hasher.hash(function))
+    except Exception as error:  # whatever an object raises that cannot be pickled
+        name = getattr(function, "__name__", type(function).__name__)
+        logger.warning("`%s` cannot be hashed, so that a run which is interrupted begins anew: %s", name, error)
+        return uuid.uuid4().hex
 
 
 def _check(function: Callable[..., Any], returned: Any, n: int) -> list[float | None]:
