@@ -60,6 +60,8 @@ class LocalChat:
             else:
                 choice = {"message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}
                 self.send(request, 200, json.dumps({"choices": [choice]}).encode())
+        except OSError:  # of a client that was killed
+            request.close_connection = True
         finally:
             with self._lock:
                 self.under_way -= 1

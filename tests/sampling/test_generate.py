@@ -90,7 +90,7 @@ def test_samples_follow_the_distribution(tiny_lm):
     for token in kept:
         text = tokenizer.decode([token], skip_special_tokens=True)
         expected[text] = expected.get(text, 0) + probabilities[token] / probabilities[kept].sum()
-    found = {text: 0 for text in expected}
+    found = dict.fromkeys(expected, 0)
     for text in candidates["responses"][0]:
         found[text] += 1  # nothing beyond top-p
     for text, share in expected.items():
@@ -113,11 +113,15 @@ def test_a_second_run_samples_nothing_and_more_samples_only_those(tiny_lm, monke
     sampled = []
     sample = TransformersBackend._sample_batch
     monkeypatch.setattr(
-        TransformersBackend, "_sample_batch", lambda self, batch, ids: sampled.extend(batch) or sample(self, batch, ids)
+        TransformersBackend,
+        "_sample_batch",
+        lambda self, batch, ids: sampled.extend(batch) or sample(self, batch, ids),
     )
     assert responses(generate_responses(PROMPTS, tiny_lm, n=2, max_new_tokens=8)) == responses(first)
     assert sampled == []
-    assert [row[:2] for row in responses(generate_responses(PROMPTS, tiny_lm, n=3, max_new_tokens=8))] == responses(first)
+    assert [row[:2] for row in responses(generate_responses(PROMPTS, tiny_lm, n=3, max_new_tokens=8))] == responses(
+        first
+    )
     assert {job.payload[1] for job in sampled} == {2}
     for options in ({"max_new_tokens": 9}, {"temperature": 0.9}, {"top_p": 0.9}, {"seed": 1}, {"system_prompt": "x"}):
         before = len(sampled)
@@ -139,9 +143,9 @@ def test_a_model_object_is_known_by_its_weights(tiny_lm):
 def test_several_models(tiny_lm, tiny_tokenizer, tmp_path):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    GPT2LMHeadModel(GPT2Config(vocab_size=len(tiny_tokenizer), n_embd=16, n_layer=1, n_head=1, eos_token_id=1)).save_pretrained(
-        tmp_path / "other"
-    )
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tiny_tokenizer), n_embd=16, n_layer=1, n_head=1, eos_token_id=1)
+    ).save_pretrained(tmp_path / "other")
     tiny_tokenizer.save_pretrained(tmp_path / "other")
     other = str(tmp_path / "other")
     candidates = generate_responses(PROMPTS, [tiny_lm, other], n=2, max_new_tokens=8)
@@ -163,7 +167,9 @@ def test_a_base_model_continues_the_text(tiny_lm, tmp_path):
     assert candidates["responses"][0] == [
         tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
     ]
-    with pytest.raises(ValueError, match=r"Column `prompt` has messages, and the tokenizer of .* has no chat template"):
+    with pytest.raises(
+        ValueError, match=r"Column `prompt` has messages, and the tokenizer of .* has no chat template"
+    ):
         generate_responses(MESSAGES, base)
     with pytest.raises(ValueError, match="`system_prompt` needs a chat template"):
         generate_responses(PROMPTS, base, system_prompt="Be brief.")
@@ -190,7 +196,9 @@ def test_what_a_server_is_asked(chat):
     assert {(body["temperature"], body["max_tokens"], body["top_p"]) for body in bodies} == {(0.5, 7, 1.0)}
     assert len({body["seed"] for body in bodies}) == 18
     assert all(body["messages"][0] == {"role": "system", "content": "Be brief."} for body in bodies)
-    assert all(text.startswith(prompt) for prompt, row in zip(TEXTS, responses(candidates), strict=True) for text in row)
+    assert all(
+        text.startswith(prompt) for prompt, row in zip(TEXTS, responses(candidates), strict=True) for text in row
+    )
     assert candidates["generators"][0] == ["m"] * 3
     again = generate_responses(
         PROMPTS, "m", n=3, base_url=chat.url, system_prompt="Be brief.", temperature=0.5, max_new_tokens=7
@@ -273,7 +281,12 @@ def test_empty_and_identical_and_cut_responses_are_counted(chat, tiny_lm, caplog
         ({"prompt": ["a"]}, {"seed": -1}, ValueError, "`seed` must be a whole number"),
         ({"prompt": ["a"]}, {"batch_size": 0}, ValueError, "`batch_size` must be a whole number"),
         ({"prompt": ["a"]}, {"dtype": "int8"}, ValueError, "`dtype` must be one of"),
-        ({"prompt": ["a"]}, {"backend": "x"}, ValueError, r"`backend` must be one of \['transformers', 'vllm'\], got 'x'"),
+        (
+            {"prompt": ["a"]},
+            {"backend": "x"},
+            ValueError,
+            r"`backend` must be one of \['transformers', 'vllm'\], got 'x'",
+        ),
         ({"prompt": ["a"]}, {"backend": "vllm", "base_url": "http://x/v1"}, ValueError, "Give one of them"),
         ({"prompt": ["a"]}, {"system_prompt": 1}, TypeError, "`system_prompt` must be a str"),
     ],

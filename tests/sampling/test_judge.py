@@ -65,7 +65,9 @@ def test_a_judge_that_looks_at_the_place(answer, place, chat, caplog):
     assert scored["scores"][:] == [[0.5] * 3, [0.5] * 2, [0.5] * 3, [None]]
     assert f"The judge chose the {place} response in 100% of the 10 answers that chose one" in caplog.text
     assert "3 of 4 prompts have equal scores only" in caplog.text
-    picked = scored.map(real_select, batched=True, remove_columns=["responses", "scores"], fn_kwargs={"strategy": "random"})
+    picked = scored.map(
+        real_select, batched=True, remove_columns=["responses", "scores"], fn_kwargs={"strategy": "random"}
+    )
     assert len(picked) == 0  # a tie is never labeled
 
 
@@ -79,7 +81,10 @@ def test_nonsense_is_missing_and_counted(chat, caplog):
     chat.answer = lambda body: "As an AI, 7 out of 10" if "ccc" in shown(body) else longer(body)
     scored = score_responses(CANDIDATES, "judge", base_url=chat.url)
     assert scored["scores"][0] == [0, 1, None]
-    assert "4 of 10 answers of the judge are none of A, B and tie, and count for nothing. One of them: 'As an AI" in caplog.text
+    assert (
+        "4 of 10 answers of the judge are none of A, B and tie, and count for nothing. One of them: 'As an AI"
+        in caplog.text
+    )
     assert "2 of 9 responses have no score" in caplog.text
     assert len(chat.requests) == 10
     score_responses(CANDIDATES, "judge", base_url=chat.url)
@@ -109,7 +114,10 @@ def test_messages_and_empty_responses(chat):
     prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
     data = Dataset.from_dict({"prompt": [prompt], "responses": [say]})
     assert score_responses(data, "judge", base_url=chat.url)["scores"][:] == [[0, 1, None]]
-    assert "<conversation>\nsystem: Be brief.\n\nuser: hello\n</conversation>" in chat.requests[0][1]["messages"][0]["content"]
+    assert (
+        "<conversation>\nsystem: Be brief.\n\nuser: hello\n</conversation>"
+        in chat.requests[0][1]["messages"][0]["content"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,20 +16,20 @@ def jobs(n):
     return [Job(content_key(i), i) for i in range(n)]
 
 
-def double(batches):
+def double(batches, record):
     for batch in batches:
-        yield {job.key: 2 * job.payload for job in batch}
+        record({job.key: 2 * job.payload for job in batch})
 
 
 def test_a_second_run_does_what_is_missing_in_the_same_batches(tmp_path):
     seen = []
 
-    def work(batches):
+    def work(batches, record):
         for batch in batches:
             seen.append([job.payload for job in batch])
             if len(seen) == 3:
                 raise RuntimeError("killed")
-            yield {job.key: 2 * job.payload for job in batch}
+            record({job.key: 2 * job.payload for job in batch})
 
     path = tmp_path / "deep" / "log.jsonl"
     with pytest.raises(RuntimeError), ResumeLog(path) as log:
@@ -100,10 +100,10 @@ SLOW = """
 import sys, time
 from trl_real.sampling.resume import Job, ResumeLog, content_key, run_jobs
 
-def work(batches):
+def work(batches, record):
     for batch in batches:
         time.sleep(0.002)
-        yield {job.key: "x" * 5000 for job in batch}
+        record({job.key: "x" * 5000 for job in batch})
 
 with ResumeLog(sys.argv[1]) as log:
     run_jobs([Job(content_key(i), i) for i in range(2000)], work, log, 3, "")

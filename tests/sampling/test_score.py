@@ -1,7 +1,5 @@
 """Scores from reward models and functions, and what cannot be scored."""
 
-import threading
-
 import pytest
 import torch
 from datasets import Dataset
@@ -11,7 +9,11 @@ from trl_real import load_sample, score_responses, select_preferences
 
 
 CANDIDATES = Dataset.from_dict(
-    {"prompt": ["the cat", "green hills"], "responses": [["sat on", "ate fresh fish", ""], ["far from any noisy town"]], "id": [5, 6]}
+    {
+        "prompt": ["the cat", "green hills"],
+        "responses": [["sat on", "ate fresh fish", ""], ["far from any noisy town"]],
+        "id": [5, 6],
+    }
 )
 
 
@@ -22,7 +24,10 @@ def own_cache(tmp_path, monkeypatch):
 
 @torch.no_grad()
 def one_by_one(folder, prompt, response):
-    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
     return model(**tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)).logits.item()
 
@@ -36,7 +41,9 @@ def test_a_reward_model(batch_size, conversational, tiny_reward_model, caplog):
             [
                 {
                     "prompt": [{"role": "user", "content": row["prompt"]}],
-                    "responses": [[{"role": "assistant", "content": text}] if text else [] for text in row["responses"]],
+                    "responses": [
+                        [{"role": "assistant", "content": text}] if text else [] for text in row["responses"]
+                    ],
                 }
                 for row in CANDIDATES
             ]
@@ -51,7 +58,9 @@ def test_a_reward_model(batch_size, conversational, tiny_reward_model, caplog):
 
 def test_a_reward_model_object_stays_as_it_is(tiny_reward_model):
     model = AutoModelForSequenceClassification.from_pretrained(tiny_reward_model).train()
-    by_object, by_path = (score_responses(CANDIDATES, m, dtype="float32")["scores"][:] for m in (model, tiny_reward_model))
+    by_object, by_path = (
+        score_responses(CANDIDATES, m, dtype="float32")["scores"][:] for m in (model, tiny_reward_model)
+    )
     assert by_object == by_path
     assert model.training
 
@@ -64,7 +73,9 @@ def test_what_is_longer_than_the_model_has_no_score(tiny_reward_model, caplog):
 
 
 def test_a_model_without_a_trained_head_is_refused(tiny_lm):
-    with pytest.raises(ValueError, match=r"is no reward model: its files have no weights for score.weight, which would be random"):
+    with pytest.raises(
+        ValueError, match=r"is no reward model: its files have no weights for score.weight, which would be random"
+    ):
         score_responses(CANDIDATES, tiny_lm)
 
 
@@ -121,11 +132,14 @@ def test_a_function_is_not_called_twice_for_the_same_row(tmp_path):
 
 
 def test_a_function_that_cannot_be_told_from_others_is_called_again(caplog):
-    lock = threading.Lock()
+    class Connection:
+        def __reduce__(self):
+            raise TypeError("a connection cannot be pickled")
+
+    connection = Connection()
 
     def reward(completions, **kwargs):
-        with lock:
-            return [float(len(text)) for text in completions]
+        return [float(len(text)) for text in completions if connection]
 
     assert score_responses(CANDIDATES, reward)["scores"][:] == [[6, 14, 0], [23]]
     assert "`reward` cannot be hashed, so that a run which is interrupted begins anew: " in caplog.text
@@ -134,7 +148,10 @@ def test_a_function_that_cannot_be_told_from_others_is_called_again(caplog):
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        ([1.0], r"The function `reward` must return one number, or `None`, for each of 3 completions, got list \(\[1.0\]\)"),
+        (
+            [1.0],
+            r"The function `reward` must return one number, or `None`, for each of 3 completions, got list \(\[1.0\]\)",
+        ),
         (["x"] * 3, "must return one number"),
         (None, "must return one number"),
     ],
@@ -174,7 +191,12 @@ def test_scores_go_on_to_the_selection(tiny_encoder):
         ([1], len, TypeError, "`candidates` must be a `datasets.Dataset`"),
         (CANDIDATES.remove_columns("responses"), len, ValueError, "`candidates` has no column `responses`"),
         (CANDIDATES.add_column("scores", [[1.0], [1.0]]), len, ValueError, "has a column `scores` already"),
-        (Dataset.from_dict({"prompt": ["a"], "responses": ["b"]}), len, ValueError, "Column `responses` must have lists"),
+        (
+            Dataset.from_dict({"prompt": ["a"], "responses": ["b"]}),
+            len,
+            ValueError,
+            "Column `responses` must have lists",
+        ),
         (CANDIDATES, 3, TypeError, "`model` must be a reward model, the name of a judge at `base_url`, a function"),
         (CANDIDATES, [], TypeError, "`model` must be a reward model"),
         (CANDIDATES, "/nope", OSError, "The model '/nope' cannot be loaded"),

@@ -19,7 +19,7 @@ class GenerateArguments:
     Arguments of `trl-real generate`: those of [`generate_responses`], and where prompts come from and candidates go.
 
     Parameters:
-        model_name_or_path (`list[str]`):
+        model (`list[str]`):
             The models, by Hub id or path; with `base_url` their names there.
         dataset_name (`str`, *optional*):
             Dataset to load, as an id of the Hub or a folder.
@@ -37,9 +37,12 @@ class GenerateArguments:
             See [`generate_responses`].
     """
 
-    model_name_or_path: list[str] | None = field(
+    model: list[str] | None = field(
         default=None,
-        metadata={"help": "Models to sample from, as Hub ids or paths; with --base_url their names there."},
+        metadata={
+            "help": "Models to sample from, as Hub ids or paths; with --base_url their names there.",
+            "aliases": ["--model_name_or_path"],  # as TRL has it
+        },
     )
     dataset_name: str | None = field(
         default=None, metadata={"help": "Dataset to load, as an id of the Hub or a folder."}
@@ -76,8 +79,8 @@ def generate(argv: list[str]) -> None:
     """Sample responses to prompts and write the candidates to a folder."""
     (arguments,) = parse("generate", (GenerateArguments,), argv)
     with users_mistakes():
-        if not arguments.model_name_or_path:
-            raise ValueError("`--model_name_or_path` is required: the model to sample from.")
+        if not arguments.model:
+            raise ValueError("`--model` is required: the model to sample from.")
         options = SamplingOptions(
             *(getattr(arguments, name) for name in ("temperature", "top_p", "max_new_tokens", "system_prompt", "seed"))
         )
@@ -94,7 +97,7 @@ def generate(argv: list[str]) -> None:
         how = ("backend", "base_url", "api_key_env", "batch_size", "dtype", "concurrency")
         candidates, counts = sample_candidates(
             prompts,
-            arguments.model_name_or_path,
+            arguments.model,
             arguments.n,
             options,
             path.with_name(LOG),

@@ -19,7 +19,7 @@ class ScoreArguments:
     Arguments of `trl-real score`: those of [`score_responses`], and where candidates come from and go.
 
     Parameters:
-        model_name_or_path (`str`):
+        model (`str`):
             The reward model, by Hub id or path; with `base_url` the name of a judge there.
         dataset_name (`str`, *optional*):
             Dataset to load, as an id of the Hub or a folder.
@@ -35,9 +35,12 @@ class ScoreArguments:
             See [`score_responses`].
     """
 
-    model_name_or_path: str | None = field(
+    model: str | None = field(
         default=None,
-        metadata={"help": "Reward model, as a Hub id or a path; with --base_url the name of a judge there."},
+        metadata={
+            "help": "Reward model, as a Hub id or a path; with --base_url the name of a judge there.",
+            "aliases": ["--model_name_or_path"],  # as TRL has it
+        },
     )
     dataset_name: str | None = field(
         default=None, metadata={"help": "Dataset to load, as an id of the Hub or a folder."}
@@ -65,15 +68,15 @@ def score(argv: list[str]) -> None:
     """Score candidates and write them to a folder."""
     (arguments,) = parse("score", (ScoreArguments,), argv)
     with users_mistakes():
-        if arguments.model_name_or_path is None:
-            raise ValueError("`--model_name_or_path` is required: the reward model or judge.")
+        if arguments.model is None:
+            raise ValueError("`--model` is required: the reward model or judge.")
         path = candidates_path(arguments.output_dir, arguments.data_files)
         files = {arguments.dataset_train_split: arguments.data_files}
         dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
         how = ("base_url", "api_key_env", "criteria", "batch_size", "dtype", "concurrency")
         candidates, counts = score_candidates(
             dataset[arguments.dataset_train_split],
-            arguments.model_name_or_path,
+            arguments.model,
             path.with_name(LOG),
             **{name: getattr(arguments, name) for name in how},
         )

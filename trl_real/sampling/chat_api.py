@@ -1,8 +1,8 @@
 """Any server that speaks the chat protocol of OpenAI: requests, retries, and what is said when it refuses."""
 
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,7 +10,7 @@ from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import http_backoff
 
 from .options import SamplingOptions
-from .resume import Job, Results
+from .resume import Job, Record
 
 
 # Tries again after a status that says "later", or a cut connection, and as often after an answer that makes no sense.
@@ -125,30 +125,27 @@ class ChatAPI:
         return text if len(text) <= 300 else f"{text[:300]}…"
 
 
-def ask_all(jobs: list[Job], ask: Callable[[Job], Any], concurrency: int) -> Iterator[Results]:
+def ask_all(jobs: list[Job], ask: Callable[[Job], Any], record: Record, concurrency: int) -> None:
     """
-    The answers to all jobs, each as soon as it is there, with several requests under way at a time.
+    Record the answers to all jobs, each as soon as it is there, with several requests under way at a time; `None` is no answer.
 
-    After a failure no more requests are sent, the answers to those under way are still yielded, and then it is raised.
+    After a failure no more requests are sent, the answers to those under way are still recorded, and then it is raised.
     """
-    failure: Exception | None = None
+
+    def ask_one(job: Job) -> None:
+        answer = ask(job)
+        if answer is not None:
+            record({job.key: answer})
+
     pool = ThreadPoolExecutor(concurrency)
+    futures = [pool.submit(ask_one, job) for job in jobs]
     try:
-        asked = {pool.submit(ask, job): job for job in jobs}
-        for future in as_completed(asked):
-            if future.cancelled():
-                continue
-            error = future.exception()
-            if error is None:
-                yield {asked[future].key: future.result()}
-            elif failure is None and isinstance(error, Exception):
-                failure = error
-                for other in asked:
-                    other.cancel()
+        wait(futures, return_when=FIRST_EXCEPTION)
     finally:
         pool.shutdown(cancel_futures=True)
-    if failure is not None:
-        raise failure
+    for future in futures:
+        if not future.cancelled():
+            future.result()
 
 
 class ChatBackend:
@@ -172,9 +169,8 @@ class ChatBackend:
         self.refused: dict[str, str] = {}
         self._options, self._concurrency = options, concurrency
 
-    def sample(self, batches: list[list[Job]]) -> Iterator[Results]:
-        for results in ask_all([job for batch in batches for job in batch], self._ask, self._concurrency):
-            yield {key: answer for key, answer in results.items() if answer is not None}
+    def sample(self, batches: list[list[Job]], record: Record) -> None:
+        ask_all([job for batch in batches for job in batch], self._ask, record, self._concurrency)
 
     def _ask(self, job: Job) -> dict[str, Any] | None:
         prompt, _ = job.payload

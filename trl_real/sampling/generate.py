@@ -11,7 +11,7 @@ from ..core.checks import check_count
 from ..core.messages import MESSAGES, as_json
 from .chat_api import ChatAPI, ChatBackend
 from .options import SamplingOptions, check_dataset, check_speed, read_prompts
-from .resume import Job, Results, ResumeLog, content_key, default_log, run_jobs
+from .resume import Job, Record, Results, ResumeLog, content_key, default_log, run_jobs
 
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Backend(Protocol):
     @property
     def refused(self) -> dict[str, str]: ...
 
-    def sample(self, batches: list[list[Job]]) -> Any: ...
+    def sample(self, batches: list[list[Job]], record: Record) -> None: ...
 
 
 @dataclass

@@ -3,13 +3,12 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 from ..core.messages import as_message, response_text
 from .chat_api import ChatAPI, RefusedError, ask_all
 from .options import clean
-from .resume import Job, Results, ResumeLog, content_key, run_jobs
+from .resume import Job, Record, Results, ResumeLog, content_key, run_jobs
 
 
 CRITERIA = "more helpful, correct and clear"
@@ -85,9 +84,8 @@ class Judge:
                 ]
         return questions
 
-    def _ask_all(self, batches: list[list[Job]]) -> Iterator[Results]:
-        for results in ask_all([job for batch in batches for job in batch], self._ask, self._concurrency):
-            yield {key: answer for key, answer in results.items() if answer is not None}
+    def _ask_all(self, batches: list[list[Job]], record: Record) -> None:
+        ask_all([job for batch in batches for job in batch], self._ask, record, self._concurrency)
 
     def _ask(self, job: Job) -> str | None:
         """What the judge says; `None` if the server does not answer this question."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ class Job(NamedTuple):
 
 
 Results = dict[str, Any]
+Record = Callable[[Results], None]
 
 
 def content_key(*parts: Any) -> str:
@@ -124,13 +125,13 @@ class ResumeLog:
 
 def run_jobs(
     jobs: list[Job],
-    work: Callable[[list[list[Job]]], Iterator[Results]],
+    work: Callable[[list[list[Job]], Record], None],
     log: ResumeLog,
     batch_size: int,
     desc: str,
 ) -> Results:
     """
-    The results of all jobs: those in the log, and what `work` makes of batches of the others.
+    The results of all jobs: those in the log, and what `work` records of batches of the others.
 
     A job is in the same batch whatever is in the log, so that a run that was interrupted computes the same. What `work` has no
     result for is not in the answer, and not in the log.
@@ -140,7 +141,11 @@ def run_jobs(
     missing = [batch for batch in ([job for job in jobs if job.key not in log] for jobs in batches) if batch]
     left = sum(map(len, missing))
     with tqdm(total=len(jobs), initial=len(jobs) - left, desc=desc) as progress:
-        for results in work(missing) if missing else ():
+
+        def record(results: Results) -> None:
             log.append(results)
             progress.update(len(results))
+
+        if missing:
+            work(missing, record)
     return {job.key: log[job.key] for job in jobs if job.key in log}

@@ -1,7 +1,6 @@
 """Scores from a reward model: one that classifies sequences, with one output."""
 
 import math
-from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from ..core.messages import as_json, as_message, response_text
 from .options import clean
-from .resume import Job, Results, ResumeLog, content_key, run_jobs
+from .resume import Job, Record, ResumeLog, content_key, run_jobs
 from .tokens import as_dtype, check_template, load_config, load_tokenizer, max_positions, model_identity, model_name
 
 
@@ -86,12 +85,12 @@ class RewardModel:
             )
         return [[results.get(job.key) for job in responses] for responses in jobs]
 
-    def _score_batches(self, batches: list[list[Job]]) -> Iterator[Results]:
+    def _score_batches(self, batches: list[list[Job]], record: Record) -> None:
         for batch in batches:
             ids = {job.key: self._tokens(*job.payload) for job in batch}
             fitting = [key for key in ids if self._positions is None or len(ids[key]) <= self._positions]
             scores = dict(zip(fitting, self._score([ids[key] for key in fitting]), strict=True))
-            yield {key: scores.get(key) for key in ids}
+            record({key: scores.get(key) for key in ids})
 
     def _tokens(self, prompt: Any, response: Any) -> list[int]:
         if self._tokenizer.chat_template is None:

@@ -3,14 +3,14 @@
 import logging
 import math
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from datasets.fingerprint import Hasher
 
 from ..core.columns import kind
 from ..core.messages import as_json
-from .resume import Job, Results, ResumeLog, content_key, run_jobs
+from .resume import Job, Record, ResumeLog, content_key, run_jobs
 
 
 logger = logging.getLogger(__name__)
@@ -38,9 +38,9 @@ class RewardFunctions:
         results = run_jobs(jobs, self._score_batches, log, 1, f"Scoring with {self.name}")
         return [results[job.key] for job in jobs]
 
-    def _score_batches(self, batches: list[list[Job]]) -> Iterator[Results]:
+    def _score_batches(self, batches: list[list[Job]], record: Record) -> None:
         for batch in batches:
-            yield {job.key: self._score(job.payload) for job in batch}
+            record({job.key: self._score(job.payload) for job in batch})
 
     def _score(self, row: dict[str, Any]) -> list[float | None]:
         responses = row["responses"]

@@ -1,6 +1,5 @@
 """Responses sampled with Transformers."""
 
-from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +14,7 @@ from transformers import (
 )
 
 from .options import SamplingOptions
-from .resume import Job, Results
+from .resume import Job, Record, Results
 from .tokens import PromptTokens, as_dtype, load_config, load_tokenizer, max_positions, model_identity, model_name
 
 
@@ -82,12 +81,12 @@ class TransformersBackend:
             raise OSError(f"The model {self._model!r} cannot be loaded: {error}") from error
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
-    def sample(self, batches: list[list[Job]]) -> Iterator[Results]:
+    def sample(self, batches: list[list[Job]], record: Record) -> None:
         for batch in batches:
             ids = {job.key: self.tokens(job.payload[0]) for job in batch}
             batch = [job for job in batch if self.tokens.fits(job.key, ids[job.key])]
             if batch:
-                yield self._sample_batch(batch, [ids[job.key] for job in batch])
+                record(self._sample_batch(batch, [ids[job.key] for job in batch]))
 
     @torch.no_grad()
     def _sample_batch(self, batch: list[Job], ids: list[list[int]]) -> Results:

@@ -1,12 +1,11 @@
 """Responses sampled with vLLM, where it is installed."""
 
 import importlib.util
-from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 from .options import SamplingOptions
-from .resume import Job, Results
+from .resume import Job, Record
 from .tokens import PromptTokens, load_config, load_tokenizer, max_positions, model_identity, model_name
 
 
@@ -48,7 +47,7 @@ class VLLMBackend:
 
         return LLM(model=self.name, dtype=self._dtype, trust_remote_code=False, generation_config="vllm")
 
-    def sample(self, batches: list[list[Job]]) -> Iterator[Results]:
+    def sample(self, batches: list[list[Job]], record: Record) -> None:
         from vllm import SamplingParams
 
         options = self._options
@@ -66,7 +65,9 @@ class VLLMBackend:
             ]
             prompts = [{"prompt_token_ids": ids[job.key]} for job in batch]
             outputs = [output.outputs[0] for output in self.model.generate(prompts, params)] if batch else []
-            yield {
-                job.key: {"text": output.text, "finished": output.finish_reason == "stop"}
-                for job, output in zip(batch, outputs, strict=True)
-            }
+            record(
+                {
+                    job.key: {"text": output.text, "finished": output.finish_reason == "stop"}
+                    for job, output in zip(batch, outputs, strict=True)
+                }
+            )
