@@ -79,7 +79,7 @@ def test_no_server(chat, monkeypatch):
 
 def test_no_key_where_one_is_needed(chat):
     chat.key = KEY
-    with pytest.raises(PermissionError, match="The server refuses a request without a key. Set OPENAI_API_KEY"):
+    with pytest.raises(PermissionError, match=r"The server refuses a request without a key. Set OPENAI_API_KEY"):
         api(chat).complete(HELLO, 5)
 
 

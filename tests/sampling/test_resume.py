@@ -70,7 +70,7 @@ def test_a_file_that_is_no_log_stays_as_it_is(content, tmp_path):
 def test_one_process_at_a_time(tmp_path):
     with (
         ResumeLog(tmp_path / "log.jsonl"),
-        pytest.raises(BlockingIOError, match="Another process is writing to .*log.jsonl"),
+        pytest.raises(BlockingIOError, match=r"Another process is writing to .*log.jsonl"),
         ResumeLog(tmp_path / "log.jsonl"),
     ):
         pass

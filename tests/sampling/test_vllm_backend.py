@@ -57,7 +57,7 @@ def test_what_vllm_is_asked(vllm, tiny_lm, caplog):
 def test_without_vllm(tiny_lm, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match='`backend="vllm"` needs vLLM: `pip install vllm`.'):
+    with pytest.raises(ImportError, match=r'`backend="vllm"` needs vLLM: `pip install vllm`.'):
         generate_responses(PROMPTS, tiny_lm, backend="vllm")
 
 
