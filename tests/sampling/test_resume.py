@@ -110,6 +110,7 @@ with ResumeLog(sys.argv[1]) as log:
 """
 
 
+@pytest.mark.slow
 def test_kills_lose_and_repeat_nothing(tmp_path, rng):
     path, sizes = tmp_path / "log.jsonl", [0]
     for _ in range(3):
