@@ -17,10 +17,10 @@ from pathlib import Path
 import pandas as pd
 from machine import describe
 from text_to_pairs import candidates, load, pairs_of, parse
-from trl_real.embedding.embed.embedder import _locate
 
 from trl_real import real_select
 from trl_real.config import DEFAULT_EMBEDDER
+from trl_real.embedding.embedder import _locate
 
 
 # What runs in the environment of `aepo`: its step 2, with the model from a folder.

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from datasets import Dataset, disable_caching, disable_progress_bars
 from machine import describe
-from trl_real.embedding.embed.embedder import load_embedder
 
 from trl_real import real_select
 from trl_real.config import DEFAULT_EMBEDDER
+from trl_real.embedding.embedder import load_embedder
 
 
 FILE = "alpaca_eval_candidates.jsonl.gz"

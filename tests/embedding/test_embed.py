@@ -181,7 +181,7 @@ def test_an_embedder_gets_batches_of_few_and_long_or_many_and_short_texts(tiny_e
 
 @pytest.mark.parametrize("transform", [embed_responses, real_select])
 def test_the_rank_of_a_worker_is_its_gpu(transform, monkeypatch, tiny_encoder):
-    from trl_real import embedding
+    from trl_real.embedding import embed as embedding
 
     assert device_of(0) is None  # no GPU here
     devices, load = [], embedding.load_embedder

@@ -7,9 +7,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl_real.embedding.embed.policy import PolicyEmbedder, base_parameters
 
 from trl_real.embedding.embed import encode
+from trl_real.embedding.policy import PolicyEmbedder, base_parameters
 
 
 TEXTS = ["the cat sat", "rain fell over green hills far from any town " * 40, "fish", "stone and light", "bread"]

@@ -10,7 +10,7 @@ from conftest import HashEmbedder, candidate_rows
 from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
-from test_inert import HOSTILE
+from test_markdown import HOSTILE
 
 from trl_real import SelectionConfig, SelectionReport, create_dataset_card, select_preferences
 from trl_real.hub.card_metadata import find_source

@@ -2,10 +2,10 @@ import re
 
 import numpy as np
 import pytest
-import trl_real.selection.select.budget as budget_module
 from conftest import candidate_rows, sentence
 from datasets import Dataset
 
+import trl_real.selection.budget as budget_module
 from trl_real import real_select, select_budget
 
 

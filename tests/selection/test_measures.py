@@ -4,10 +4,10 @@ import math
 import numpy as np
 from conftest import candidate_rows
 from datasets import Dataset
-from test_selection import mixed_rows
-from trl_real.selection.select.measures import survey_candidates, survey_pairs
+from test_select import mixed_rows
 
 from trl_real import real_select
+from trl_real.selection.measures import survey_candidates, survey_pairs
 
 
 def oracle(rows, gap):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import HashEmbedder, candidate_rows, read_data
 from datasets import Dataset, concatenate_datasets
-from test_selection import mixed_rows
+from test_select import mixed_rows
 
 from trl_real import SelectionConfig, embed_responses, load_sample, real_select, select_budget, select_preferences
 

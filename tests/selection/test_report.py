@@ -2,9 +2,9 @@ import json
 
 import numpy as np
 import pytest
-from trl_real.selection.select.value_counts import Tally
 
 from trl_real.selection.report import BINS, Distribution, SelectionReport
+from trl_real.selection.value_counts import Tally
 
 
 @pytest.fixture

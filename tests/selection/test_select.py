@@ -10,9 +10,9 @@ from datasets import Array2D, Dataset, LargeList, List, Value, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_strategies import brute_force_2means
-from trl_real.selection.select.select import pair_id
 
 from trl_real import SelectionConfig, embed_responses, load_sample, real_select, select_preferences
+from trl_real.selection.select import pair_id
 from trl_real.strategies import STRATEGIES
 
 

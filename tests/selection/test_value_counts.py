@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from trl_real.selection.select.value_counts import Tally
 
 from trl_real.selection import value_counts as tally
 from trl_real.selection.report import QUANTILES
+from trl_real.selection.value_counts import Tally
 
 
 def test_counts_distinct_values():

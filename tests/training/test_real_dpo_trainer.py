@@ -17,9 +17,9 @@ from trl_real import (
     SelectionConfig,
     SelectionReport,
     load_sample,
-    policy,
     select_preferences,
 )
+from trl_real.embedding import policy
 from trl_real.embedding.embedder import load_embedder
 
 

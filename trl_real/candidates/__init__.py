@@ -1,0 +1,1 @@
+"""Rows in any known layout become candidates or given pairs."""

@@ -1,0 +1,1 @@
+"""What needs nothing else: messages, columns, the map transform, checks, redaction."""

@@ -1,0 +1,1 @@
+"""Cards, and datasets on the Hub."""

@@ -37,16 +37,13 @@ def find_source(dataset: Dataset) -> Source:
     return Source()
 
 
-def describe_files(
-    data: DatasetCardData, splits: dict[str, Dataset], config_name: str, download_size: int | None
-) -> None:
+def describe_files(data: DatasetCardData, splits: dict[str, Dataset], config_name: str) -> None:
     """What the viewer of the Hub and `load_dataset` read: `dataset_info` and `configs`."""
     sizes = {name: split._estimate_nbytes() for name, split in splits.items()}
     info = DatasetInfo(
         config_name=config_name,
         features=next(iter(splits.values())).features,
         splits=SplitDict(),
-        download_size=download_size,
         dataset_size=sum(sizes.values()),
     )
     for name, split in splits.items():
@@ -55,6 +52,13 @@ def describe_files(
     files = [{"split": name, "path": f"{data_folder(config_name)}/{name}-*"} for name in splits]
     there = MetadataConfigs.from_dataset_card_data(data).get(config_name, {})  # perhaps that it is the default one
     MetadataConfigs({config_name: {**there, "data_files": files}}).to_dataset_card_data(data)
+
+
+def describe_download(data: Any, config_name: str, size: int) -> None:
+    """How many bytes the files of a configuration have."""
+    info = DatasetInfosDict.from_dataset_card_data(data)[config_name]
+    info.download_size = size
+    DatasetInfosDict({config_name: info}).to_dataset_card_data(data)
 
 
 def describe_source(data: Any, source: str | None, license: str | None) -> None:

@@ -2,27 +2,24 @@
 
 import copy
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..config import SelectionConfig
-from ..core.messages import as_json, is_messages
 from ..core.redaction import redact
 from ..embedding.embedder import embedder_name
 from ..selection.report import SelectionReport
 from . import markdown
+from .card_examples import describe_rows
 from .card_metadata import Source, describe_files, describe_source, extended, find_source, n_examples
 from .card_parts import OWN_CITATION, REAL_CITATION, is_repo_id, link, options, options_yaml, render
 
 
-N_EXAMPLES = 5
 TAGS = ("trl", "dpo", "preference", "trl-real")
 SIZES = {1e3: "n<1K", 1e4: "1K<n<10K", 1e5: "10K<n<100K", 1e6: "100K<n<1M", 1e7: "1M<n<10M", np.inf: "n>10M"}
 # Each config of a dataset has its own section between these, so that pushing one leaves the others as they are. No line of
@@ -35,19 +32,6 @@ ANY_SECTION = re.compile(
 )
 CONFIG = re.compile(r"(?!(data|figures)$)\w[\w.-]*")
 SPLIT = re.compile(r"\w+(\.\w+)*")
-MEANINGS = {
-    "prompt": "what was asked",
-    "chosen": "the better response",
-    "rejected": "the worse response",
-    "response_a": "one response",
-    "response_b": "the other response",
-    "score_chosen": "the score of the better response",
-    "score_rejected": "the score of the worse response",
-    "similarity": "the cosine of the embeddings of both",
-    "pair_id": "what labels are matched by: a hash of the prompt and both responses",
-    "skip_reason": "why a prompt has no pair",
-    "n_labels": "how many labels were given",
-}
 
 
 def create_dataset_card(
@@ -63,7 +47,6 @@ def create_dataset_card(
     pretty_name: str | None = None,
     model_id: str | None = None,
     plots: Mapping[str, str] | None = None,
-    download_size: int | None = None,
     previous: DatasetCard | None = None,
 ) -> DatasetCard:
     r"""
@@ -94,8 +77,6 @@ def create_dataset_card(
             A model on the Hub that was trained on the pairs.
         plots (`dict[str, str]`, *optional*):
             The path of the figure of a split, as seen from the card.
-        download_size (`int`, *optional*):
-            Bytes of the files that hold the data.
         previous ([`~huggingface_hub.DatasetCard`], *optional*):
             The card that there is: what it says of other configurations, and what people have written, stays.
 
@@ -127,49 +108,63 @@ def create_dataset_card(
             "`config_name` must be letters, digits, '.', '-' and '_', and neither 'data' nor 'figures', got "
             f"{redact(repr(config_name))}."
         )
-    first = next(iter(splits.values()))
-    origin = find_source(first) if source is None else Source(redact(source), source_revision)
-    data: Any = DatasetCardData() if previous is None else copy.deepcopy(previous.data)
-    describe_files(data, splits, config_name, download_size)
-    describe_source(data, origin.name, license)
-    data.size_categories = [next(name for limit, name in SIZES.items() if n_examples(data) < limit)]
-    data.task_categories = extended(data.task_categories, ["text-generation"])
-    data["tags"] = extended(data.get("tags"), TAGS)
+    origin = find_source(next(iter(splits.values()))) if source is None else Source(redact(source), source_revision)
+    data = _metadata(previous, splits, config_name, origin, license)
     if pretty_name is None:
         pretty_name = data.pretty_name or (repo_id.split("/")[-1] if repo_id else "Selected preference pairs")
     data.pretty_name = markdown.one_line(pretty_name)
-
     section = render(
         "selection.md.jinja",
         heading="Selection" if config_name == "default" else f"Selection {markdown.code(config_name)}",
-        reports={split: reports.get(split) for split in splits},
-        config=config,
         source=_source(origin),
         licence=_licence(license or data.license, origin.name),
         model=None if model_id is None else link(model_id, "models"),
         plots=plots or {},
         load_code=_load_code(repo_id, config_name, next(iter(splits))),
-        labelled="chosen" in first.column_names,
-        columns=[
-            (name, _type(feature), MEANINGS.get(name, "as in the source")) for name, feature in first.features.items()
-        ],
-        examples=_examples(first),
-        how=_how(config, reports),
-        reproduce_code=_reproduce_code(config, origin, first),
-        config_yaml=None if config is None else options_yaml(config),
+        **describe_rows(splits, reports),
+        **_reproduction(config, reports, origin, splits),
     )
+    body = _body(previous, data.pretty_name, config_name, section)
+    return DatasetCard(f"---\n{data}\n---\n\n{body}\n")
+
+
+def _metadata(
+    previous: DatasetCard | None, splits: dict[str, Dataset], config_name: str, origin: Source, license: str | None
+) -> Any:
+    """The metadata of the card, added to what the previous card says of other configurations."""
+    data: Any = DatasetCardData() if previous is None else copy.deepcopy(previous.data)
+    describe_files(data, splits, config_name)
+    describe_source(data, origin.name, license)
+    data.size_categories = [next(name for limit, name in SIZES.items() if n_examples(data) < limit)]
+    data.task_categories = extended(data.task_categories, ["text-generation"])
+    data["tags"] = extended(data.get("tags"), TAGS)
+    return data
+
+
+def _reproduction(
+    config: SelectionConfig | None, reports: dict[str, SelectionReport], origin: Source, splits: dict[str, Dataset]
+) -> dict[str, Any]:
+    """What the template shows of how to select the same pairs again."""
+    return {
+        "config": config,
+        "how": _how(config, reports),
+        "reproduce_code": _reproduce_code(config, origin, next(iter(splits.values()))),
+        "config_yaml": None if config is None else options_yaml(config),
+    }
+
+
+def _body(previous: DatasetCard | None, title: str, config_name: str, section: str) -> str:
+    """The text of the card: a new one, or the previous one with the section of this configuration."""
     section = SECTION.format(config_name, section, config_name)
     body = "" if previous is None else previous.text.replace("\r\n", "\n").strip()
     if body:
-        body = _put_section(body, config_name, section)
-    else:
-        body = render(
-            "dataset_card.md.jinja",
-            title=markdown.escape(data.pretty_name),
-            sections=section,
-            citations=[REAL_CITATION, OWN_CITATION],
-        )
-    return DatasetCard(f"---\n{data}\n---\n\n{body}\n")
+        return _put_section(body, config_name, section)
+    return render(
+        "dataset_card.md.jinja",
+        title=markdown.escape(title),
+        sections=section,
+        citations=[REAL_CITATION, OWN_CITATION],
+    )
 
 
 def as_splits(dataset: Any) -> dict[str, Dataset]:
@@ -234,17 +229,6 @@ def _licence(license: str | list[str] | None, source: str | None) -> str:
     return ", ".join(markdown.code(str(each)) for each in extended(license, []))
 
 
-def _type(feature: Any) -> str:
-    """A feature in short."""
-    if isinstance(feature, dict):
-        return "{" + ", ".join(feature) + "}"
-    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
-    if inner is not None:
-        keys = inner if isinstance(inner, dict) else ()
-        return "messages" if "role" in keys else f"list of {_type(inner)}"
-    return getattr(feature, "dtype", None) or type(feature).__name__
-
-
 def _load_code(repo_id: str | None, config_name: str, split: str) -> str:
     where = [repo_id or "path/to/this/dataset", *([] if config_name == "default" else [config_name])]
     return (
@@ -256,54 +240,6 @@ def _load_code(repo_id: str | None, config_name: str, split: str) -> str:
 def _python(value: Any) -> str:
     """A value as Python code, text in double quotes."""
     return json.dumps(value) if isinstance(value, str) else repr(value)
-
-
-def _examples(dataset: Dataset) -> list[dict[str, Any]]:
-    """Rows at equal distances, as the template shows them; of kept rows those that have a pair."""
-    sides = ("chosen", "rejected") if "chosen" in dataset.column_names else ("response_a", "response_b")
-    columns = [name for name in ("prompt", *sides) if name in dataset.column_names]
-    numbers = [n for n in ("similarity", "score_chosen", "score_rejected") if n in dataset.column_names]
-    dataset = dataset.with_format("arrow")
-    if sides[0] in columns:
-        dataset = dataset.select(np.flatnonzero(pc.is_valid(dataset[sides[0]][:]).to_numpy(zero_copy_only=False)))
-    where = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(N_EXAMPLES, len(dataset))).astype(int))
-    return [
-        {
-            "note": _number(row.get("similarity"), ": similarity {:.2f}"),
-            "prompt": _shown(row.get("prompt")),
-            "sides": [
-                (
-                    side.replace("_", " ").capitalize(),
-                    _number(row.get(f"score_{side}"), " (score {:g})"),
-                    _shown(row[side]),
-                )
-                for side in sides
-                if side in row
-            ],
-        }
-        for row in dataset.select_columns([*columns, *numbers]).select(where).with_format(None)
-    ]
-
-
-def _number(value: Any, form: str) -> str:
-    return form.format(value) if isinstance(value, int | float) and math.isfinite(value) else ""
-
-
-def _shown(value: Any) -> str:
-    """Text or messages as people read them, anything else as JSON."""
-    if isinstance(value, str):
-        return value
-    if not is_messages(value):
-        return as_json(value)
-    turns = []
-    for message in value:
-        content = message.get("content")
-        turns.append(
-            f"{markdown.one_line(message['role'])}: {content if isinstance(content, str) else as_json(content)}"
-        )
-        if message.get("tool_calls"):
-            turns.append(as_json(message["tool_calls"]))
-    return "\n\n".join(turns)
 
 
 def _how(config: SelectionConfig | None, reports: dict[str, SelectionReport]) -> str:

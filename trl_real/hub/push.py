@@ -5,9 +5,9 @@ import importlib.util
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset, DatasetDict
 from datasets.config import MAX_SHARD_SIZE
@@ -19,22 +19,19 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     DatasetCard,
-    DatasetInfo,
     HfApi,
 )
 from huggingface_hub.errors import (
-    HfHubHTTPError,
     HTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 
 from .. import __version__
 from ..config import SelectionConfig
 from ..core.redaction import TOKEN
 from ..selection.report import SelectionReport
-from .card_metadata import Source, data_folder, find_source
-from .card_parts import endpoint, is_repo_id
+from .card_metadata import Source, data_folder, describe_download, find_source
+from .card_parts import is_repo_id
+from .commit import Operations, Target, commit
 from .dataset_card import as_splits, create_dataset_card, split_reports
 from .requests import explained, retried
 
@@ -116,17 +113,7 @@ def push_selected_dataset(
     push_selected_dataset(pairs, "user/selected-pairs", report, config, license="apache-2.0", private=True)
     ```
     """
-    splits = as_splits(dataset)
-    reports = split_reports(splits, report)
-    for split, rows in splits.items():
-        if len(rows) == 0:
-            raise ValueError(f"`dataset` has no rows in its split {split!r}: there is nothing to push.")
-        if rows.features != next(iter(splits.values())).features:
-            raise ValueError(
-                f"The splits of `dataset` differ in their columns: see {split!r}. Push them as one config each."
-            )
-    if TOKEN.search(repo_id):
-        raise ValueError("`repo_id` has a token in it. Pass the name of the repository, and the token as `token`.")
+    splits, reports = _check(dataset, report, repo_id)
     card = functools.partial(
         create_dataset_card,
         dataset,
@@ -138,52 +125,101 @@ def push_selected_dataset(
         pretty_name=pretty_name,
     )
     card()  # so that what it raises is raised before anything is written
-    folder = data_folder(config_name)
     with explained(repo_id), tempfile.TemporaryDirectory(prefix="trl-real-") as temporary:
         api = HfApi(token=token, library_name="trl-real", library_version=__version__)
-        shard_size = max(1, convert_file_size_to_int(max_shard_size))
-        files = {
-            f"{folder}/{name}": path
-            for split, rows in splits.items()
-            for name, path in _write_shards(rows, split, Path(temporary), shard_size)
-        }
-        plots = {split: (f"figures/{folder}-{split}.png", path) for split, path in _draw(reports, Path(temporary))}
-        if "/" not in repo_id or "/" not in (model_id or "/"):
-            user = retried(api.whoami, repo_id)["name"]
-            repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
-            model_id = model_id if model_id is None or "/" in model_id else f"{user}/{model_id}"
+        files = _write_files(splits, reports, config_name, Path(temporary), max_shard_size)
+        repo_id, model_id = _full_names(api, repo_id, model_id)
         origin = find_source(next(iter(splits.values()))) if source is None else Source(source, source_revision)
         source_data = _source_data(api, origin) if license is None else {"license": license}
         card = functools.partial(
-            card,
-            repo_id=repo_id,
-            model_id=model_id,
-            license=source_data.get("license"),
-            plots={split: name for split, (name, _) in plots.items()},
-            download_size=sum(path.stat().st_size for path in files.values()),
-        )
-        # What `load_dataset` would read as data, the shards of older versions among it, and figures.
-        stale = re.compile(
-            rf"{re.escape(folder)}/([^/]+-\d{{5}}-of-\d{{5}}(-[0-9a-f]{{16}})?\.parquet|({'|'.join(map(re.escape, splits))})-[^/]*)"
-            rf"|figures/{re.escape(folder)}-[^/]+\.png"
+            card, repo_id=repo_id, model_id=model_id, license=source_data.get("license"), plots=files.plots
         )
 
-        def plan(head: str, there: set[str]) -> list[CommitOperationAdd | CommitOperationDelete]:
+        def plan(head: str, there: set[str]) -> Operations:
             readme = card(previous=_card(api, repo_id, head) if "README.md" in there else None)
+            describe_download(readme.data, config_name, files.size)
             for name, value in source_data.items():
                 readme.data[name] = readme.data.get(name) or value
             if not readme.data.get("license"):
                 logger.warning(
                     "The licence of the pairs is not known: find out that of their source and pass `license`."
                 )
-            new: dict[str, Any] = {**files, **dict(plots.values()), "README.md": str(readme).encode()}
-            return [
-                *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in new.items()),
-                *(CommitOperationDelete(name) for name in there if stale.fullmatch(name) and name not in new),
-            ]
+            return _operations({**files.paths, "README.md": str(readme).encode()}, there, config_name, list(splits))
 
         message = f"{sum(map(len, splits.values())):,} selected pairs"
-        return _commit(api, repo_id, plan, message, private, revision, create_pr)
+        return commit(Target(api, repo_id, private, revision, create_pr), plan, message)
+
+
+class _Files(NamedTuple):
+    """
+    What is about to be committed beside the card.
+
+    Attributes:
+        paths (`dict[str, Path]`): Where each file is, by its name in the repository.
+        plots (`dict[str, str]`): The name of the figure of each split that has one.
+        size (`int`): Bytes of the data.
+    """
+
+    paths: dict[str, Path]
+    plots: dict[str, str]
+    size: int
+
+
+def _check(dataset: Any, report: Any, repo_id: str) -> tuple[dict[str, Dataset], dict[str, SelectionReport]]:
+    """The splits and their reports, or an error before anything is written."""
+    splits = as_splits(dataset)
+    for split, rows in splits.items():
+        if len(rows) == 0:
+            raise ValueError(f"`dataset` has no rows in its split {split!r}: there is nothing to push.")
+        if rows.features != next(iter(splits.values())).features:
+            raise ValueError(
+                f"The splits of `dataset` differ in their columns: see {split!r}. Push them as one config each."
+            )
+    if TOKEN.search(repo_id):
+        raise ValueError("`repo_id` has a token in it. Pass the name of the repository, and the token as `token`.")
+    return splits, split_reports(splits, report)
+
+
+def _full_names(api: HfApi, repo_id: str, model_id: str | None) -> tuple[str, str | None]:
+    """Both names with their namespace, by default that of the user."""
+    if "/" in repo_id and "/" in (model_id or "/"):
+        return repo_id, model_id
+    user = retried(api.whoami, repo_id)["name"]
+    model_id = model_id if model_id is None or "/" in model_id else f"{user}/{model_id}"
+    return repo_id if "/" in repo_id else f"{user}/{repo_id}", model_id
+
+
+def _write_files(
+    splits: dict[str, Dataset],
+    reports: dict[str, SelectionReport],
+    config_name: str,
+    temporary: Path,
+    max_shard_size: int | str,
+) -> _Files:
+    """Write the data of a configuration and its figures to a temporary folder."""
+    folder, shard_size = data_folder(config_name), max(1, convert_file_size_to_int(max_shard_size))
+    data = {
+        f"{folder}/{name}": path
+        for split, rows in splits.items()
+        for name, path in _write_shards(rows, split, temporary, shard_size)
+    }
+    figures = dict(_draw(reports, temporary))
+    plots = {split: f"figures/{folder}-{split}.png" for split in figures}
+    size = sum(path.stat().st_size for path in data.values())
+    return _Files(data | {plots[split]: path for split, path in figures.items()}, plots, size)
+
+
+def _operations(new: dict[str, Path | bytes], there: set[str], config_name: str, splits: list[str]) -> Operations:
+    """Add what is new, and delete what `load_dataset` would read as data, the shards of older versions among it, and figures."""
+    folder = re.escape(data_folder(config_name))
+    stale = re.compile(
+        rf"{folder}/([^/]+-\d{{5}}-of-\d{{5}}(-[0-9a-f]{{16}})?\.parquet|({'|'.join(map(re.escape, splits))})-[^/]*)"
+        rf"|figures/{folder}-[^/]+\.png"
+    )
+    return [
+        *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in new.items()),
+        *(CommitOperationDelete(name) for name in there if stale.fullmatch(name) and name not in new),
+    ]
 
 
 def _write_shards(rows: Dataset, split: str, folder: Path, size: int) -> Iterator[tuple[str, Path]]:
@@ -223,97 +259,3 @@ def _source_data(api: HfApi, source: Source) -> dict[str, Any]:
         )
         return {}
     return {name: data.get(name) for name in names if data.get(name)}
-
-
-def _commit(
-    api: HfApi,
-    repo_id: str,
-    plan: Callable[[str, set[str]], list[CommitOperationAdd | CommitOperationDelete]],
-    message: str,
-    private: bool | None,
-    revision: str | None,
-    create_pr: bool,
-) -> CommitInfo:
-    """Commit what `plan` makes of the head and its files, all or nothing; of the new head where another try may help."""
-    undo: list[Callable[[], None]] = []
-    printed: list[str] = []
-
-    def attempt() -> CommitInfo:
-        info = _open(api, repo_id, private, revision, undo)
-        operations = plan(str(info.sha), _files(api, info))
-        if not printed:
-            printed.append(f"Pushing {message} to {repo_id}, which is {'private' if info.private else 'PUBLIC'}.")
-            print(*printed)
-        try:
-            return api.create_commit(
-                repo_id,
-                operations,
-                commit_message=f"Upload {message}",
-                repo_type="dataset",
-                revision=revision,
-                create_pr=create_pr,
-                parent_commit=info.sha,
-            )
-        except HTTPError as error:
-            if create_pr and getattr(error, "response", None) is None:  # another try may open a second one
-                raise ConnectionError(
-                    f"The connection was cut while a pull request was opened: see if it is there, at {endpoint()}/datasets/"
-                    f"{repo_id}/discussions, before you push again."
-                ) from error
-            raise
-
-    try:
-        return retried(attempt, repo_id)
-    except BaseException:
-        for step in reversed(undo):
-            try:
-                step()
-            except HTTPError as error:
-                logger.warning("What was made of %s is still there, without data: %s", repo_id, type(error).__name__)
-        raise
-
-
-def _open(
-    api: HfApi, repo_id: str, private: bool | None, revision: str | None, undo: list[Callable[[], None]]
-) -> DatasetInfo:
-    """The repository at a revision; both are made if they are not there, and `undo` takes that back."""
-    try:
-        info = api.dataset_info(repo_id)
-    except RepositoryNotFoundError:
-        try:
-            api.create_repo(repo_id, repo_type="dataset", private=private)
-            undo.append(lambda: _delete_if_empty(api, repo_id))
-        except HfHubHTTPError as error:
-            if error.response.status_code != 409:  # somebody was faster
-                raise
-        info = api.dataset_info(repo_id)
-    if private and not info.private:
-        raise ValueError(
-            f"`private=True`, but {repo_id} is there already and public. Make it private in its settings, or push to another "
-            "name."
-        )
-    if revision is None:
-        return info
-    try:
-        return api.dataset_info(repo_id, revision=revision)
-    except RevisionNotFoundError:
-        head = str(info.sha)
-        api.create_branch(repo_id, branch=revision, repo_type="dataset")
-        undo.append(lambda: _delete_if_new(api, repo_id, revision, head))
-        return info
-
-
-def _delete_if_new(api: HfApi, repo_id: str, branch: str, head: str) -> None:
-    if api.dataset_info(repo_id, revision=branch).sha == head:
-        api.delete_branch(repo_id, branch=branch, repo_type="dataset")
-
-
-def _delete_if_empty(api: HfApi, repo_id: str) -> None:
-    if _files(api, api.dataset_info(repo_id)) <= {".gitattributes"}:
-        api.delete_repo(repo_id, repo_type="dataset")
-
-
-def _files(api: HfApi, info: DatasetInfo) -> set[str]:
-    if info.siblings is None:  # of a Hub that does not list them here
-        return set(api.list_repo_files(info.id, repo_type="dataset", revision=info.sha))
-    return {file.rfilename for file in info.siblings}

@@ -1,0 +1,1 @@
+"""Pairs go to people and come back as preferences."""

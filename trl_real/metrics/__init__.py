@@ -1,0 +1,1 @@
+"""Modules of `evaluate`, which judge labels, pairs and aligned models."""

@@ -1,0 +1,1 @@
+"""Vectors become pairs, within a budget, with a report."""

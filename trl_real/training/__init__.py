@@ -1,0 +1,1 @@
+"""RealDPOTrainer and its configuration."""
