@@ -45,7 +45,7 @@ DEFAULTS = {
     "learning_rate": 1e-4,
     "max_steps": 25,
     "max_length": 192,
-    "per_device_train_batch_size": 4,
+    "per_device_train_batch_size": 2,
     "per_device_eval_batch_size": 1,  # so that every pair counts the same in an average over batches
     "bf16": False,
     "gradient_checkpointing": False,
