@@ -17,7 +17,7 @@ _EXPORTS = {
     "score_responses": "sampling.score",
     "embed_responses": "embedding.embed",
     "real_select": "selection.select",
-    "to_label_tasks": "labeling.labels",
+    "to_label_tasks": "labeling.tasks",
     "apply_labels": "labeling.labels",
     "select_budget": "selection.budget",
     "SelectionReport": "selection.report",
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from .hub.dataset_card import create_dataset_card as create_dataset_card
     from .hub.push import push_selected_dataset as push_selected_dataset
     from .labeling.labels import apply_labels as apply_labels
-    from .labeling.labels import to_label_tasks as to_label_tasks
     from .labeling.reliability import ReliabilityReport as ReliabilityReport
     from .labeling.reliability import label_reliability as label_reliability
+    from .labeling.tasks import to_label_tasks as to_label_tasks
     from .metrics.label_error import LabelError as LabelError
     from .metrics.preference_diversity import PreferenceDiversity as PreferenceDiversity
     from .metrics.preference_margin import PreferenceMargin as PreferenceMargin

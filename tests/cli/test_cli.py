@@ -264,25 +264,6 @@ def test_a_file_that_is_not_utf8_is_named(name, content, message, data, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_pairs_are_written_whole_or_not_at_all(data, tiny_encoder, monkeypatch, capsys):
-    def to_json(pairs, path, **options):
-        Path(path).write_text('{"prompt":')
-        raise OSError("No space left on device")
-
-    select = ["select", "--data_files", "candidates.jsonl", "--embedder", tiny_encoder]
-    with monkeypatch.context() as patch:
-        patch.setattr(Dataset, "to_json", to_json)
-        assert main(select) == 1
-    assert "No space left on device" in capsys.readouterr().err
-    assert list(Path("selected").iterdir()) == []
-    assert main(select) == 0
-    assert {path.name for path in Path("selected").iterdir()} == {
-        "pairs.jsonl",
-        "selection.png",
-        "selection_report.json",
-    }
-
-
 @pytest.mark.parametrize("command", [[], ["select"], ["dpo"]])
 def test_help_is_there(command, capsys):
     with pytest.raises(SystemExit) as error:

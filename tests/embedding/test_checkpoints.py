@@ -4,6 +4,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +83,9 @@ def test_another_embedder_of_the_same_name_embeds_anew(data, tiny_encoder, tmp_p
     assert len(list((tmp_path / "chunks").iterdir())) == n_chunks + 1
 
 
-@pytest.mark.parametrize("damage", ["tokens_cut.json", "data/dataset_info.json", "data/data-00000-of-00001.arrow"])
+@pytest.mark.parametrize(
+    "damage", ["tokens_cut.json", "sha256.json", "data/dataset_info.json", "data/data-00000-of-00001.arrow"]
+)
 def test_a_damaged_chunk_is_embedded_again(damage, data, tiny_encoder, tmp_path, caplog):
     config = SelectionConfig(embedder=tiny_encoder)
     expected, _ = embed_in_chunks(data, config, tmp_path)
@@ -91,6 +95,50 @@ def test_a_damaged_chunk_is_embedded_again(damage, data, tiny_encoder, tmp_path,
     found, _ = embed_in_chunks(data, config, tmp_path)
     assert found.to_list() == expected.to_list()
     assert "is damaged and embedded again" in caplog.text
+
+
+def test_a_chunk_with_zeros_in_its_middle_is_embedded_again(data, tiny_encoder, tmp_path, caplog):
+    config = SelectionConfig(embedder=tiny_encoder)
+    expected, _ = embed_in_chunks(data, config, tmp_path)
+    expected = expected.to_list()
+    (path,) = tmp_path.glob("*/data/*.arrow")
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 512] = bytes(512)
+    path.unlink()  # and not written to: it is mapped
+    path.write_bytes(content)
+    found, _ = embed_in_chunks(data, config, tmp_path)
+    assert found.to_list() == expected
+    assert "is damaged and embedded again: data/data-00000-of-00001.arrow is not as it was written" in caplog.text
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_folder_of_chunks_that_is_a_link_is_not_written_to(data, embedder, tiny_encoder, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "chunks").symlink_to(tmp_path / "other")
+    for name in (tiny_encoder, embedder):
+        with pytest.raises(FileExistsError, match="chunks is a link, which is not written to"):
+            embed_in_chunks(data, SelectionConfig(embedder=name), tmp_path / "chunks")
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_several_trainers_share_a_folder(data, tiny_encoder, tmp_path, monkeypatch):
+    """All of them are about to write the same chunks at the same time."""
+    monkeypatch.setattr(checkpoints, "CHUNK", 7)
+    expected, _ = embed_in_chunks(data, SelectionConfig(embedder=tiny_encoder), tmp_path / "alone")
+    everybody = threading.Barrier(4, timeout=60)
+
+    def waits(part, config):
+        everybody.wait()
+        return part.map(lambda row: {"embeddings": [[1.0]] * len(row["responses"]), "responses_cut": 0}), 0
+
+    monkeypatch.setattr(checkpoints, "embed", waits)
+    embedders = [tiny_encoder, tiny_encoder, HashEmbedder(), HashEmbedder()]
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(embed_in_chunks, data, SelectionConfig(embedder=e), tmp_path / "out") for e in embedders]
+        for run in runs:
+            assert run.result()[0].column_names == expected.column_names
+    assert len(list((tmp_path / "out").iterdir())) == 5  # the chunks of the embedder with a name
 
 
 def test_a_column_of_an_earlier_embedding_is_replaced(data, tiny_encoder, tmp_path):

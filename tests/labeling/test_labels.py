@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_real import apply_labels, real_select, to_label_tasks
-from trl_real.labeling.labels import TASK
+from trl_real.labeling.tasks import TASK
 
 
 def unlabelled(rng, n=12, seed=0, **options):

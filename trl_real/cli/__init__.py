@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         cause = error.__cause__
         why = cause.__cause__ if isinstance(cause, DatasetsError) and cause.__cause__ is not None else ""
-        print("trl-real: error:", *f"{cause} {why}".split(), file=sys.stderr)
+        notes = " ".join(getattr(cause, "__notes__", ()))
+        print("trl-real: error:", *f"{cause} {why} {notes}".split(), file=sys.stderr)
         return 1
     return 0

@@ -85,6 +85,11 @@ class SelectArguments:
     )
     license: str | None = field(default=None, metadata={"help": LICENSE})
 
+    @property
+    def inputs(self) -> list[str]:
+        """The files and folders that are read, and perhaps an id of the Hub."""
+        return _paths(self.data_files, self.dataset_name)
+
 
 @dataclass
 class DPOArguments(ScriptArguments):
@@ -103,6 +108,16 @@ class DPOArguments(ScriptArguments):
     data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
     eval_data_files: list[str] | None = field(default=None, metadata={"help": "Local files to evaluate on."})
     license: str | None = field(default=None, metadata={"help": LICENSE})
+
+    @property
+    def inputs(self) -> list[str]:
+        """The files and folders that are read, and perhaps an id of the Hub."""
+        return _paths(self.data_files, self.eval_data_files, self.dataset_name)
+
+
+def _paths(*given: list[str] | str | None) -> list[str]:
+    """All that is given, in one list: a recipe may have one path in place of a list."""
+    return [path for paths in given for path in ([paths] if isinstance(paths, str) else paths or ())]
 
 
 def number(text: str) -> float:

@@ -1,55 +1,52 @@
 """`trl-real select`: pairs, report and label tasks in a folder."""
 
 import importlib.util
-from pathlib import Path
 
 from ..candidates.conversion import convert
 from ..config import SelectionConfig
+from ..core.output_folder import OutputFolder
+from ..hub.access import check_can_push
 from ..hub.push import push_selected_dataset
-from ..labeling.labels import to_label_tasks
+from ..labeling.tasks import to_label_tasks
 from ..selection.preferences import select_converted
 from .arguments import ColumnArguments, SelectArguments, parse
 from .data_files import load_files
+from .disk_space import check_disk_space
 from .errors import users_mistakes
+from .pairs_file import PAIRS_JSONL, PAIRS_PARQUET, write_pairs
 
 
-OUTPUTS = ("pairs.jsonl", "selection.png", "selection_report.json", "tasks.jsonl")
+OUTPUTS = (PAIRS_JSONL, PAIRS_PARQUET, "selection.png", "selection_report.json", "tasks.jsonl")
 
 
 def select(argv: list[str]) -> None:
     """Select pairs and write them, with the report, to a folder."""
     arguments, columns, config = parse("select", (SelectArguments, ColumnArguments, SelectionConfig), argv)
-    with users_mistakes():
+    folder = OutputFolder(arguments.output_dir)
+    with users_mistakes(), folder.locked():
+        folder.check(OUTPUTS, arguments.inputs)
+        repo_id = arguments.hub_dataset_id or folder.path.absolute().name
+        if arguments.push_to_hub:
+            check_can_push(repo_id, "dataset", private=arguments.hub_private_repo)
         files = {arguments.dataset_train_split: arguments.data_files}
         dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
         on_skip = "error" if config.on_skip == "error" else "keep"
         rows = dataset[arguments.dataset_train_split]
         converted = convert(rows, columns.layout, named=columns.named, on_skip=on_skip)
+        check_disk_space(converted.dataset, config, folder.path)
         pairs, report = select_converted(converted, config)
-        folder = Path(arguments.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = folder / ".pairs.jsonl"  # nobody is to find a half of them where the pairs are looked for
-        try:
-            pairs.to_json(unfinished, force_ascii=False)
-            for name in OUTPUTS:
-                (folder / name).unlink(missing_ok=True)  # of an earlier run
-            unfinished.replace(folder / "pairs.jsonl")
-        finally:
-            unfinished.unlink(missing_ok=True)
-        if not report.labelled:
-            to_label_tasks(pairs, folder / "tasks.jsonl")
-        report.save(folder / "selection_report.json")
-        if importlib.util.find_spec("matplotlib") is not None:
-            report.plot(folder / "selection.png")
+        with folder.replacing(OUTPUTS) as stage:
+            note = write_pairs(pairs, stage)
+            if not report.labelled:
+                to_label_tasks(pairs, stage / "tasks.jsonl")
+            report.save(stage / "selection_report.json")
+            if importlib.util.find_spec("matplotlib") is not None:
+                report.plot(stage / "selection.png")
+            written = sorted(path.name for path in stage.iterdir())
         print(report)
-        print(f"\nWritten to {folder}: {', '.join(name for name in OUTPUTS if (folder / name).exists())}.")
+        print(f"\nWritten to {folder.path}: {', '.join(written)}.", *([note] if note else []))
         if arguments.push_to_hub:
             commit = push_selected_dataset(
-                pairs,
-                arguments.hub_dataset_id or folder.absolute().name,
-                report,
-                config,
-                private=arguments.hub_private_repo,
-                license=arguments.license,
+                pairs, repo_id, report, config, private=arguments.hub_private_repo, license=arguments.license
             )
             print(f"Pushed: {commit.commit_url}")

@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 
 from .. import __version__
 from ..config import SelectionConfig
+from ..core.files import whole_file
 from ..core.redaction import TOKEN
 from ..selection.report import SelectionReport
 from .card_metadata import Source, data_folder, describe_download, describe_files, describe_size, find_source
@@ -258,7 +259,8 @@ def _write_shards(rows: Dataset, split: str, folder: Path, size: int) -> Iterato
         if any(map(require_storage_embed, shard.features.values())):
             shard = shard.with_format("arrow").map(embed_table_storage, batched=True, keep_in_memory=True)
         name = f"{split}-{i:05d}-of-{shards:05d}.parquet"
-        shard.to_parquet(folder / name)
+        with whole_file(folder / name) as unfinished:
+            shard.to_parquet(unfinished)
         yield name, folder / name
 
 

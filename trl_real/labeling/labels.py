@@ -1,64 +1,25 @@
-"""From unlabelled pairs to people and back: `to_label_tasks` and `apply_labels`."""
+"""From labels of people back to preferences: `apply_labels`."""
 
-import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset, Features, Value, concatenate_datasets
+from datasets import Dataset, Features, Value
 
 from ..candidates.eligibility import SKIP_REASONS
 from ..config import ON_SKIP
 from ..core.columns import kind
 from ..core.messages import as_json
 from ..core.transform import Transform, map_rows
+from .tasks import TASK, as_splits, check_columns, read_jsonl
 
 
 logger = logging.getLogger(__name__)
 
-TASK = ("pair_id", "prompt", "response_a", "response_b")
 OTHER_SIDE: dict[str | None, str | None] = {"a": "b", "b": "a", "tie": "tie", None: None}
-
-
-def to_label_tasks(dataset: Any, path: str | Path | None = None) -> Dataset:
-    r"""
-    What annotators get to see: each distinct pair once, and nothing that would give the answer away.
-
-    Args:
-        dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
-            Unlabelled pairs, as [`real_select`] picks them from responses without scores.
-        path (`str` or `Path`, *optional*):
-            A JSONL file to write, one task a line. Annotators add a `"label"` to each: `"a"`, `"b"`, `"tie"` or null,
-            and, if there are several, who they are as `"annotator"`. [`apply_labels`] reads the file.
-
-    Returns:
-        [`~datasets.Dataset`]: The columns `pair_id`, `prompt`, `response_a` and `response_b`.
-
-    Raises:
-        `TypeError`: If `dataset` is neither.
-        `ValueError`: If one of the columns is missing.
-
-    Example:
-
-    ```python
-    >>> from trl_real import load_sample, real_select, to_label_tasks
-
-    >>> candidates = load_sample().remove_columns("scores")
-    >>> pairs = candidates.map(real_select, batched=True, remove_columns=["responses"])
-    >>> to_label_tasks(pairs).column_names
-    ['pair_id', 'prompt', 'response_a', 'response_b']
-    ```
-    """
-    splits = _splits(dataset)
-    tasks = concatenate_datasets([_check_columns(rows).select_columns(list(TASK)) for rows in splits.values()])
-    tasks = tasks.select(_first_of_each(tasks["pair_id"][:]))
-    if path is not None:
-        with open(path, "w", encoding="utf-8") as file:  # pandas would round the numbers in tool calls
-            file.writelines(json.dumps(task, ensure_ascii=False, default=str) + "\n" for task in tasks)
-    return tasks
 
 
 def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
@@ -103,10 +64,10 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
     """
     if on_skip not in ON_SKIP:
         raise ValueError(f"`on_skip` must be one of {list(ON_SKIP)}, got {on_skip!r}.")
-    splits = _splits(dataset)
+    splits = as_splits(dataset)
     for rows in splits.values():
         if not _is_labelled(rows):
-            _check_columns(rows)
+            check_columns(rows)
     records = _read_records(labels, splits)
     if isinstance(records, dict):
         shown = {
@@ -157,36 +118,6 @@ class Decision(NamedTuple):
     n_labels: int
 
 
-def _splits(dataset: Any) -> dict[str, Dataset]:
-    splits = dict(dataset) if isinstance(dataset, dict) else {"": dataset}
-    for rows in splits.values():
-        if not isinstance(rows, Dataset):
-            raise TypeError(
-                f"`dataset` must be a `datasets.Dataset` or a `DatasetDict`, got {type(rows).__name__}. Read a stream into "
-                "one with `Dataset.from_list(list(stream))`: people label few enough pairs."
-            )
-    return {name: rows.with_format(None) for name, rows in splits.items()}
-
-
-def _first_of_each(ids: list[str | None]) -> list[int]:
-    """The first row of each pair."""
-    first: dict[str, int] = {}
-    for row, pair in enumerate(ids):
-        if pair is not None:
-            first.setdefault(pair, row)
-    return list(first.values())
-
-
-def _check_columns(rows: Dataset) -> Dataset:
-    missing = [name for name in TASK if name not in rows.column_names]
-    if missing:
-        raise ValueError(
-            f"Unlabelled pairs have the columns {list(TASK)}; {missing} are missing. Found: {rows.column_names}. Make them "
-            "with `real_select` from `prompt` and `responses` without `scores`."
-        )
-    return rows
-
-
 def _is_labelled(rows: Dataset) -> bool:
     return {"pair_id", "chosen", "rejected"} <= set(rows.column_names) and "response_a" not in rows.column_names
 
@@ -202,7 +133,7 @@ def _read_records(labels: Any, splits: dict[str, Dataset]) -> dict[str, list[Vot
             )
         return [[Vote(check_label(label, f"of row {r}"), None)] for r, label in enumerate(labels)]
     if isinstance(labels, str | Path):
-        records = list(_read_jsonl(Path(labels)))
+        records = [record for _, record in read_jsonl(Path(labels))]
     elif isinstance(labels, Mapping):
         records = [{"pair_id": pair, "label": label} for pair, label in labels.items()]
     elif isinstance(labels, list):
@@ -234,23 +165,6 @@ def _read_records(labels: Any, splits: dict[str, Dataset]) -> dict[str, list[Vot
             "by `annotator`."
         )
     return votes
-
-
-def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}.") from error
-    for n, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {n}: expected JSON, found {line.strip()!r:.60}: {error}.") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {n}: expected an object with `pair_id` and `label`, found {kind(record)}.")
-        yield record
 
 
 def check_label(label: Any, where: str) -> str | None:

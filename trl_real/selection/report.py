@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..candidates.eligibility import POLICIES, SKIP_REASONS
+from ..core.files import whole_file, write_text
 from .value_counts import Tally
 
 
@@ -208,8 +209,8 @@ class SelectionReport:
         return report
 
     def save(self, path: str | Path) -> None:
-        """Write the report as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        """Write the report as JSON. A file that is there is replaced."""
+        write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "SelectionReport":
@@ -283,7 +284,7 @@ class SelectionReport:
 
         Args:
             path (`str` or `Path`, *optional*):
-                Where to save the figure; its ending decides the format.
+                Where to save the figure; its ending decides the format (PNG if it has none). A file that is there is replaced.
 
         Returns:
             [`~matplotlib.figure.Figure`]: The figure.
@@ -336,5 +337,7 @@ class SelectionReport:
         else:
             all_axes[0].text(0.5, 0.5, "nothing to compare", ha="center", transform=all_axes[0].transAxes)
         if path is not None:
-            figure.savefig(path, dpi=150)
+            path = Path(path)
+            with whole_file(path if path.suffix else path.with_suffix(".png")) as unfinished:
+                figure.savefig(unfinished, dpi=150)
         return figure

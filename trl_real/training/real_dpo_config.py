@@ -1,6 +1,7 @@
 """Selection and DPO in one set of flags: `RealDPOConfig`."""
 
 import copy
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -62,3 +63,12 @@ class RealDPOConfig(SelectionConfig, DPOConfig):
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         return twin
+
+
+def selection_of(config: DPOConfig) -> SelectionConfig:
+    """The options of the selection, the defaults of a plain [`~trl.DPOConfig`]."""
+    if not isinstance(config, SelectionConfig):
+        return SelectionConfig()
+    return SelectionConfig(
+        **{field.name: getattr(config, field.name) for field in dataclasses.fields(SelectionConfig)}
+    )

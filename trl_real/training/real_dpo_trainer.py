@@ -10,24 +10,28 @@ from typing import Any, ClassVar
 from datasets import Dataset, IterableDataset
 from huggingface_hub import ModelCard
 from peft import PeftModel
-from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from ..candidates.conversion import convert
 from ..candidates.layouts import LAYOUTS, find_layout
 from ..config import SelectionConfig
 from ..core.columns import column_names
+from ..core.files import write_text
+from ..core.output_folder import OutputFolder
 from ..core.redaction import redact
 from ..embedding.checkpoints import embed_in_chunks
 from ..embedding.embedder import free_embedder
-from ..embedding.policy import PolicyEmbedder, base_parameters
+from ..embedding.policy import PolicyEmbedder
 from ..hub.card_parts import REAL_CITATION, is_repo_id
 from ..hub.model_card import add_selection
 from ..hub.push import push_selected_dataset
 from ..hub.requests import explained, retried
 from ..selection.preferences import needs_embeddings, select_converted, select_stream
 from ..selection.report import REASONS, SelectionReport
-from .real_dpo_config import RealDPOConfig
+from .log_selection import LogSelection
+from .policy import policy_of, untrained_policy
+from .real_dpo_config import RealDPOConfig, selection_of
+from .run_files import CARD, EMBEDDINGS, REPORT, card_lent, check_before_work, checkpoint_to_resume, model_repo
 
 
 logger = logging.getLogger(__name__)
@@ -94,13 +98,14 @@ class RealDPOTrainer(DPOTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             given["args"] = RealDPOConfig(output_dir=f"{name.split('/')[-1]}-REAL")
         config = given["args"]
+        check_before_work(config)
         self.selection_report: SelectionReport | None = None
         self._pushed_dataset: str | None = None
-        policy = _policy(given, config)
+        policy = policy_of(given, config)
         self._policy: PolicyEmbedder | None = policy
         train_dataset = given.get("train_dataset")
         if isinstance(train_dataset, Dataset | IterableDataset):
-            selection = _selection(config)
+            selection = selection_of(config)
             budgeted = (selection.budget, selection.budget_min_distance) != (None, None)
             if _are_candidates(train_dataset, "train_dataset") or budgeted:
                 train_dataset, self.selection_report = self._select(train_dataset, "train_dataset", selection, config)
@@ -112,27 +117,28 @@ class RealDPOTrainer(DPOTrainer):
         free_embedder()  # its memory is the policy's from here on
         policy.free()
         super().__init__(*call.args, **call.kwargs)
-        self._policy = self._untrained_policy(given, policy)
+        self._policy = untrained_policy(self, given, policy)
         if self.is_world_process_zero():
-            path = Path(self.args.output_dir) / "selection_report.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)  # of an earlier run
-            if self.selection_report is not None:
-                self.selection_report.save(path)
-        self.add_callback(_LogSelection(self))
+            with OutputFolder(self.args.output_dir).replacing((REPORT,)) as stage:
+                if self.selection_report is not None:
+                    self.selection_report.save(stage / REPORT)
+        self.add_callback(LogSelection(self))
 
-    def _untrained_policy(self, given: dict[str, Any], policy: PolicyEmbedder) -> PolicyEmbedder | None:
-        """The policy before training, for evaluations to come; `None` if its weights are about to change."""
-        if isinstance(self.model, PeftModel) and not any(w.requires_grad for _, w in base_parameters(self.model)):
-            return PolicyEmbedder(self.model, *policy.options)
-        if isinstance(given["model"], str):
-            return policy  # to be loaded again
-        # The reference that TRL makes of a model may be a copy of it.
-        if given.get("ref_model") is None and self.ref_model is not None and not self.args.sync_ref_model:
-            reference = PolicyEmbedder(self.ref_model, *policy.options)
-            if _selection(self.args).embedder == "policy" and reference.fingerprint() == policy.fingerprint():
-                return reference
-        return None
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """
+        Train, as [`~trl.DPOTrainer`] does.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                The checkpoint to continue from; `True` is the last complete one in `output_dir`.
+            *args, **kwargs:
+                The others of `Trainer.train`.
+
+        Raises:
+            `ValueError`: If there is no complete checkpoint, or the one that is named is not complete.
+        """
+        checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
+        return super().train(checkpoint, *args, **kwargs)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         if eval_dataset is not None:
@@ -142,28 +148,36 @@ class RealDPOTrainer(DPOTrainer):
                 self._policy.free()
         return super().evaluate(eval_dataset, *args, **kwargs)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        with card_lent(self.args, output_dir):
+            super().save_model(output_dir, _internal_call)
+
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
         if not self.is_world_process_zero():
             return
         source_id = dataset_name if is_repo_id(dataset_name) and dataset_name != self._pushed_dataset else None
+        folder = self.args.output_dir
         try:
-            super().create_model_card(model_name, self._pushed_dataset or source_id, tags)
-            path = Path(self.args.output_dir) / "README.md"
-            card = add_selection(
-                ModelCard.load(path),
-                self.selection_report,
-                config=_selection(self.args),
-                base_model=getattr(self.model.config, "_name_or_path", None),
-                adapter=isinstance(self.model, PeftModel),
-                selected_id=self._pushed_dataset,
-                source_id=source_id,
-                history=self.state.log_history,
-            )
-            card.save(path)
+            with OutputFolder(folder).replacing((CARD,)) as stage:
+                self.args.output_dir = str(stage)  # where TRL is to write its card
+                super().create_model_card(model_name, self._pushed_dataset or source_id, tags)
+                card = add_selection(
+                    ModelCard.load(stage / CARD),
+                    self.selection_report,
+                    config=selection_of(self.args),
+                    base_model=getattr(self.model.config, "_name_or_path", None),
+                    adapter=isinstance(self.model, PeftModel),
+                    selected_id=self._pushed_dataset,
+                    source_id=source_id,
+                    history=self.state.log_history,
+                )
+                write_text(stage / CARD, str(card))
         except Exception as error:  # whatever it is, it is no reason to lose a run
             logger.warning("The model card was not written: %s: %s", type(error).__name__, redact(str(error)))
+        finally:
+            self.args.output_dir = folder
 
     def push_to_hub(self, *args: Any, license: str | None = None, **kwargs: Any) -> Any:
         """
@@ -178,28 +192,46 @@ class RealDPOTrainer(DPOTrainer):
         """
         push = functools.partial(super().push_to_hub, *args, **kwargs)
         given = inspect.signature(super().push_to_hub).bind(*args, **kwargs).arguments
-        private = given.get("private", given.get("kwargs", {}).get("private"))
-        name = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name
-        repo_id = getattr(self.args, "hub_dataset_id", None)
-        if repo_id is not None and self.is_world_process_zero():
-            if isinstance(self.selected_dataset, Dataset):
-                commit = push_selected_dataset(
-                    self.selected_dataset,
-                    repo_id,
-                    self._report_on_all_selected(),
-                    _selection(self.args),
-                    private=self.args.hub_private_repo if private is None else private,
-                    revision=given.get("revision") or getattr(self.args, "hub_revision", None),
-                    token=given.get("token") or self.args.hub_token,
-                    license=license,
-                    model_id=name,
+        name = self.hub_model_id or model_repo(self.args)
+        failure = None
+        if getattr(self.args, "hub_dataset_id", None) is not None and self.is_world_process_zero():
+            try:
+                self._push_pairs(self.args.hub_dataset_id, name, given, license)
+            except Exception as error:  # whatever it is, it is no reason to lose the model
+                logger.warning(
+                    "The pairs were not pushed, and the model is pushed without them: %s", redact(str(error))
                 )
-                self._pushed_dataset = commit.repo_url.repo_id
-            else:
-                logger.warning("Nothing is pushed to %s: the pairs are a stream, which is not kept.", repo_id)
-        with explained(name):
-            # The model is saved by all processes together, so that one alone cannot try again.
-            return retried(push, name) if self.args.world_size == 1 else push()
+                failure = error
+        try:
+            with explained(name):
+                # The model is saved by all processes together, so that one alone cannot try again.
+                pushed = retried(push, name) if self.args.world_size == 1 else push()
+        except Exception as error:
+            if failure is None:
+                raise
+            raise failure from error
+        if failure is not None:
+            failure.add_note(f"The model was pushed to {name!r} without its pairs.")
+            raise failure
+        return pushed
+
+    def _push_pairs(self, repo_id: str, model_id: str, given: dict[str, Any], license: str | None) -> None:
+        if not isinstance(self.selected_dataset, Dataset):
+            logger.warning("Nothing is pushed to %s: the pairs are a stream, which is not kept.", repo_id)
+            return
+        private = given.get("private", given.get("kwargs", {}).get("private"))
+        commit = push_selected_dataset(
+            self.selected_dataset,
+            repo_id,
+            self._report_on_all_selected(),
+            selection_of(self.args),
+            private=self.args.hub_private_repo if private is None else private,
+            revision=given.get("revision") or getattr(self.args, "hub_revision", None),
+            token=given.get("token") or self.args.hub_token,
+            license=license,
+            model_id=model_id,
+        )
+        self._pushed_dataset = commit.repo_url.repo_id
 
     def _report_on_all_selected(self) -> SelectionReport | None:
         """The report without what the trainer could not use of the selected pairs."""
@@ -216,7 +248,7 @@ class RealDPOTrainer(DPOTrainer):
             return dataset
         strategy = getattr(config, "eval_selection_strategy", RealDPOConfig.eval_selection_strategy)
         selection = dataclasses.replace(
-            _selection(config),
+            selection_of(config),
             strategy=strategy,
             strategy_kwargs=None,
             pairs_per_prompt=1,
@@ -253,7 +285,7 @@ class RealDPOTrainer(DPOTrainer):
             selection = dataclasses.replace(selection, **options)
         if streams:
             return select_stream(converted, selection), None
-        folder = Path(config.output_dir) / "_embeddings"  # which a push to the Hub leaves out
+        folder = Path(config.output_dir) / EMBEDDINGS
         return select_converted(converted, selection, functools.partial(embed_in_chunks, folder=folder))
 
     def _prepare_dataset(
@@ -284,43 +316,6 @@ class RealDPOTrainer(DPOTrainer):
                 self.selection_report.dropped.update(dropped)
                 self.selection_report.pairs = len(kept)
         return kept
-
-
-def _selection(config: DPOConfig) -> SelectionConfig:
-    if not isinstance(config, SelectionConfig):
-        return SelectionConfig()
-    return SelectionConfig(
-        **{field.name: getattr(config, field.name) for field in dataclasses.fields(SelectionConfig)}
-    )
-
-
-def _policy(given: dict[str, Any], config: DPOConfig) -> PolicyEmbedder:
-    """The model that is about to be trained, as an embedder; loaded only if it comes to that."""
-    selection, init_kwargs = _selection(config), dict(config.model_init_kwargs or {})
-    if given.get("quantization_config") is not None:
-        init_kwargs["quantization_config"] = given["quantization_config"]
-    init_kwargs.setdefault("trust_remote_code", getattr(config, "trust_remote_code", False))
-    if config.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
-        init_kwargs["device_map"] = None
-    return PolicyEmbedder(
-        given["model"],
-        given.get("processing_class"),
-        selection.embedder_max_length,
-        selection.embedder_batch_size,
-        init_kwargs,
-    )
-
-
-class _LogSelection(TrainerCallback):
-    """Sends the numbers of the selection to the trackers of a run."""
-
-    def __init__(self, trainer: RealDPOTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        report = self.trainer.selection_report
-        if report is not None and report.strategy is not None and state.global_step == 0:
-            self.trainer.log({f"selection/{name}": value for name, value in report.metrics().items()})
 
 
 def _are_candidates(dataset: Any, name: str) -> bool:

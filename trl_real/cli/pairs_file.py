@@ -1,0 +1,128 @@
+"""The pairs as a file: JSONL where it can hold every value and type, Parquet where it cannot."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, LargeList, List, Value
+from datasets.features.features import require_storage_embed
+from datasets.table import embed_table_storage
+
+from ..core.files import whole_file
+
+
+PAIRS_JSONL, PAIRS_PARQUET = "pairs.jsonl", "pairs.parquet"
+# Numbers that JSON has in one width: read back, they are int64 and float64.
+PLAIN = re.compile("null|bool|u?int(8|16|32|64)|float(16|32|64)|(large_)?string")
+INT64 = range(-(2**63), 2**63)
+# What PyArrow takes for a point in time if every text of a column is like that.
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:?\d\d(:?\d\d(\.\d+)?)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
+# Readers tell the types of all columns from so much of a file.
+BLOCK = 10 << 20
+BATCH = 1000
+
+Keys = tuple[str, ...]  # a column, and the names that lead to a value inside of its cells
+
+
+class _NotJsonError(Exception):
+    """Why a column does not fit into JSON."""
+
+
+def write_pairs(pairs: Dataset, folder: Path) -> str | None:
+    """
+    Write the pairs so that reading them gives the same values and types: `pairs.jsonl`, or `pairs.parquet` if a column does
+    not fit into JSON. Numbers keep every digit; NaN, which stands for an unknown number, becomes null in JSON.
+
+    Returns:
+        `str` or `None`: Why they are not in JSON, as a sentence; `None` if they are.
+    """
+    pairs = pairs.with_format(None)
+    try:
+        for column, feature in pairs.features.items():
+            _check_feature(feature, column)
+        with whole_file(folder / PAIRS_JSONL) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+            for lines in _lines(pairs):
+                file.write(lines)
+    except _NotJsonError as reason:
+        with whole_file(folder / PAIRS_PARQUET) as unfinished:
+            _with_media(pairs).to_parquet(str(unfinished))
+        return f"The pairs are in {PAIRS_PARQUET}, because JSON cannot hold them: {reason}."
+    return None
+
+
+def _with_media(pairs: Dataset) -> Dataset:
+    """The pairs with the bytes of images and sounds in place of the paths to them."""
+    if not any(map(require_storage_embed, pairs.features.values())):
+        return pairs
+    return pairs.with_format("arrow").map(embed_table_storage, batched=True, keep_in_memory=True)
+
+
+def _check_feature(feature: Any, column: str) -> None:
+    if isinstance(feature, dict):
+        for inner in feature.values():
+            _check_feature(inner, column)
+    elif isinstance(feature, List | LargeList) and getattr(feature, "length", -1) == -1:
+        _check_feature(feature.feature, column)
+    elif isinstance(feature, list):
+        _check_feature(feature[0], column)
+    elif isinstance(feature, Value) and PLAIN.fullmatch(feature.dtype):
+        return
+    elif type(feature).__name__ != "Json":  # which older versions of `datasets` do not have
+        what = feature.dtype if isinstance(feature, Value) else type(feature).__name__
+        raise _NotJsonError(f"column `{column}` has the type {what}")
+
+
+def _lines(pairs: Dataset) -> Iterator[str]:
+    """The rows as JSON, one a line, in batches."""
+    known: set[Keys] = set()
+    size = 0
+    for batch in pairs.iter(batch_size=BATCH):
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        found = _check_values([leaf for row in rows for leaf in _leaves(row, ())])
+        if size > BLOCK and (new := found - known):
+            raise _NotJsonError(
+                f"column `{min(new)[0]}` has no value in the first {BLOCK >> 20} MB, from which readers tell its type"
+            )
+        known |= found
+        text = "".join(json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        size += len(text)
+        yield text
+
+
+def _leaves(value: Any, keys: Keys) -> Iterator[tuple[Keys, Any]]:
+    """The values inside of a row that are not null, each with the names that lead to it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, (*keys, str(key)))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner, keys)
+    elif value is not None and value == value:  # NaN is not equal to itself
+        yield keys, value
+
+
+def _check_values(leaves: list[tuple[Keys, Any]]) -> set[Keys]:
+    """Raise for what would not be read as it was written; which names lead to a value."""
+    all_dates: dict[Keys, bool] = {}
+    for keys, value in leaves:
+        if isinstance(value, float) and math.isinf(value):
+            raise _NotJsonError(f"column `{keys[0]}` has an infinite number")
+        if isinstance(value, int) and value not in INT64:
+            raise _NotJsonError(f"column `{keys[0]}` has a number beyond 64 bits, {value}")
+        is_date = isinstance(value, str) and TIMESTAMP.fullmatch(value) is not None
+        all_dates[keys] = all_dates.get(keys, True) and is_date
+    for keys, dates in all_dates.items():
+        if dates:
+            raise _NotJsonError(f"column `{keys[0]}` has text that readers of JSON take for points in time")
+    return set(all_dates)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,129 @@
+"""What annotators get: `to_label_tasks`, and the JSONL files of tasks and labels."""
+
+import filecmp
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
+
+from ..core.columns import kind
+from ..core.files import whole_file
+from ..selection.select import pair_id
+
+
+TASK = ("pair_id", "prompt", "response_a", "response_b")
+
+
+def to_label_tasks(dataset: Any, path: str | Path | None = None) -> Dataset:
+    r"""
+    What annotators get to see: each distinct pair once, and nothing that would give the answer away.
+
+    Args:
+        dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
+            Unlabelled pairs, as [`real_select`] picks them from responses without scores.
+        path (`str` or `Path`, *optional*):
+            A JSONL file to write, one task per line. Tasks that are there are replaced, unless somebody has added to them or
+            changed them. Annotators add a `"label"` to each: `"a"`, `"b"`, `"tie"` or null,
+            and, if there are several, who they are as `"annotator"`. [`apply_labels`] reads the file.
+
+    Returns:
+        [`~datasets.Dataset`]: The columns `pair_id`, `prompt`, `response_a` and `response_b`.
+
+    Raises:
+        `TypeError`: If `dataset` is neither.
+        `ValueError`: If one of the columns is missing.
+        `FileExistsError`: If there is a file at `path` with labels, or with anything else but unaltered tasks.
+
+    Example:
+
+    ```python
+    >>> from trl_real import load_sample, real_select, to_label_tasks
+
+    >>> candidates = load_sample().remove_columns("scores")
+    >>> pairs = candidates.map(real_select, batched=True, remove_columns=["responses"])
+    >>> to_label_tasks(pairs).column_names
+    ['pair_id', 'prompt', 'response_a', 'response_b']
+    ```
+    """
+    splits = as_splits(dataset)
+    tasks = concatenate_datasets([check_columns(rows).select_columns(list(TASK)) for rows in splits.values()])
+    tasks = tasks.select(_first_of_each(tasks["pair_id"][:]))
+    if path is not None:
+        _write_tasks(tasks, Path(path))
+    return tasks
+
+
+def _write_tasks(tasks: Dataset, path: Path) -> None:
+    """Write the tasks, in place of nothing but other tasks that nobody has touched."""
+    with whole_file(path) as unfinished:
+        with open(unfinished, "w", encoding="utf-8") as file:  # pandas would round the numbers in tool calls
+            file.writelines(json.dumps(task, ensure_ascii=False, default=str) + "\n" for task in tasks)
+        if path.exists() and not filecmp.cmp(path, unfinished, shallow=False):
+            _check_unaltered(path)
+
+
+def _check_unaltered(path: Path) -> None:
+    """Raise if a file holds anything but tasks as they were written: it may be somebody's work."""
+    try:
+        for n, task in read_jsonl(path):
+            if missing := [name for name in TASK if name not in task]:
+                raise ValueError(f"line {n} has no field `{missing[0]}`")
+            if added := [name for name in task if name not in TASK]:
+                raise ValueError(f"line {n} has the field `{added[0]}`")
+            if task["pair_id"] != pair_id(*(task[name] for name in TASK[1:])):
+                raise ValueError(f"in line {n} the `pair_id` is not that of the prompt and the responses")
+    except ValueError as error:
+        raise FileExistsError(
+            f"{path} is not replaced, because it holds something else than unaltered tasks: {error}. Move it, or choose "
+            "another path."
+        ) from error
+
+
+def as_splits(dataset: Any) -> dict[str, Dataset]:
+    splits = dict(dataset) if isinstance(dataset, dict) else {"": dataset}
+    for rows in splits.values():
+        if not isinstance(rows, Dataset):
+            raise TypeError(
+                f"`dataset` must be a `datasets.Dataset` or a `DatasetDict`, got {type(rows).__name__}. Read a stream into "
+                "one with `Dataset.from_list(list(stream))`: people label few enough pairs."
+            )
+    return {name: rows.with_format(None) for name, rows in splits.items()}
+
+
+def _first_of_each(ids: list[str | None]) -> list[int]:
+    """The first row of each pair."""
+    first: dict[str, int] = {}
+    for row, pair in enumerate(ids):
+        if pair is not None:
+            first.setdefault(pair, row)
+    return list(first.values())
+
+
+def check_columns(rows: Dataset) -> Dataset:
+    missing = [name for name in TASK if name not in rows.column_names]
+    if missing:
+        raise ValueError(
+            f"Unlabelled pairs have the columns {list(TASK)}; {missing} are missing. Found: {rows.column_names}. Make them "
+            "with `real_select` from `prompt` and `responses` without `scores`."
+        )
+    return rows
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The lines of a file that are not blank, with their numbers."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}.") from error
+    for n, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {n}: expected JSON, found {line.strip()!r:.60}: {error}.") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {n}: expected an object with `pair_id` and `label`, found {kind(record)}.")
+        yield n, record
