@@ -53,7 +53,7 @@ def test_generate_writes_what_the_function_gives(tiny_lm, capsys):
     assert read("out/candidates.jsonl") == generate_responses(prompts, tiny_lm, **options).to_list()
     printed = capsys.readouterr().out
     assert "24 responses to 8 prompts." in printed
-    assert "Written to out/candidates.jsonl." in printed
+    assert "Written to out: candidates.jsonl." in printed
 
 
 def test_a_recipe_and_a_column_of_another_name(chat):
@@ -105,7 +105,7 @@ MISTAKES = [
     ("generate --model /nope --data_files prompts.jsonl", 1, "The model '/nope' cannot be loaded"),
     ("generate --model m --base_url URL/x --data_files prompts.jsonl", 1, "There is no model 'm' at"),
     ("generate --model m --base_url x --data_files prompts.jsonl", 1, "`base_url` must look like"),
-    ("generate --model LM --data_files candidates.jsonl --output_dir .", 1, "would replace candidates.jsonl, which is read"),
+    ("generate --model LM --data_files candidates.jsonl --output_dir .", 1, "candidates.jsonl is an input of this run, which would replace or remove"),
     ("score --data_files prompts.jsonl", 1, "`--model` is required: the reward model or judge."),
     ("score --model LM --data_files prompts.jsonl", 1, "`candidates` has no column `responses`"),
 ]  # fmt: skip
@@ -124,6 +124,25 @@ def test_mistakes_are_named_in_one_line(command, code, message, tiny_lm, chat, c
     assert len(errors) == 1
     assert message in errors[0]
     assert Path("candidates.jsonl").read_text() == '{"prompt": "a"}\n'
+
+
+def test_candidates_of_somebody_else_stay(chat, capsys):
+    flags = ["generate", "--model", "m", "--base_url", chat.url, "--data_files", "prompts.jsonl", "--n", "1"]
+    assert main(flags) == 0
+    assert main([*flags, "--seed", "1"]) == 0  # its own are replaced
+    with Path("sampled/candidates.jsonl").open("a") as file:
+        file.write('{"prompt": "mine"}\n')
+    assert main(flags) == 1
+    assert "candidates.jsonl was changed after a run of trl_real, so it is not replaced." in capsys.readouterr().err
+    assert len(read("sampled/candidates.jsonl")) == 9
+
+
+def test_a_column_that_json_does_not_hold(chat, capsys):
+    Dataset.from_dict({"prompt": ["a"], "date": ["2026-11-27"]}).to_parquet("prompts.parquet")
+    assert main(["generate", "--model", "m", "--base_url", chat.url, "--data_files", "prompts.parquet"]) == 0
+    printed = capsys.readouterr().out
+    assert "The candidates are in candidates.parquet, because JSON cannot hold them: column `date`" in printed
+    assert Dataset.from_parquet("sampled/candidates.parquet")["date"][:] == ["2026-11-27"]
 
 
 @pytest.mark.slow

@@ -70,13 +70,13 @@ def test_it_is_converted_once(package, monkeypatch):
     assert offline_lm() == folder
 
 
-def test_a_killed_conversion_leaves_nothing_to_be_found(package, monkeypatch):
-    def killed(gguf, folder):
-        folder.mkdir()
+def test_a_conversion_that_is_interrupted_leaves_nothing_to_be_found(package, monkeypatch):
+    def interrupted(tokenizer, folder):
+        assert (folder / "model.safetensors").is_file()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_convert", killed)
+        patch.setattr("transformers.PreTrainedTokenizerFast.save_pretrained", interrupted)
         with pytest.raises(KeyboardInterrupt):
             offline_lm()
     AutoTokenizer.from_pretrained(offline_lm())

@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass, field
 
+from ..core.output_folder import OutputFolder
 from ..sampling.generate import BACKENDS, sample_candidates
 from ..sampling.options import SamplingOptions
-from .arguments import DATA_FILES, parse
-from .candidate_files import candidates_path, write_candidates
+from .arguments import DATA_FILES, parse, paths_in
 from .data_files import load_files
 from .errors import users_mistakes
+from .pairs_file import write_pairs
 
 
 LOG = "generate_log.jsonl"
+# Of these one is written: JSON does not hold every column.
+CANDIDATES = ("candidates.jsonl", "candidates.parquet")
 
 
 @dataclass
@@ -78,13 +81,14 @@ class GenerateArguments:
 def generate(argv: list[str]) -> None:
     """Sample responses to prompts and write the candidates to a folder."""
     (arguments,) = parse("generate", (GenerateArguments,), argv)
-    with users_mistakes():
+    folder = OutputFolder(arguments.output_dir)
+    with users_mistakes(), folder.locked():
+        folder.check(CANDIDATES, paths_in(arguments.data_files, arguments.dataset_name))
         if not arguments.model:
             raise ValueError("`--model` is required: the model to sample from.")
         options = SamplingOptions(
             *(getattr(arguments, name) for name in ("temperature", "top_p", "max_new_tokens", "system_prompt", "seed"))
         )
-        path = candidates_path(arguments.output_dir, arguments.data_files)
         files = {arguments.dataset_train_split: arguments.data_files}
         dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
         prompts = dataset[arguments.dataset_train_split]
@@ -100,9 +104,11 @@ def generate(argv: list[str]) -> None:
             arguments.model,
             arguments.n,
             options,
-            path.with_name(LOG),
+            folder.path / LOG,
             **{name: getattr(arguments, name) for name in how},
         )
-        write_candidates(candidates, path)
-    print(counts, *counts.warnings(), sep="\n")
-    print(f"Written to {path}.")
+        with folder.replacing(CANDIDATES) as stage:
+            note = write_pairs(candidates, stage, "candidates")
+            written = ", ".join(path.name for path in stage.iterdir())
+    print(counts, *counts.warnings(), *([note] if note else []), sep="\n")
+    print(f"Written to {folder.path}: {written}.")

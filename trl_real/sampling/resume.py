@@ -1,7 +1,5 @@
 """Work that outlives the process: an append-only log of what is done, and the loop that does the rest."""
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -14,10 +12,11 @@ from datasets import config
 from datasets.utils import tqdm
 from filelock import FileLock, Timeout
 
+from ..core.files import FULL, append, cut, open_log
+
 
 # How every line of a log begins.
 BEGINNING = b'{"key": "'
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Job(NamedTuple):
@@ -68,7 +67,7 @@ class ResumeLog:
                 "`resume_from`."
             ) from None
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = open_log(self.path)
             self._read()
         except BaseException:
             self._lock.release()
@@ -94,7 +93,7 @@ class ResumeLog:
                         "Choose another file for `resume_from`."
                     ) from None
                 whole += len(line)
-        os.ftruncate(self._file, whole)
+        cut(self._file, whole)
 
     def __contains__(self, key: str) -> bool:
         return key in self._results
@@ -106,14 +105,9 @@ class ResumeLog:
         """Add results, all or none of them."""
         lines = "".join(json.dumps({"key": key, "result": result}) + "\n" for key, result in results.items()).encode()
         with self._writing:
-            size = os.fstat(self._file).st_size
             try:
-                while lines:
-                    lines = lines[os.write(self._file, lines) :]
-                os.fsync(self._file)
+                append(self._file, lines)
             except OSError as error:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._file, size)
                 if error.errno not in FULL:
                     raise
                 raise OSError(
