@@ -3,7 +3,9 @@
 import json
 import logging
 
+import numpy as np
 import pytest
+import torch
 from conftest import WORDS
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -72,9 +74,6 @@ def test_other_batches_sample_the_same_tokens(tiny_lm, tmp_path):
 
 def test_samples_follow_the_distribution(tiny_lm):
     """Of the first token against its probabilities, with temperature and top-p."""
-    import numpy as np
-    import torch
-
     n, temperature, top_p = 2000, 0.3, 0.7
     candidates = generate_responses(
         PROMPTS.select([0]), tiny_lm, n=n, max_new_tokens=1, temperature=temperature, top_p=top_p, batch_size=500
@@ -123,6 +122,9 @@ def test_a_second_run_samples_nothing_and_more_samples_only_those(tiny_lm, monke
         first
     )
     assert {job.payload[1] for job in sampled} == {2}
+    before = len(sampled)
+    generate_responses(PROMPTS, tiny_lm, n=2, max_new_tokens=np.int64(8), temperature=1, top_p=1, seed=np.int64(0))
+    assert len(sampled) == before
     for options in ({"max_new_tokens": 9}, {"temperature": 0.9}, {"top_p": 0.9}, {"seed": 1}, {"system_prompt": "x"}):
         before = len(sampled)
         generate_responses(PROMPTS, tiny_lm, n=2, **{"max_new_tokens": 8, **options})
@@ -130,8 +132,6 @@ def test_a_second_run_samples_nothing_and_more_samples_only_those(tiny_lm, monke
 
 
 def test_a_model_object_is_known_by_its_weights(tiny_lm):
-    import torch
-
     model = AutoModelForCausalLM.from_pretrained(tiny_lm).train()
     before = generate_responses(PROMPTS, model, n=1, max_new_tokens=8)
     assert model.training

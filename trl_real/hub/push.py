@@ -148,9 +148,7 @@ def push_selected_dataset(
             readme = card(previous=_card(api, repo_id, head) if "README.md" in there else None)
             describe_download(readme.data, config_name, files.size)
             if others:
-                describe_files(readme.data, others, others_name)
-                describe_download(readme.data, others_name, other_files.size)
-                describe_size(readme.data)
+                _describe_candidates(readme.data, others, others_name, other_files.size)
             for name, value in source_data.items():
                 readme.data[name] = readme.data.get(name) or value
             if not readme.data.get("license"):
@@ -206,6 +204,13 @@ def _check_candidates(candidates: Any) -> dict[str, Dataset]:
                 f"{rows.column_names}."
             )
     return splits
+
+
+def _describe_candidates(data: Any, splits: dict[str, Dataset], name: str, size: int) -> None:
+    """Add the configuration of the candidates to the metadata of the card."""
+    describe_files(data, splits, name)
+    describe_download(data, name, size)
+    describe_size(data)
 
 
 def _full_names(api: HfApi, repo_id: str, model_id: str | None) -> tuple[str, str | None]:

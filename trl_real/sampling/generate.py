@@ -1,7 +1,7 @@
 """From prompts to candidates: `generate_responses`."""
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -250,7 +250,7 @@ def _sample(
     backend: Backend, prompts: list[Any], n: int, options: SamplingOptions, resume_from: str | Path | None
 ) -> list[list[dict[str, Any]]]:
     """The results of one model, by prompt."""
-    identity = ["generate", backend.identity, asdict(options)]
+    identity = ["generate", backend.identity, options.identity()]
     jobs = [[Job(content_key(identity, as_json(p), index), (p, index)) for index in range(n)] for p in prompts]
     # Prompts of about the same length share a batch, so that little of it is padding.
     order = sorted(range(len(prompts)), key=lambda row: len(as_json(prompts[row])))

@@ -48,6 +48,16 @@ class SamplingOptions:
         if not isinstance(self.system_prompt, str | None):
             raise TypeError(f"`system_prompt` must be a str, got {kind(self.system_prompt)}.")
 
+    def identity(self) -> list[Any]:
+        """What responses depend on, the same for numbers that are equal."""
+        return [
+            float(self.temperature),
+            float(self.top_p),
+            int(self.max_new_tokens),
+            self.system_prompt,
+            int(self.seed),
+        ]
+
     def messages(self, prompt: Any) -> list[dict[str, Any]]:
         """A prompt as messages, with the system message."""
         messages = clean(as_message(prompt, "user"))

@@ -75,7 +75,8 @@ class RewardModel:
         ]
         # Responses of about the same length share a batch, so that little of it is padding.
         order = sorted(
-            (job for responses in jobs for job in responses if job.payload[1]), key=lambda job: len(job.payload[1])
+            (job for responses in jobs for job in responses if job.payload[1]),
+            key=lambda job: len(as_json(job.payload[1])),
         )
         results = run_jobs(order, self._score_batches, log, self._batch_size, f"Scoring with {self.name}")
         if unfit := sum(result is None for result in results.values()):
