@@ -100,7 +100,6 @@ def main() -> None:
     with step("3. Select"):
         _, report = select_preferences(train, config)
         print(report)
-        report.save(out / "selection_report.json")
     with step("4. Answer before training"):
         questions = held_out.select_columns(["prompt", "rule", "expected"])
         before = answer(questions, model, sampling)

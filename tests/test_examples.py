@@ -98,7 +98,7 @@ def test_quickstart_names_mistakes_in_one_line(flags, row, message, tmp_path):
 def test_quickstart_real_goes_the_whole_way(tmp_path, tiny_lm, tiny_encoder):
     """On a tiny model: `make quickstart-real` runs it on a pretrained one."""
     flags = {"model": tiny_lm, "embedder": tiny_encoder, "train_prompts": 12, "held_out_prompts": 6, "n": 3}
-    flags |= {"max_new_tokens": 8, "max_steps": 2, "output_dir": tmp_path / "out"}
+    flags |= {"max_new_tokens": 24, "min_score_gap": 0, "max_steps": 2, "output_dir": tmp_path / "out"}
     flags = [text for name, value in flags.items() for text in (f"--{name}", value)]
     result = run(*flags, cwd=tmp_path, script=QUICKSTART.with_name("quickstart_real.py"))
     assert result.returncode == 0, result.stderr
