@@ -103,7 +103,7 @@ def test_quickstart_real_goes_the_whole_way(tmp_path, tiny_lm, tiny_encoder):
     result = run(*flags, cwd=tmp_path, script=QUICKSTART.with_name("quickstart_real.py"))
     assert result.returncode == 0, result.stderr
     assert "prompts in            12 with 36 responses" in result.stdout
-    assert result.stdout.count("  before ") == result.stdout.count("  after ") == 6
+    assert [len(re.findall(rf"^  {label} ", result.stdout, re.M)) for label in ("before", "after")] == [6, 6]
     assert re.search(r"margin +0\.000 +-?\d", result.stdout)
     assert "Scores are by rule" in result.stdout
     assert "Sampling from" in result.stderr  # progress

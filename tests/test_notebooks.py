@@ -88,7 +88,14 @@ def test_select_and_train(tmp_path, tiny_lm, monkeypatch):
 @pytest.mark.slow
 def test_prompts_to_model(tmp_path, tiny_lm, monkeypatch):
     notebook = read("prompts_to_model")
-    settings = {"MODEL": tiny_lm, "RESPONSES": 3, "NEW_TOKENS": 24, "MIN_SCORE_GAP": 0.0, "STEPS": 2, "LEARNING_RATE": 1e-2}
+    settings = {
+        "MODEL": tiny_lm,
+        "RESPONSES": 3,
+        "NEW_TOKENS": 24,
+        "MIN_SCORE_GAP": 0.0,
+        "STEPS": 2,
+        "LEARNING_RATE": 1e-2,
+    }
     shown = run(notebook, settings, tmp_path, monkeypatch)
     assert "prompts in            20 with 60 responses" in printed(shown["select"])
     text = printed(shown["compare"])
