@@ -20,7 +20,7 @@ from text_to_pairs import candidates, load, pairs_of, parse
 
 from trl_real import real_select
 from trl_real.config import DEFAULT_EMBEDDER
-from trl_real.embedding.embedder import _locate
+from trl_real.embedding.identity import find_model
 
 
 # What runs in the environment of `aepo`: its step 2, with the model from a folder.
@@ -51,7 +51,7 @@ def main() -> None:
             (Path(folder) / "samples").mkdir()
             for i, responses in enumerate(dataset["responses"]):
                 pd.DataFrame({"text": responses}).to_csv(f"{folder}/samples/{i:06d}.csv", index=False)
-            options = [_locate(DEFAULT_EMBEDDER)[0], folder, str(len(dataset)), str(len(dataset[0]["responses"]))]
+            options = [find_model(DEFAULT_EMBEDDER).path, folder, str(len(dataset)), str(len(dataset[0]["responses"]))]
             output = subprocess.run([args.aepo_python, "-c", DRIVER, *options], stdout=subprocess.PIPE, check=True)
         spent, *numbers = output.stdout.split()
         seconds["aepo"].append(float(spent))

@@ -96,7 +96,11 @@ def run(path: str, folder: str) -> int:
         return len(pairs) + report.dropped["over_budget"]
     if path == "column":
         dataset = dataset.map(embed_responses, batched=True, fn_kwargs=stand_in)
-    used = [name for name in ("responses", "scores", "embeddings", "responses_cut") if name in dataset.column_names]
+    used = [
+        name
+        for name in ("responses", "scores", "embeddings", "responses_cut", "tokens_cut")
+        if name in dataset.column_names
+    ]
     return len(dataset.map(real_select, batched=True, fn_kwargs=stand_in, remove_columns=used))
 
 

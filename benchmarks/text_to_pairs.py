@@ -23,8 +23,8 @@ from datasets import Dataset, disable_caching, disable_progress_bars
 from machine import describe
 
 from trl_real import real_select
-from trl_real.config import DEFAULT_EMBEDDER
-from trl_real.embedding.embedder import load_embedder
+from trl_real.config import DEFAULT_EMBEDDER, EmbedderOptions
+from trl_real.embedding.embedder import free_embedder, load_embedder
 
 
 FILE = "alpaca_eval_candidates.jsonl.gz"
@@ -75,12 +75,12 @@ def ours(dataset: Dataset, dtype: str) -> list[set[str]]:
 
 def load(dtype: str, openvino: bool):
     """The default embedder, for `ours` to find."""
-    load_embedder.cache_clear()
+    free_embedder()
     find_spec = importlib.util.find_spec
     with mock.patch(
         "importlib.util.find_spec", lambda name: find_spec(name) if name != "openvino" or openvino else None
     ):
-        return load_embedder(DEFAULT_EMBEDDER, None, dtype, None)
+        return load_embedder(EmbedderOptions(DEFAULT_EMBEDDER, None, dtype=dtype))
 
 
 def candidates(folder: str, prompts: int) -> Dataset:

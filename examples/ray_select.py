@@ -25,7 +25,7 @@ from trl_real.ray import RealSelect
 
 # Rows that an actor gets at once, and has to do again if it is lost.
 ROWS = 1024
-USED = ["responses", "scores", "embeddings", "responses_cut"]
+USED = ["responses", "scores", "embeddings", "responses_cut", "tokens_cut"]
 
 
 def main() -> None:

@@ -1,12 +1,26 @@
 import dataclasses
+import inspect
+import json
 import math
 import re
 
 import numpy as np
 import pytest
+import yaml
+from conftest import candidate_rows
+from datasets import Dataset
 from transformers import HfArgumentParser
 
-from trl_real import SelectionConfig
+from trl_real import (
+    PreferenceDiversity,
+    RealDPOConfig,
+    SelectionConfig,
+    embed_responses,
+    label_reliability,
+    real_select,
+    select_budget,
+)
+from trl_real.selection.preferences import pick_stage
 
 
 def test_every_field_has_help_and_a_documented_default():
@@ -82,3 +96,83 @@ def test_budget_is_a_share_or_a_count(given, kept):
 def test_wrong_options_are_named(options, error, message):
     with pytest.raises(error, match=re.escape(message)):
         SelectionConfig(**options)
+
+
+def keyword_defaults(function):
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+
+def test_functions_take_knobs_under_the_names_and_with_the_defaults_of_the_config():
+    """Each option of the selection is declared once, and written once more in the signature of the function that uses it."""
+    declared = {field.name: field.default for field in dataclasses.fields(SelectionConfig)}
+    used = keyword_defaults(real_select) | keyword_defaults(embed_responses) | {"rank": None}
+    own = {"embeddings_dtype", "rank"}
+    assert {name: default for name, default in used.items() if name not in own} == {
+        name: default for name, default in declared.items() if not name.startswith("budget")
+    }
+    budget = {
+        "budget": "budget",
+        "budget_strategy": "strategy",
+        "budget_cost": "cost",
+        "budget_min_distance": "min_distance",
+    }
+    assert {name for name in declared if name.startswith("budget")} == set(budget)
+    assert set(budget.values()) <= set(inspect.signature(select_budget).parameters)
+    for function in (label_reliability, PreferenceDiversity.__init__):
+        taken = {name: d for name, d in keyword_defaults(function).items() if name.startswith("embedder")}
+        assert taken == {name: d for name, d in declared.items() if name.startswith("embedder")}
+
+
+CHANGED = {
+    "strategy": "aepo",
+    "embedder": "all-MiniLM-L6-v2",
+    "embedder_max_length": 7,
+    "embedder_batch_size": 3,
+    "embedder_dtype": "bfloat16",
+    "strategy_kwargs": {"lambda_": 2.0},
+    "pairs_per_prompt": 2,
+    "min_score_gap": 0.5,
+    "budget": 3,
+    "budget_strategy": "random",
+    "budget_cost": "characters",
+    "budget_min_distance": 0.1,
+    "on_skip": "error",
+    "selection_seed": 5,
+}
+
+
+def test_every_knob_reaches_the_command_line_recipes_and_cards(tmp_path):
+    from trl_real.cli.arguments import SelectArguments, parse
+    from trl_real.hub.card_parts import options_yaml
+
+    assert set(CHANGED) == {field.name for field in dataclasses.fields(SelectionConfig)}
+    expected = SelectionConfig(**CHANGED)
+    flags = [text for name, value in CHANGED.items() for text in (f"--{name}", json.dumps(value).strip('"'))]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(CHANGED))
+    for arguments in (flags, ["--config", str(tmp_path / "recipe.yaml")]):
+        _, config = parse("select", (SelectArguments, SelectionConfig), arguments)
+        assert config == expected
+    assert yaml.safe_load(options_yaml(expected)) == {**CHANGED, "embedder": "all-MiniLM-L6-v2"}
+    assert (
+        RealDPOConfig(**CHANGED, output_dir=str(tmp_path), use_cpu=True, bf16=False).to_dict().items()
+        >= CHANGED.items()
+    )
+
+
+@pytest.mark.parametrize(
+    "knob", ["strategy", "strategy_kwargs", "pairs_per_prompt", "min_score_gap", "selection_seed"]
+)
+def test_every_knob_of_the_picks_enters_the_fingerprint(knob, rng, tmp_path):
+    """Those of the embedder are in its identity, and those of the budget are applied anew."""
+    Dataset.from_list(candidate_rows(rng, 8, (4, 4), dim=4)).save_to_disk(tmp_path)
+    data = Dataset.load_from_disk(tmp_path)
+    base = {"strategy": "aepo"}
+    before, again, other = (
+        pick_stage(data, SelectionConfig(**options))[0]._fingerprint
+        for options in (base, base, {**base, knob: CHANGED[knob] if knob != "strategy" else "easy"})
+    )
+    assert before == again != other

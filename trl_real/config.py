@@ -16,6 +16,21 @@ EMBEDDER_DTYPES = ("auto", "float32", "bfloat16", "float16")
 ON_SKIP = ("drop", "keep", "error")
 
 
+@dataclass(frozen=True)
+class EmbedderOptions:
+    """
+    What responses are embedded with: the options `embedder`, `embedder_max_length`, `embedder_batch_size` and
+    `embedder_dtype` of [`SelectionConfig`], which travel together; and, once it has been looked for, which model a name has
+    been found to mean.
+    """
+
+    embedder: Any = DEFAULT_EMBEDDER
+    max_length: int | None = None
+    batch_size: int = 32
+    dtype: str = "auto"
+    found: Any = None
+
+
 @dataclass
 class SelectionConfig:
     r"""
@@ -133,6 +148,16 @@ class SelectionConfig:
         default=0, metadata={"help": "Seed of the 'random' strategy and of the sides an annotator sees."}
     )
 
+    @property
+    def is_budgeted(self) -> bool:
+        """Whether some of the picked pairs may be left out."""
+        return self.budget is not None or self.budget_min_distance is not None
+
+    @property
+    def embedder_options(self) -> EmbedderOptions:
+        """The options of the embedder as one object."""
+        return EmbedderOptions(self.embedder, self.embedder_max_length, self.embedder_batch_size, self.embedder_dtype)
+
     def __post_init__(self) -> None:
         # A command line hands a dict over as JSON and every number as a float.
         if isinstance(self.strategy_kwargs, str):
@@ -159,7 +184,7 @@ class SelectionConfig:
         check_seed("selection_seed", self.selection_seed)
         if self.budget_strategy is not None:
             check_strategy(self.budget_strategy, name="budget_strategy")
-            if (self.budget, self.budget_min_distance) == (None, None):
+            if not self.is_budgeted:
                 raise ValueError(
                     f"`budget_strategy={self.budget_strategy!r}` says how a `budget` is spent, and there is none. Set both."
                 )
@@ -170,7 +195,7 @@ class SelectionConfig:
                 f"`budget_cost={self.budget_cost!r}` is the unit of a `budget`, and there is none. Set both."
             )
         check_number("budget_min_distance", self.budget_min_distance, 0, 2)
-        if self.on_skip == "keep" and (self.budget, self.budget_min_distance) != (None, None):
+        if self.on_skip == "keep" and self.is_budgeted:
             raise ValueError(
                 "A budget cannot be combined with `on_skip='keep'`: a row without a pair has no place in it. Set "
                 "`on_skip='drop'`, or leave `budget` and `budget_min_distance` unset."

@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 
 from trl_real import real_select
-from trl_real.candidates.batch import read_candidates
+from trl_real.candidates.batch import read_rows
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ from trl_real.candidates.batch import read_candidates
 )  # fmt: skip
 def test_wrong_input_is_named(batch, error, message):
     with pytest.raises(error, match=re.escape(message)):
-        read_candidates(batch, "test")
+        read_rows(batch, "test")
 
 
 def test_a_map_that_is_not_batched():

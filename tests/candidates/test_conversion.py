@@ -507,7 +507,7 @@ def test_scores_beside_messages_and_from_stack_exchange():
 def test_scores_that_are_not_used_are_named(columns, found, streaming, caplog):
     rows = Dataset.from_list([{"prompt": "p", "responses": ["a", "b"], **columns}])
     to_candidates(rows.to_iterable_dataset() if streaming else rows)
-    warnings = [record.getMessage() for record in caplog.records if record.name == "trl_real.candidates.conversion"]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "trl_real.candidates.responses"]
     assert len(warnings) == (found is not None)
     if found:
         name = next(iter(columns))

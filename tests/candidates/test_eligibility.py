@@ -2,13 +2,13 @@ import math
 
 import pytest
 
-from trl_real.candidates.batch import read_candidates
-from trl_real.candidates.eligibility import SKIP_REASONS, eligible_responses
+from trl_real.candidates.batch import read_rows
+from trl_real.candidates.eligibility import SKIP_REASONS, find_eligible
 
 
 def eligible(responses, scores=None, prompt="p", gap=0.0):
     batch = {"prompt": [prompt], "responses": [responses]} | ({} if scores is None else {"scores": [scores]})
-    found = eligible_responses(read_candidates(batch, "test"), gap)
+    found = find_eligible(read_rows(batch, "test"), gap)
     assert found.counts.tolist() == [len(found.positions)]
     return found.positions.tolist(), None if found.scores is None else found.scores.tolist(), found.reasons[0]
 
@@ -51,7 +51,7 @@ def test_reasons(responses, scores, reason):
 
 def test_scores_that_are_null_for_the_row():
     batch = {"prompt": ["p"], "responses": [["a", "b"]], "scores": [None]}
-    assert eligible_responses(read_candidates(batch, "test"), 0.0).reasons == ["missing_scores"]
+    assert find_eligible(read_rows(batch, "test"), 0.0).reasons == ["missing_scores"]
 
 
 def test_the_gap_is_strict():

@@ -22,7 +22,7 @@ from trl_real import real_select, embed_responses
 from trl_real.core import transform as transforms
 path, embedder, strategy, version = sys.argv[1:]
 if version:
-    transforms.__version__ = version
+    transforms.code_version = lambda: version  # that of another package
 dataset = Dataset.load_from_disk(path)
 embedded = dataset.map(embed_responses, batched=True, fn_kwargs={"embedder": embedder})
 pairs = embedded.map(real_select, batched=True, fn_kwargs={"strategy": strategy})
@@ -58,7 +58,7 @@ def test_pickles_without_weights_and_hashes_by_version(tiny_encoder, monkeypatch
         assert pickle.loads(pickled) is transform
     before = Hasher.hash(real_select)
     assert before == Hasher.hash(real_select)
-    monkeypatch.setattr(transforms, "__version__", "99.0")
+    monkeypatch.setattr(transforms, "code_version", lambda: "99.0")
     assert before != Hasher.hash(real_select)
     assert trl_real.__version__ != "99.0"
 

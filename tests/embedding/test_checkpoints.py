@@ -15,11 +15,11 @@ from conftest import HashEmbedder, candidate_rows
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
-from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig
-from trl_real.embedding import checkpoints
+from trl_real import RealDPOConfig, RealDPOTrainer
+from trl_real.config import EmbedderOptions
+from trl_real.embedding import checkpoints, identity
 from trl_real.embedding.checkpoints import embed_in_chunks
 from trl_real.embedding.embed import embed
-from trl_real.embedding.embedder import load_embedder
 
 
 @pytest.fixture
@@ -29,77 +29,78 @@ def data(rng):
 
 def test_chunks_are_what_embedding_at_once_gives(data, tiny_encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "CHUNK", 7)
-    config = SelectionConfig(embedder=tiny_encoder, embedder_max_length=8, embedder_dtype="float32")
+    options = EmbedderOptions(tiny_encoder, 8, dtype="float32")
     for rows in (data, data.shuffle(seed=0).select(range(20)), data.select_columns(["prompt", "responses"])):
-        expected, tokens = embed(rows, config)
-        found, found_tokens = embed_in_chunks(rows, config, tmp_path)
+        expected, known_by = embed(rows, options)
+        found, found_identity = embed_in_chunks(rows, options, tmp_path)
         assert found.column_names == expected.column_names
-        assert found_tokens == tokens > 0
+        assert found_identity == known_by
+        assert found["tokens_cut"][:] == expected["tokens_cut"][:]
+        assert sum(found["tokens_cut"]) > 0
         assert found["prompt"][:] == rows["prompt"][:]
-        assert found["responses_cut"][:] == expected["responses_cut"][:]
+        assert found["responses_cut", "tokens_cut"][:] == expected["responses_cut", "tokens_cut"][:]
         for a, b in zip(found["embeddings"], expected["embeddings"], strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_what_is_finished_is_not_embedded_again(data, tiny_encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "CHUNK", 7)
-    config = SelectionConfig(embedder=tiny_encoder)
+    options = EmbedderOptions(tiny_encoder)
     asked = []
 
-    def fails_after_two(part, config):
+    def fails_after_two(part, options, in_memory):
         if len(asked) == 2:
             raise KeyboardInterrupt
         asked.append(len(part))
-        return embed(part, config)
+        return embed(part, options)
 
     monkeypatch.setattr(checkpoints, "embed", fails_after_two)
     with pytest.raises(KeyboardInterrupt):
-        embed_in_chunks(data, config, tmp_path)
-    monkeypatch.setattr(checkpoints, "embed", lambda part, config: (asked.append(len(part)), embed(part, config))[1])
-    found, _ = embed_in_chunks(Dataset.from_list(data.to_list()), config, tmp_path)  # in-memory data, built anew
+        embed_in_chunks(data, options, tmp_path)
+    monkeypatch.setattr(
+        checkpoints, "embed", lambda part, options, in_memory: (asked.append(len(part)), embed(part, options))[1]
+    )
+    found, _ = embed_in_chunks(Dataset.from_list(data.to_list()), options, tmp_path)  # in-memory data, built anew
     assert asked == [7, 7, 7, 7, 2]
     assert len(found) == 30
-    embed_in_chunks(data, config, tmp_path)
+    embed_in_chunks(data, options, tmp_path)
     assert len(asked) == 5
-    embed_in_chunks(data, SelectionConfig(embedder=tiny_encoder, embedder_max_length=5), tmp_path)  # another embedding
+    embed_in_chunks(data, EmbedderOptions(tiny_encoder, 5), tmp_path)  # another embedding
     assert len(asked) == 10
 
 
 def test_another_embedder_of_the_same_name_embeds_anew(data, tiny_encoder, tmp_path, monkeypatch):
     path = shutil.copytree(tiny_encoder, tmp_path / "encoder")
-    config = SelectionConfig(embedder=str(path), embedder_dtype="float32")
-    first, _ = embed_in_chunks(data, config, tmp_path / "chunks")
+    options = EmbedderOptions(str(path), dtype="float32")
+    first, _ = embed_in_chunks(data, options, tmp_path / "chunks")
     other = SentenceTransformer(str(path), device="cpu")
     with torch.no_grad():
         other[0].auto_model.embeddings.word_embeddings.weight.mul_(-1)
     other.save(str(path))
-    load_embedder.cache_clear()
-    second, _ = embed_in_chunks(data, config, tmp_path / "chunks")
+    second, _ = embed_in_chunks(data, options, tmp_path / "chunks")
     assert second[0]["embeddings"] != first[0]["embeddings"]
-    assert second[0]["embeddings"] == embed(data, config)[0][0]["embeddings"]
+    assert second[0]["embeddings"] == embed(data, options)[0][0]["embeddings"]
     n_chunks = len(list((tmp_path / "chunks").iterdir()))
-    monkeypatch.setattr(checkpoints, "__version__", "another")
-    embed_in_chunks(data, config, tmp_path / "chunks")
+    monkeypatch.setattr(identity, "code_version", lambda: "another")
+    embed_in_chunks(data, options, tmp_path / "chunks")
     assert len(list((tmp_path / "chunks").iterdir())) == n_chunks + 1
 
 
-@pytest.mark.parametrize(
-    "damage", ["tokens_cut.json", "sha256.json", "data/dataset_info.json", "data/data-00000-of-00001.arrow"]
-)
+@pytest.mark.parametrize("damage", ["sha256.json", "data/dataset_info.json", "data/data-00000-of-00001.arrow"])
 def test_a_damaged_chunk_is_embedded_again(damage, data, tiny_encoder, tmp_path, caplog):
-    config = SelectionConfig(embedder=tiny_encoder)
-    expected, _ = embed_in_chunks(data, config, tmp_path)
+    options = EmbedderOptions(tiny_encoder)
+    expected, _ = embed_in_chunks(data, options, tmp_path)
     (chunk,) = tmp_path.iterdir()
     (chunk / damage).unlink()  # and not written to: it is mapped
     (chunk / damage).write_bytes(b"{")
-    found, _ = embed_in_chunks(data, config, tmp_path)
+    found, _ = embed_in_chunks(data, options, tmp_path)
     assert found.to_list() == expected.to_list()
     assert "is damaged and embedded again" in caplog.text
 
 
 def test_a_chunk_with_zeros_in_its_middle_is_embedded_again(data, tiny_encoder, tmp_path, caplog):
-    config = SelectionConfig(embedder=tiny_encoder)
-    expected, _ = embed_in_chunks(data, config, tmp_path)
+    options = EmbedderOptions(tiny_encoder)
+    expected, _ = embed_in_chunks(data, options, tmp_path)
     expected = expected.to_list()
     (path,) = tmp_path.glob("*/data/*.arrow")
     content = bytearray(path.read_bytes())
@@ -107,7 +108,7 @@ def test_a_chunk_with_zeros_in_its_middle_is_embedded_again(data, tiny_encoder, 
     content[middle : middle + 512] = bytes(512)
     path.unlink()  # and not written to: it is mapped
     path.write_bytes(content)
-    found, _ = embed_in_chunks(data, config, tmp_path)
+    found, _ = embed_in_chunks(data, options, tmp_path)
     assert found.to_list() == expected
     assert "is damaged and embedded again: data/data-00000-of-00001.arrow is not as it was written" in caplog.text
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -118,24 +119,25 @@ def test_a_folder_of_chunks_that_is_a_link_is_not_written_to(data, embedder, tin
     (tmp_path / "chunks").symlink_to(tmp_path / "other")
     for name in (tiny_encoder, embedder):
         with pytest.raises(FileExistsError, match="chunks is a link, which is not written to"):
-            embed_in_chunks(data, SelectionConfig(embedder=name), tmp_path / "chunks")
+            embed_in_chunks(data, EmbedderOptions(name), tmp_path / "chunks")
     assert list((tmp_path / "other").iterdir()) == []
 
 
 def test_several_trainers_share_a_folder(data, tiny_encoder, tmp_path, monkeypatch):
     """All of them are about to write the same chunks at the same time."""
     monkeypatch.setattr(checkpoints, "CHUNK", 7)
-    expected, _ = embed_in_chunks(data, SelectionConfig(embedder=tiny_encoder), tmp_path / "alone")
+    expected, _ = embed_in_chunks(data, EmbedderOptions(tiny_encoder), tmp_path / "alone")
     everybody = threading.Barrier(4, timeout=60)
 
-    def waits(part, config):
+    def waits(part, options, in_memory):
         everybody.wait()
-        return part.map(lambda row: {"embeddings": [[1.0]] * len(row["responses"]), "responses_cut": 0}), 0
+        columns = {"responses_cut": 0, "tokens_cut": 0}
+        return part.map(lambda row: {"embeddings": [[1.0]] * len(row["responses"]), **columns}), None
 
     monkeypatch.setattr(checkpoints, "embed", waits)
     embedders = [tiny_encoder, tiny_encoder, HashEmbedder(), HashEmbedder()]
     with ThreadPoolExecutor(4) as pool:
-        runs = [pool.submit(embed_in_chunks, data, SelectionConfig(embedder=e), tmp_path / "out") for e in embedders]
+        runs = [pool.submit(embed_in_chunks, data, EmbedderOptions(e), tmp_path / "out") for e in embedders]
         for run in runs:
             assert run.result()[0].column_names == expected.column_names
     assert len(list((tmp_path / "out").iterdir())) == 5  # the chunks of the embedder with a name
@@ -143,15 +145,15 @@ def test_several_trainers_share_a_folder(data, tiny_encoder, tmp_path, monkeypat
 
 def test_a_column_of_an_earlier_embedding_is_replaced(data, tiny_encoder, tmp_path):
     rows = data.add_column("responses_cut", [7] * len(data))
-    found, _ = embed_in_chunks(rows, SelectionConfig(embedder=tiny_encoder), tmp_path)
-    assert found.column_names[-2:] == ["embeddings", "responses_cut"]
-    assert set(found["responses_cut"]) == {0}
+    found, _ = embed_in_chunks(rows, EmbedderOptions(tiny_encoder), tmp_path)
+    assert found.column_names[-3:] == ["embeddings", "responses_cut", "tokens_cut"]
+    assert set(found["responses_cut", "tokens_cut"]) == {0}
 
 
 def test_equal_chunks_are_embedded_once(rng, tiny_encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "CHUNK", 3)
     rows = candidate_rows(rng, 3, (2, 2))
-    found, _ = embed_in_chunks(Dataset.from_list(rows * 3), SelectionConfig(embedder=tiny_encoder), tmp_path)
+    found, _ = embed_in_chunks(Dataset.from_list(rows * 3), EmbedderOptions(tiny_encoder), tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
     assert found["embeddings"][:3] == found["embeddings"][6:]
 
@@ -159,8 +161,8 @@ def test_equal_chunks_are_embedded_once(rng, tiny_encoder, tmp_path, monkeypatch
 def test_an_embedder_without_a_name_leaves_nothing_behind(data, tmp_path):
     first, second = HashEmbedder(), HashEmbedder()
     (tmp_path / "unnamed" / "of a run that was killed").mkdir(parents=True)
-    embed_in_chunks(data, SelectionConfig(embedder=first), tmp_path)
-    found, _ = embed_in_chunks(data, SelectionConfig(embedder=second), tmp_path)
+    embed_in_chunks(data, EmbedderOptions(first), tmp_path)
+    found, _ = embed_in_chunks(data, EmbedderOptions(second), tmp_path)
     assert second.calls
     assert list(tmp_path.iterdir()) == []
     assert len(found[0]["embeddings"][0]) == 16

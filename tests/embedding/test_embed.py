@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trl_real import embed_responses, real_select
+from trl_real.config import EmbedderOptions
 from trl_real.embedding.embed import CPU_TOKENS, encode, token_batches
 from trl_real.embedding.embedder import device_of, load_embedder
 
 
 def vectors(texts, embedder, max_length=None, batch_size=32, dtype="float32"):
-    return encode(texts, embedder, max_length, batch_size, dtype)[0]
+    return encode(texts, EmbedderOptions(embedder, max_length, batch_size, dtype))[0]
 
 
 @pytest.fixture
@@ -35,14 +36,14 @@ def test_a_vector_does_not_depend_on_its_batch(name, texts, request):
 def test_limit_is_the_models_own_up_to_512_and_what_is_cut_is_counted(tiny_encoder, tiny_lm):
     short, long = "the cat", " ".join(["the"] * 100)
     for model, own_limit in ((tiny_encoder, 64), (tiny_lm, 512)):
-        assert load_embedder(model, None, "float32", None).max_seq_length == own_limit
-        tokenizer = load_embedder(model, 10, "float32", None).tokenizer
-        cut = encode([short, long, short], model, 10, 32, "float32")[1]
+        assert load_embedder(EmbedderOptions(model, None, dtype="float32")).max_seq_length == own_limit
+        tokenizer = load_embedder(EmbedderOptions(model, 10, dtype="float32")).tokenizer
+        cut = encode([short, long, short], EmbedderOptions(model, 10, 32, "float32"))[1]
         assert cut.tolist() == [0, len(tokenizer(long)["input_ids"]) - 10, 0]
         exact = len(tokenizer(long)["input_ids"])
         if exact <= own_limit:
-            assert not encode([long], model, exact, 32, "float32")[1].any()
-            assert encode([long], model, exact - 1, 32, "float32")[1].all()
+            assert not encode([long], EmbedderOptions(model, exact, 32, "float32"))[1].any()
+            assert encode([long], EmbedderOptions(model, exact - 1, 32, "float32"))[1].all()
 
 
 def test_bfloat16_is_close_and_comes_out_as_float32(tiny_encoder, texts):
@@ -55,7 +56,7 @@ def test_bfloat16_is_close_and_comes_out_as_float32(tiny_encoder, texts):
 
 
 def test_each_distinct_text_is_embedded_once(embedder):
-    found, cut = encode(["a", "b", "a", "", " ", "b"], embedder, None, 32, "float32")
+    found, cut = encode(["a", "b", "a", "", " ", "b"], EmbedderOptions(embedder, None, 32, "float32"))
     assert embedder.calls == [["a", "b"]]
     assert cut is None
     np.testing.assert_array_equal(found[0], found[2])
@@ -70,7 +71,7 @@ def test_embed_responses_adds_columns_beside_the_responses(tiny_encoder):
     ]
     dataset = Dataset.from_list(rows).map(embed_responses, batched=True, fn_kwargs={"embedder": tiny_encoder})
     assert str(dataset.features["embeddings"]) == "List(List(Value('float32')))"
-    assert dataset["responses_cut"][:] == [1, 0, 0]
+    assert dataset["responses_cut", "tokens_cut"][:] == [1, 0, 0]
     first = np.array(dataset[0]["embeddings"])
     assert first.shape == (4, 32)
     assert not first[1].any()
@@ -143,14 +144,14 @@ def test_a_forked_worker_does_not_hang_after_the_parent_has_embedded(tiny_encode
 
 def test_an_empty_batch(embedder):
     out = embed_responses({"prompt": [], "responses": []}, embedder=embedder)
-    assert out == {"prompt": [], "responses": [], "embeddings": [], "responses_cut": []}
+    assert out == {"prompt": [], "responses": [], "embeddings": [], "responses_cut": [], "tokens_cut": []}
     assert real_select(out)["similarity"] == []
 
 
 def test_a_stand_in_counts_nothing_as_cut():
     dataset = Dataset.from_list(candidate_rows(np.random.default_rng(0), 3))
     dataset = dataset.map(embed_responses, batched=True, fn_kwargs={"embedder": HashEmbedder()})
-    assert dataset["responses_cut"][:] == [None] * 3
+    assert dataset["responses_cut", "tokens_cut"][:] == [None] * 3
 
 
 @given(st.lists(st.integers(0, 600), max_size=60), st.integers(1, 20_000), st.sampled_from(["cpu", "cuda"]))
@@ -167,7 +168,7 @@ def test_batches_of_tokens_hold_every_text_once_and_no_more_than_they_may(length
 
 
 def test_an_embedder_gets_batches_of_few_and_long_or_many_and_short_texts(tiny_encoder, monkeypatch):
-    model = load_embedder(tiny_encoder, None, "float32", None)
+    model = load_embedder(EmbedderOptions(tiny_encoder, None, dtype="float32"))
     sizes, encode_batch = [], model.encode
     monkeypatch.setattr(
         model, "encode", lambda texts, **options: sizes.append(len(texts)) or encode_batch(texts, **options)

@@ -13,13 +13,14 @@ import torch
 from conftest import sentence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_real.embedding import embedder
+from trl_real.config import EmbedderOptions
+from trl_real.embedding import embedder, identity
 from trl_real.embedding.embed import encode
-from trl_real.embedding.embedder import load_embedder
+from trl_real.embedding.embedder import free_embedder, load_embedder
 
 
 def vectors(texts, embedder, max_length=None, batch_size=32, dtype="float32"):
-    return encode(texts, embedder, max_length, batch_size, dtype)[0]
+    return encode(texts, EmbedderOptions(embedder, max_length, batch_size, dtype))[0]
 
 
 @pytest.fixture
@@ -66,22 +67,22 @@ def test_limit_beyond_the_model(tiny_encoder):
 )
 def test_auto_is_bfloat16_where_the_cpu_computes_in_it(capabilities, dtype, tiny_encoder, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    load_embedder.cache_clear()
-    model = load_embedder(tiny_encoder, None, "auto", None)
-    load_embedder.cache_clear()
+    free_embedder()
+    model = load_embedder(EmbedderOptions(tiny_encoder, None, dtype="auto"))
+    free_embedder()
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
 
 
 def test_the_embedder_is_loaded_once_a_process(tiny_encoder, tiny_lm):
-    load_embedder.cache_clear()
+    free_embedder()
     for _ in range(3):
         vectors(["a"], tiny_encoder)
-    assert load_embedder.cache_info().misses == 1
+    assert embedder._load.cache_info().misses == 1
 
 
 def test_offline_weights_are_used_when_they_are_the_known_ones():
-    load_embedder.cache_clear()
-    model = load_embedder("sentence-transformers/all-MiniLM-L6-v2", None, "float32", None)
+    free_embedder()
+    model = load_embedder(EmbedderOptions("sentence-transformers/all-MiniLM-L6-v2", None, dtype="float32"))
     assert model.max_seq_length == 256
     cat, kitten, tax = model.encode(["a cat", "a kitten", "income tax"])
     assert cat @ kitten > 0.6 > 0.3 > cat @ tax
@@ -100,15 +101,15 @@ def test_offline_weights_that_differ_are_refused(tmp_path, monkeypatch):
     (package / "__init__.py").write_text("raise SystemExit('imported')")
     (package / "model" / "model.safetensors").write_bytes(b"something else")
     monkeypatch.syspath_prepend(tmp_path)
-    load_embedder.cache_clear()
+    free_embedder()
     with pytest.raises(OSError, match="are not those of sentence-transformers/all-MiniLM-L6-v2: SHA-256 f41f3fa6"):
         vectors(["a"], "sentence-transformers/all-MiniLM-L6-v2")
 
 
 def test_no_hub_and_no_package_is_one_error_at_once(monkeypatch, hub):
     hub.fail(".*", "", "drop", math.inf)
-    monkeypatch.setattr(embedder, "OFFLINE_PACKAGE", "not_installed")
-    load_embedder.cache_clear()
+    monkeypatch.setattr(identity, "OFFLINE_PACKAGE", "not_installed")
+    free_embedder()
     start = time.perf_counter()
     with pytest.raises(OSError, match="is not on this machine") as error:
         vectors(["a"], "sentence-transformers/all-MiniLM-L6-v2")
@@ -125,9 +126,10 @@ def test_no_hub_and_no_package_is_one_error_at_once(monkeypatch, hub):
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
 def test_an_unreachable_hub_is_not_tried_again_and_again(endpoint):
     code = (
-        "import time\nfrom trl_real.embedding import embedder\nembedder.OFFLINE_PACKAGE = 'not_installed'\n"
+        "import time\nfrom trl_real.config import DEFAULT_EMBEDDER, EmbedderOptions\nfrom trl_real.embedding import embedder, identity\n"
+        "identity.OFFLINE_PACKAGE = 'not_installed'\n"
         "import sentence_transformers\nstart = time.time()\n"
-        "try:\n    embedder.load_embedder(embedder.DEFAULT_EMBEDDER, None, 'auto', None)\n"
+        "try:\n    embedder.load_embedder(EmbedderOptions(DEFAULT_EMBEDDER))\n"
         "except OSError as error:\n    print(time.time() - start, error)\n"
     )
     env = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"}
@@ -169,7 +171,7 @@ def test_static_embeddings_have_no_limit(tmp_path, texts, tiny_tokenizer):
 
     model = SentenceTransformer(modules=[StaticEmbedding(tiny_tokenizer, embedding_dim=8)], device="cpu")
     model.save(str(tmp_path / "model"))
-    found, cut = encode(texts, str(tmp_path / "model"), None, 32, "float32")
+    found, cut = encode(texts, EmbedderOptions(str(tmp_path / "model"), None, 32, "float32"))
     np.testing.assert_allclose(found, model.encode(texts), atol=1e-6)
     assert cut is None
     with pytest.raises(ValueError, match="is no transformer and embeds texts of any length"):

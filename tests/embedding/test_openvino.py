@@ -11,6 +11,7 @@ import transformers
 from conftest import sentence
 from packaging.version import Version
 
+from trl_real.config import EmbedderOptions
 from trl_real.embedding.embed import encode
 from trl_real.embedding.embedder import free_embedder, load_embedder
 
@@ -31,13 +32,13 @@ def through_torch(monkeypatch):
     """Vectors of an embedder that is loaded as if OpenVINO were not installed."""
 
     def vectors(texts, embedder, dtype):
-        load_embedder.cache_clear()
+        free_embedder()
         find_spec = importlib.util.find_spec
         with monkeypatch.context() as patch:
             patch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
-            found = encode(texts, embedder, None, 32, dtype)[0]
-        assert not in_openvino(load_embedder(embedder, None, dtype, None))
-        load_embedder.cache_clear()
+            found = encode(texts, EmbedderOptions(embedder, None, 32, dtype))[0]
+        assert not in_openvino(load_embedder(EmbedderOptions(embedder, None, dtype=dtype)))
+        free_embedder()
         return found
 
     return vectors
@@ -50,10 +51,10 @@ def in_openvino(model):
 @pytest.mark.parametrize(("dtype", "distance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
 def test_vectors_are_those_of_pytorch(dtype, distance, tiny_encoder, texts, through_torch):
     expected = through_torch(texts, tiny_encoder, dtype)
-    model = load_embedder(tiny_encoder, None, dtype, None)
+    model = load_embedder(EmbedderOptions(tiny_encoder, None, dtype=dtype))
     assert in_openvino(model)
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
-    found = encode(texts, tiny_encoder, None, 32, dtype)[0]
+    found = encode(texts, EmbedderOptions(tiny_encoder, None, 32, dtype))[0]
     cosines = (expected * found).sum(1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(found, axis=1)
     assert cosines.min() > 1 - distance
 
@@ -62,8 +63,8 @@ def test_the_default_embedder_runs_in_openvino(through_torch):
     texts = ["a cat", "", "a kitten sleeps under the green tree", "income tax " * 200]
     name = "sentence-transformers/all-MiniLM-L6-v2"
     expected = through_torch(texts, name, "float32")
-    assert in_openvino(load_embedder(name, None, "float32", None))
-    np.testing.assert_allclose(encode(texts, name, None, 32, "float32")[0], expected, atol=1e-5)
+    assert in_openvino(load_embedder(EmbedderOptions(name, None, dtype="float32")))
+    np.testing.assert_allclose(encode(texts, EmbedderOptions(name, None, 32, "float32"))[0], expected, atol=1e-5)
 
 
 def test_a_prompt_of_the_model_is_no_part_of_the_mean(tiny_encoder, texts, tmp_path, through_torch):
@@ -80,7 +81,9 @@ def test_a_prompt_of_the_model_is_no_part_of_the_mean(tiny_encoder, texts, tmp_p
     model.save(str(tmp_path / "model"))
     expected = through_torch(texts, str(tmp_path / "model"), "float32")
     np.testing.assert_allclose(model.encode(texts), expected, atol=1e-5)
-    np.testing.assert_allclose(encode(texts, str(tmp_path / "model"), None, 32, "float32")[0], expected, atol=1e-5)
+    np.testing.assert_allclose(
+        encode(texts, EmbedderOptions(str(tmp_path / "model"), None, 32, "float32"))[0], expected, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("window", [8, 128])
@@ -111,13 +114,13 @@ def test_a_sliding_window_is_computed_or_left_to_pytorch(window, dtype, tiny_tok
     model.save(str(tmp_path / "model"))
     texts = [sentence(rng, n) for n in (1, 2, 40, 90, 130, 250)]
     expected = through_torch(texts, str(tmp_path / "model"), dtype)
-    found = encode(texts, str(tmp_path / "model"), None, 32, dtype)[0]
+    found = encode(texts, EmbedderOptions(str(tmp_path / "model"), None, 32, dtype))[0]
     cosines = (expected * found).sum(1) / np.linalg.norm(expected, axis=1) / np.linalg.norm(found, axis=1)
     assert cosines.min() > 0.99
 
 
 def test_the_memory_of_an_embedder_is_freed(tiny_encoder):
-    model = weakref.ref(load_embedder(tiny_encoder, None, "float32", None))
+    model = weakref.ref(load_embedder(EmbedderOptions(tiny_encoder, None, dtype="float32")))
     assert in_openvino(model())
     free_embedder()
     assert model() is None
@@ -127,15 +130,15 @@ def test_an_openvino_that_cannot_be_imported_is_a_warning(tiny_encoder, texts, m
     expected = through_torch(texts, tiny_encoder, "float32")
     monkeypatch.setitem(sys.modules, "trl_real.embedding.openvino", None)
     with caplog.at_level(logging.WARNING):
-        found = encode(texts, tiny_encoder, None, 32, "float32")[0]
-    load_embedder.cache_clear()
+        found = encode(texts, EmbedderOptions(tiny_encoder, None, 32, "float32"))[0]
+    free_embedder()
     assert "stays with PyTorch, since OpenVINO cannot be imported" in caplog.text
     np.testing.assert_array_equal(found, expected)
 
 
 def test_half_precision_and_causal_models_stay_with_pytorch(tiny_encoder, tiny_lm, caplog):
     for name, dtype in ((tiny_encoder, "float16"), (tiny_lm, "float32")):
-        assert not in_openvino(load_embedder(name, None, dtype, None))
+        assert not in_openvino(load_embedder(EmbedderOptions(name, None, dtype=dtype)))
     assert not caplog.records
 
 
@@ -152,20 +155,20 @@ def test_a_model_that_openvino_cannot_run_stays_with_pytorch(
 
     monkeypatch.setattr(openvino._Forward, "__call__", forward)
     with caplog.at_level(logging.WARNING):
-        model = load_embedder(tiny_encoder, None, "bfloat16", None)
+        model = load_embedder(EmbedderOptions(tiny_encoder, None, dtype="bfloat16"))
     assert not in_openvino(model)
     assert ("no such operation" if fault == "raises" else "away from PyTorch") in caplog.text
-    np.testing.assert_array_equal(encode(texts, tiny_encoder, None, 32, "bfloat16")[0], expected)
-    load_embedder.cache_clear()
+    np.testing.assert_array_equal(encode(texts, EmbedderOptions(tiny_encoder, None, 32, "bfloat16"))[0], expected)
+    free_embedder()
 
 
 def test_no_logger_is_changed_and_nothing_is_printed(tiny_encoder):
     code = (
         "import logging, sys\n"
         "from transformers.utils import logging as hf\nhf.disable_progress_bar()\n"
-        "from trl_real.embedding.embedder import load_embedder\n"
+        "from trl_real.embedding.embedder import load_embedder; from trl_real.config import EmbedderOptions\n"
         "root = logging.getLogger(); before = root.level, list(root.handlers), list(root.filters), hf.get_verbosity()\n"
-        f"load_embedder({tiny_encoder!r}, None, 'float32', None)\n"
+        f"load_embedder(EmbedderOptions({tiny_encoder!r}, None, dtype='float32'))\n"
         "assert 'openvino' in sys.modules and 'openvino_telemetry' not in sys.modules\n"
         "assert before == (root.level, list(root.handlers), list(root.filters), hf.get_verbosity())\n"
     )
@@ -193,8 +196,8 @@ def test_workers_do_not_hang_after_the_parent_has_embedded_in_openvino(tiny_enco
 def test_signals_are_handled_after_several_models(tiny_encoder):
     code = (
         "import faulthandler, os, signal\nfaulthandler.enable()\n"
-        "from trl_real.embedding.embedder import free_embedder, load_embedder\n"
-        f"for limit in (8, 9, 10): load_embedder({tiny_encoder!r}, limit, 'float32', None)\n"
+        "from trl_real.embedding.embedder import free_embedder, load_embedder; from trl_real.config import EmbedderOptions\n"
+        f"for limit in (8, 9, 10): load_embedder(EmbedderOptions({tiny_encoder!r}, limit, dtype='float32'))\n"
         "free_embedder()\n"
         "signal.signal(signal.SIGCHLD, lambda *_: print('handled'))\n"  # as a `DataLoader` with workers does
         "os.kill(os.getpid(), signal.SIGCHLD)\n"

@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trl_real.config import EmbedderOptions
 from trl_real.embedding.embed import encode
 from trl_real.embedding.policy import PolicyEmbedder, base_parameters
 
@@ -22,9 +23,9 @@ def model(tiny_lm):
 
 def test_embeds_as_the_same_model_by_its_path_does(tiny_lm, model):
     tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
-    expected, cut = encode(TEXTS, tiny_lm, 100, 32, "float32")
+    expected, cut = encode(TEXTS, EmbedderOptions(tiny_lm, 100, 32, "float32"))
     for policy in (PolicyEmbedder(tiny_lm, max_length=100), PolicyEmbedder(model, tokenizer, 100, batch_size=2)):
-        found, found_cut = encode(TEXTS, policy, None, 32, "auto")
+        found, found_cut = encode(TEXTS, EmbedderOptions(policy, None, 32, "auto"))
         np.testing.assert_allclose(found, expected, atol=1e-5)
         assert found_cut.tolist() == cut.tolist()
     assert tokenizer.pad_token is None  # that of the user

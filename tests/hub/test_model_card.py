@@ -52,7 +52,7 @@ def test_is_written_at_each_checkpoint_with_what_was_selected(options, candidate
     found = card(tmp_path)
     for fact in (
         "| strategy | `hard`: The most similar pair (REAL, arXiv 2409.17169) |",
-        "| embedder | `model`, the first 64 tokens of a response |",
+        f"| embedder | `model`, revision `{trainer.selection_report.embedder_revision}`, the first 64 tokens of a response |",
         "| budget | 50% of the pairs |",
         f"| pairs out | {trainer.selection_report.pairs} labelled |",
         "strategy: hard\nembedder: model\n",

@@ -7,7 +7,9 @@ from datasets import Dataset
 from test_select import mixed_rows
 
 from trl_real import real_select
-from trl_real.selection.measures import survey_candidates, survey_pairs
+from trl_real.config import SelectionConfig
+from trl_real.selection.measures import measure_pairs
+from trl_real.selection.preferences import measure_rows
 
 
 def oracle(rows, gap):
@@ -33,15 +35,17 @@ def oracle(rows, gap):
     return measures
 
 
-def numbers(tally):
-    return np.repeat(*tally.distinct())
+def numbers(counts):
+    return np.repeat(*counts.distinct())
 
 
 def test_all_pairs_are_measured(rng):
     rows = mixed_rows(rng)
-    found, n_responses, policies = survey_candidates(Dataset.from_list(rows), 1.0)
+    measures = measure_rows(Dataset.from_list(rows), SelectionConfig(min_score_gap=1.0))
+    found, policies = measures.values, measures.policies
     expected = oracle(rows, 1.0)
-    assert n_responses == sum(len(row["responses"]) for row in rows)
+    assert measures.rows == len(rows)
+    assert measures.responses == sum(len(row["responses"]) for row in rows)
     assert policies["empty_responses"] > 0 < policies["tied_pairs"]
     assert set(found) == set(expected)
     for name, values in expected.items():
@@ -49,7 +53,8 @@ def test_all_pairs_are_measured(rng):
 
 
 def test_without_scores_nothing_is_said_about_chosen_and_rejected(rng):
-    found, _, _ = survey_candidates(Dataset.from_list(candidate_rows(rng, 9, (3, 3), scores=False, dim=4)), 0.0)
+    rows = Dataset.from_list(candidate_rows(rng, 9, (3, 3), scores=False, dim=4))
+    found = measure_rows(rows, SelectionConfig()).values
     assert set(found) == {"similarity", "response_length"}
     assert len(numbers(found["similarity"])) == len(numbers(found["response_length"])) == 27
 
@@ -57,7 +62,7 @@ def test_without_scores_nothing_is_said_about_chosen_and_rejected(rng):
 def test_pairs_are_measured_as_they_are(rng):
     data = Dataset.from_list(candidate_rows(rng, 20, dim=4))
     pairs = data.map(real_select, batched=True)
-    found = survey_pairs(pairs)
+    found = measure_pairs(pairs).values
     for name, values in {
         "similarity": pairs["similarity"][:],
         "score_gap": [row["score_chosen"] - row["score_rejected"] for row in pairs],
@@ -67,12 +72,12 @@ def test_pairs_are_measured_as_they_are(rng):
     lengths = sorted(len(row[s]) for row in pairs for s in ("chosen", "rejected"))
     assert numbers(found["response_length"]).tolist() == lengths
     unlabelled = data.remove_columns("scores").map(real_select, batched=True)
-    assert set(survey_pairs(unlabelled)) == {"similarity", "response_length"}
+    assert set(measure_pairs(unlabelled).values) == {"similarity", "response_length"}
 
 
 def test_rows_that_were_given_up_before_are_not_measured(rng):
     rows = candidate_rows(rng, 3, (3, 3), dim=4)
     data = Dataset.from_list(rows).add_column("skip_reason", [None, "tied_labels", None])
-    expected, _, _ = survey_candidates(Dataset.from_list([rows[0], rows[2]]), 0.0)
-    found, _, _ = survey_candidates(data, 0.0)
+    expected = measure_rows(Dataset.from_list([rows[0], rows[2]]), SelectionConfig()).values
+    found = measure_rows(data, SelectionConfig()).values
     np.testing.assert_array_equal(numbers(found["similarity"]), numbers(expected["similarity"]))

@@ -8,6 +8,7 @@ from datasets import Dataset, concatenate_datasets
 from test_select import mixed_rows
 
 from trl_real import SelectionConfig, embed_responses, load_sample, real_select, select_budget, select_preferences
+from trl_real.config import EmbedderOptions
 
 
 @pytest.mark.parametrize("strategy", ["easy", "hard", "centroid", "random"])
@@ -20,7 +21,11 @@ def test_is_the_stages_run_by_hand(strategy, labelled, tiny_encoder, rng):
     by_hand = data
     if strategy != "random":
         by_hand = data.map(embed_responses, batched=True, batch_size=128, fn_kwargs={"embedder": tiny_encoder})
-    used = [name for name in ("responses", "scores", "embeddings", "responses_cut") if name in by_hand.column_names]
+    used = [
+        name
+        for name in ("responses", "scores", "embeddings", "responses_cut", "tokens_cut")
+        if name in by_hand.column_names
+    ]
     options = {"strategy": strategy, "pairs_per_prompt": 2, "min_score_gap": 1}
     by_hand = by_hand.map(real_select, batched=True, remove_columns=used, fn_kwargs=options)
     n_picked = len(by_hand)
@@ -218,7 +223,7 @@ def test_tokens_that_are_cut_are_counted(tiny_encoder):
         {"prompt": "r", "responses": ["a", None, "rain " * 70]},
     ]
     _, report = select_preferences(Dataset.from_list(rows), SelectionConfig(embedder=tiny_encoder))
-    tokenizer = load_embedder(tiny_encoder, None, "auto", None).tokenizer
+    tokenizer = load_embedder(EmbedderOptions(tiny_encoder, None, dtype="auto")).tokenizer
     lengths = [len(tokenizer(text)["input_ids"]) for row in rows for text in row["responses"] if text]
     assert report.responses_cut == sum(length > 64 for length in lengths) == 3
     assert report.tokens_cut == sum(max(length - 64, 0) for length in lengths)

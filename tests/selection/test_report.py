@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trl_real.selection.report import BINS, Distribution, SelectionReport
-from trl_real.selection.value_counts import Tally
+from trl_real.selection.value_counts import ValueCounts
 
 
 @pytest.fixture
@@ -29,16 +29,16 @@ def report():
     )
     report.compare(
         {
-            "similarity": Tally(np.linspace(-0.2, 1, 80)),
-            "score_gap": Tally(np.linspace(0, 8, 80)),
-            "response_length": Tally(np.arange(100, 260)),
-            "length_difference": Tally(np.arange(-40, 40)),
+            "similarity": ValueCounts(np.linspace(-0.2, 1, 80)),
+            "score_gap": ValueCounts(np.linspace(0, 8, 80)),
+            "response_length": ValueCounts(np.arange(100, 260)),
+            "length_difference": ValueCounts(np.arange(-40, 40)),
         },
         {
-            "similarity": Tally(np.array([-0.2, 0.0, 0.1, 0.1])),
-            "score_gap": Tally(np.array([1.0, 2.0, 3.0, 4.0])),
-            "response_length": Tally(np.arange(1000, 1008)),
-            "length_difference": Tally(np.array([0, 5, 5, -2000])),
+            "similarity": ValueCounts(np.array([-0.2, 0.0, 0.1, 0.1])),
+            "score_gap": ValueCounts(np.array([1.0, 2.0, 3.0, 4.0])),
+            "response_length": ValueCounts(np.arange(1000, 1008)),
+            "length_difference": ValueCounts(np.array([0, 5, 5, -2000])),
         },
     )
     return report
@@ -46,15 +46,15 @@ def report():
 
 def test_distribution():
     values = np.random.default_rng(0).uniform(-1, 1, 1000)
-    distribution = Distribution.of(Tally(np.append(values, np.nan)))
+    distribution = Distribution.of(ValueCounts(np.append(values, np.nan)))
     assert distribution.count == 1001
     assert list(distribution.quantiles.values()) == pytest.approx(
         np.quantile(values, [0, 0.25, 0.5, 0.75, 1]), abs=1e-6
     )
     assert len(distribution.histogram) == BINS
     assert sum(distribution.histogram) == 1000
-    assert Distribution.of(Tally(np.array([np.nan]))) == Distribution(count=1)
-    assert sum(Distribution.of(Tally(np.array([1.0, 1.0000001, -1.0]))).histogram) == 3
+    assert Distribution.of(ValueCounts(np.array([np.nan]))) == Distribution(count=1)
+    assert sum(Distribution.of(ValueCounts(np.array([1.0, 1.0000001, -1.0]))).histogram) == 3
 
 
 def test_comparison_is_on_one_scale_and_counts_what_lies_beyond_it(report):

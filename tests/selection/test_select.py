@@ -517,7 +517,7 @@ def test_formats_do_not_change_embeddings(kind, streaming, embedder):
         data = data.to_iterable_dataset()
     options = {"batched": True, "remove_columns": ["other"], "fn_kwargs": {"embedder": embedder}}
     for row in data.with_format(kind).map(embed_responses, **options).with_format(None):
-        assert set(row) == {"prompt", "responses", "embeddings", "responses_cut"}
+        assert set(row) == {"prompt", "responses", "embeddings", "responses_cut", "tokens_cut"}
         assert np.array_equal(row["embeddings"], embedder.encode(row["responses"]))
 
 

@@ -19,8 +19,7 @@ from trl_real import (
     load_sample,
     select_preferences,
 )
-from trl_real.embedding import policy
-from trl_real.embedding.embedder import load_embedder
+from trl_real.embedding import embedder, policy
 
 
 @pytest.fixture
@@ -176,7 +175,7 @@ def test_of_keep_end_the_ends_are_compared(options, tiny_lm, embedder):
 
 def test_the_embedder_is_freed_before_training(candidates, options, tiny_lm, tiny_encoder):
     RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options, embedder=tiny_encoder), train_dataset=candidates)
-    assert load_embedder.cache_info().currsize == 0
+    assert embedder._load.cache_info().currsize == 0
 
 
 def test_saves_a_model_its_card_and_arguments_without_the_embedder(candidates, options, tiny_lm, embedder, tmp_path):

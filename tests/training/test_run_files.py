@@ -136,7 +136,7 @@ def test_training_goes_on_from_the_last_complete_checkpoint(trained, options, ti
 def test_a_report_of_the_users_stays(trainer, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "selection_report.json").write_text("mine")
-    monkeypatch.setattr(real_dpo_trainer, "select_converted", None)  # before any work
+    monkeypatch.setattr(real_dpo_trainer, "select_on_all_ranks", None)  # before any work
     with pytest.raises(
         FileExistsError, match=r"selection_report\.json is there, but was not written by a run of trl_real"
     ):
@@ -200,7 +200,7 @@ def test_the_card_that_peft_writes_is_completed_and_that_of_the_user_stays(optio
     ],
 )
 def test_a_push_that_would_be_refused_is_named_before_any_work(names, token, message, trainer, hub, monkeypatch):
-    monkeypatch.setattr(real_dpo_trainer, "select_converted", None)
+    monkeypatch.setattr(real_dpo_trainer, "select_on_all_ranks", None)
     with pytest.raises((PermissionError, ValueError), match=message):
         trainer(push_to_hub=True, hub_token=token, **names)
     assert not hub.repos

@@ -1,50 +1,47 @@
-"""From the columns of a batch to candidates: which responses a prompt has, and their texts and scores."""
+"""From the columns of a batch to its rows: which responses a prompt has, or which two sides, and their texts and scores."""
 
 import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from datasets.formatting.formatting import LazyRow
 
-from ..core.columns import as_arrow, as_text_array, cell, is_untouched, kind, lengths, read_column
+from ..core.columns import as_arrow, as_text_array, cell, is_text_array, is_untouched, kind, lengths, read_column
 from ..core.messages import as_message, is_messages, response_text, split_prompt
 
 
 # The columns that are read.
 COLUMNS = ("prompt", "responses", "scores", "chosen", "rejected", "embeddings", "skip_reason")
+RowsType = TypeVar("RowsType", bound="Rows")
 
 
 @dataclass
-class Candidates:
+class Rows:
     """
-    The candidates of a batch of n prompts, with their m responses one after the other.
+    The rows of a batch of n prompts, with their m responses one after the other.
 
     Attributes:
         prompts (`list` or `pa.Array` of length n): Text, messages or null.
         counts (`np.ndarray` of shape `(n,)`): How many responses each prompt has.
-        responses (`list` or `pa.Array` of length m): Text, messages or null; for given pairs chosen, then rejected.
+        responses (`list` or `pa.Array` of length m): Text, messages or null.
         texts (`pa.Array` of length m): The responses as text, `""` for null.
-        scores (`np.ndarray` of shape `(m,)` or `None`): NaN where missing; `None` if there is no such column.
         reasons (`list` of length n): Why a row was given up on reading or, from a column `skip_reason`, before; mostly
             `None`.
-        given_pairs (`bool`): Whether the rows came as `chosen` and `rejected`.
-        rewritten (`bool`): Whether prompts or given sides are no longer as they came in: an implicit prompt was split
-            off, or text became messages.
+        rewritten (`bool`): Whether prompts or responses are no longer as they came in: an implicit prompt was split off,
+            or text became messages.
     """
 
     prompts: Any
     counts: np.ndarray
     responses: Any
     texts: pa.Array
-    scores: np.ndarray | None
     reasons: list[str | None]
-    given_pairs: bool
-    rewritten: bool
+    rewritten: bool = False
 
     @property
     def starts(self) -> np.ndarray:
@@ -52,55 +49,52 @@ class Candidates:
         return np.cumsum(self.counts) - self.counts
 
     @property
-    def rows(self) -> np.ndarray:
+    def row_of(self) -> np.ndarray:
         """The row of each response, `(m,)`."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
-    @property
-    def sides(self) -> tuple[str, str]:
-        """The names of the two sides of a pair."""
-        return side_names(self.given_pairs or self.scores is not None)
 
-
-def side_names(labelled: bool) -> tuple[str, str]:
-    """The columns of the two sides of a pair."""
-    return ("chosen", "rejected") if labelled else ("response_a", "response_b")
-
-
-def check_columns(columns: Any, where: str) -> bool:
+@dataclass
+class Candidates(Rows):
     """
-    Raise unless `columns` hold a layout that can be selected from.
+    Prompts with any number of responses, from which pairs are picked.
+
+    Attributes:
+        scores (`np.ndarray` of shape `(m,)` or `None`): NaN where missing; `None` if there is no such column.
+    """
+
+    scores: np.ndarray | None = None
+
+
+@dataclass
+class GivenPairs(Rows):
+    """Prompts with the two sides of a pair, which came as `chosen` and `rejected`: in `responses` chosen, then rejected."""
+
+
+def read_rows(batch: Any, caller: str) -> Candidates | GivenPairs:
+    """
+    Read the rows of a batch that `datasets.map` hands over, or raise an error that names the column. `chosen` and
+    `rejected` win over `responses` where a row has both.
 
     Args:
-        columns (`Collection[str]`): Column names.
-        where (`str`): Who asks, for the message.
-
-    Returns:
-        `bool`: Whether they hold given pairs (`chosen` and `rejected`) rather than `responses`.
+        batch (`Mapping`): Columns, as lists or in an Arrow table.
+        caller (`str`): Who asks, for messages.
     """
-    if "chosen" in columns and "rejected" in columns:
-        return True
-    if "responses" in columns and "prompt" in columns:
-        return False
+    _check_batch(batch, caller)
+    if "chosen" in batch and "rejected" in batch:
+        return _read_given_pairs(batch)
+    if "responses" in batch and "prompt" in batch:
+        return _read_candidates(batch)
     raise ValueError(
-        f"{where} expects the columns `prompt` and `responses` (and `scores`, if there are any), or `chosen` and "
-        f"`rejected` (and `prompt`). Found: {sorted(columns)}. `to_candidates(dataset)` makes them from the layouts it "
+        f"{caller} expects the columns `prompt` and `responses` (and `scores`, if there are any), or `chosen` and "
+        f"`rejected` (and `prompt`). Found: {sorted(batch)}. `to_candidates(dataset)` makes them from the layouts it "
         "knows."
     )
 
 
-def read_candidates(batch: Any, where: str) -> Candidates:
-    """Read the candidates of a batch that `datasets.map` hands over, or raise an error that names the column."""
-    _check_batch(batch, where)
-    candidates = _read_given_pairs(batch) if check_columns(batch, where) else _read_responses(batch)
-    if _has_messages(batch, candidates):
-        _make_messages(candidates)
-    return candidates
-
-
-def _read_responses(batch: Any) -> Candidates:
+def _read_candidates(batch: Any) -> Candidates:
     prompts, lists = as_arrow(batch, "prompt"), as_arrow(batch, "responses")
-    if _is_text(prompts) and _is_list_of(_is_text, lists):  # without a Python object for each
+    if is_text_array(prompts) and _is_list_of(is_text_array, lists):  # without a Python object for each
         counts, responses = lengths(lists), lists.flatten()
         texts = responses.fill_null("")
     else:
@@ -113,8 +107,9 @@ def _read_responses(batch: Any) -> Candidates:
             np.array([len(row) for row in rows], dtype=np.int64),
             [item for row in rows for item in row],
         )
-    scores = _read_scores(batch, counts) if "scores" in batch else None
-    return Candidates(prompts, counts, responses, texts, scores, _read_reasons(batch, len(counts)), False, False)
+    candidates = Candidates(prompts, counts, responses, texts, _read_reasons(batch, len(counts)))
+    candidates.scores = _read_scores(batch, counts) if "scores" in batch else None
+    return _as_messages(candidates, batch, ["prompt", "responses"])
 
 
 def _read_scores(batch: Any, counts: np.ndarray) -> np.ndarray:
@@ -126,7 +121,7 @@ def _read_scores(batch: Any, counts: np.ndarray) -> np.ndarray:
     return np.array([score for row in scores for score in row], dtype=np.float64)
 
 
-def _read_given_pairs(batch: Any) -> Candidates:
+def _read_given_pairs(batch: Any) -> GivenPairs:
     pairs = [list(pair) for pair in zip(read_column(batch, "chosen"), read_column(batch, "rejected"), strict=True)]
     texts = [[read_text(pair[0], "chosen", r), read_text(pair[1], "rejected", r)] for r, pair in enumerate(pairs)]
     prompts = read_column(batch, "prompt") if "prompt" in batch else [None] * len(pairs)
@@ -146,16 +141,15 @@ def _read_given_pairs(batch: Any) -> Candidates:
             rewritten = True
         else:
             check_prompt(prompt, "prompt", r)
-    return Candidates(
+    given = GivenPairs(
         prompts,
         counts=np.full(len(pairs), 2),
         responses=[response for pair in pairs for response in pair],
         texts=as_text_array(text for row in texts for text in row),
-        scores=None,
         reasons=reasons,
-        given_pairs=True,
         rewritten=rewritten,
     )
+    return _as_messages(given, batch, ["prompt", "chosen", "rejected"])
 
 
 def _repeats_prompt(prompt: Any, pair: list[Any]) -> bool:
@@ -172,30 +166,23 @@ def _read_reasons(batch: Any, n: int) -> list[str | None]:
     return [reason if isinstance(reason, str) else None for reason in read_column(batch, "skip_reason")]
 
 
-def _has_messages(batch: Any, candidates: Candidates) -> bool:
-    """Whether prompts or responses are messages, by the types of the columns where these are known."""
+def _as_messages(rows: RowsType, batch: Any, columns: list[str]) -> RowsType:
+    """The rows, their texts as messages if prompts or responses are messages, which the types of the columns tell if known."""
     if hasattr(batch, "pa_table"):
         schema = batch.pa_table.schema
-        names = ["prompt", *candidates.sides] if candidates.given_pairs else ["prompt", "responses"]
-        types = {name: schema.field(name).type for name in names if name in schema.names}
+        types = {name: schema.field(name).type for name in columns if name in schema.names}
         if "responses" in types:
             types["responses"] = getattr(types["responses"], "value_type", types["responses"])
-        return any(pa.types.is_nested(t) or isinstance(t, pa.BaseExtensionType) for t in types.values())
-    return any(isinstance(value, list) for value in itertools.chain(candidates.prompts, candidates.responses))
-
-
-def _make_messages(candidates: Candidates) -> None:
-    """Turn the prompts and responses that are text into messages."""
-    if any(isinstance(prompt, str) for prompt in candidates.prompts):
-        candidates.prompts = [as_message(prompt, "user") for prompt in candidates.prompts]
-        candidates.rewritten = True
-    if any(isinstance(response, str) for response in candidates.responses):
-        candidates.responses = [as_message(response, "assistant") for response in candidates.responses]
-        candidates.rewritten = True
-
-
-def _is_text(column: pa.Array | None) -> bool:
-    return column is not None and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+        conversational = any(pa.types.is_nested(t) or isinstance(t, pa.BaseExtensionType) for t in types.values())
+    else:
+        conversational = any(isinstance(value, list) for value in itertools.chain(rows.prompts, rows.responses))
+    if conversational and any(isinstance(prompt, str) for prompt in rows.prompts):
+        rows.prompts = [as_message(prompt, "user") for prompt in rows.prompts]
+        rows.rewritten = True
+    if conversational and any(isinstance(response, str) for response in rows.responses):
+        rows.responses = [as_message(response, "assistant") for response in rows.responses]
+        rows.rewritten = True
+    return rows
 
 
 def _is_number(column: pa.Array) -> bool:
@@ -243,12 +230,12 @@ def read_text(response: Any, column: str, r: int) -> str:
     )
 
 
-def _check_batch(batch: Any, where: str) -> None:
+def _check_batch(batch: Any, caller: str) -> None:
     if not isinstance(batch, Mapping):
-        raise TypeError(f"{where} takes a batch as a dict of columns or a table, got {type(batch).__name__}.")
+        raise TypeError(f"{caller} takes a batch as a dict of columns or a table, got {type(batch).__name__}.")
     columns = {name: batch[name] for name in COLUMNS if name in batch and not is_untouched(batch, name)}
     if isinstance(batch, LazyRow) or any(isinstance(column, str) for column in columns.values()):
-        raise ValueError(f"{where} takes a batch, got a single row. Call `dataset.map({where}, batched=True)`.")
+        raise ValueError(f"{caller} takes a batch, got a single row. Call `dataset.map({caller}, batched=True)`.")
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"The columns of a batch must have the same length, found {lengths}.")

@@ -3,37 +3,25 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets import Dataset, IterableDataset
 
 from ..config import ON_SKIP
-from ..core.columns import column_blocks, column_names, first_values
-from ..core.messages import (
-    MESSAGES,
-    as_conversation,
-    common_feature,
-    is_list,
-    is_text,
-    item_feature,
-    joint_features,
-    prompts_differ,
-)
-from ..core.transform import Transform, map_rows
-from .batch import read_candidates
+from ..core.columns import column_names
 from .eligibility import POLICIES, SKIP_REASONS
 from .grouping import COUNTS, group_rows
-from .layouts import LAYOUTS, find_layout, score_lists
-from .readers import SCORE_FIELDS, TEXT_FIELDS, write_responses
+from .layouts import LAYOUTS, find_layout
 
 
 logger = logging.getLogger(__name__)
 
-OUTPUTS = ("prompt", "responses", "scores")
+# What `embed_responses` adds.
+EMBEDDED = ("embeddings", "responses_cut", "tokens_cut")
 
 
 def to_candidates(
@@ -137,16 +125,46 @@ def to_candidates(
     return converted.dataset
 
 
-class Converted(NamedTuple):
-    """A converted dataset and what was done to it; of a stream nothing is counted."""
+@dataclass
+class Converted:
+    """
+    A converted dataset and what was done to it.
+
+    Attributes:
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]): The rows, without a format.
+        layout (`str`): The layout that they came in.
+        rows (`int`): How many rows went in; 0 for a stream, of which nothing is counted.
+        skipped (`Counter[str]`): How many rows could not be converted, by reason.
+        policies (`Counter[str]`): What was done to rows and responses.
+        seconds (`float`): How long it took.
+    """
 
     dataset: Any
     layout: str
-    given_pairs: bool
-    rows: int
-    skipped: Counter[str]
-    policies: Counter[str]
+    rows: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    policies: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the rows."""
+        return column_names(self.dataset) or []
+
+    @property
+    def labeled(self) -> bool:
+        """Whether something tells the better response of a pair."""
+        return "scores" in self.columns
+
+
+class ConvertedCandidates(Converted):
+    """Prompts with any number of responses: `prompt`, `responses` and perhaps `scores`."""
+
+
+class ConvertedPairs(Converted):
+    """Given pairs: `prompt`, `chosen` and `rejected`."""
+
+    labeled = True
 
 
 def convert(
@@ -167,7 +185,9 @@ def convert(
         raise TypeError(f"`group` must be True, False or None, got {group!r}.")
     source = dataset.with_format(None)
     name, columns = find_layout(source, layout, named)
-    pairs, grouped = LAYOUTS[name].pairs, LAYOUTS[name].grouped if group is None else group
+    found = LAYOUTS[name]
+    grouped = found.grouped if group is None else group
+    pairs = found.pairs
     outputs = ("prompt", "chosen", "rejected", *(("responses", "scores") if grouped or not pairs else ()))
     clash = (set(outputs) & set(column_names(source) or [])) - set(columns.values())
     if clash:
@@ -176,176 +196,48 @@ def convert(
             f"{sorted(clash)}. Rename or remove them."
         )
     if grouped:  # they would not fit the responses of a group
-        source = source.remove_columns(
-            [c for c in ("embeddings", "responses_cut") if c in (column_names(source) or [])]
-        )
-    rows = (_convert_pairs if pairs else _convert_responses)(source, name, columns, grouped, conversational)
+        source = source.remove_columns([c for c in EMBEDDED if c in (column_names(source) or [])])
+    rows = found.read(source, found, columns, grouped, conversational)
     if grouped:
-        shared = [column for column in LAYOUTS[name].key if column in (column_names(rows) or [])]
+        shared = [column for column in found.key if column in (column_names(rows) or [])]
         rows = group_rows(rows, ("prompt", *shared), wins=pairs)
-    converted = _account(source, rows, name, pairs and not grouped, on_skip)
-    return converted._replace(seconds=time.perf_counter() - start)
+    converted = (ConvertedPairs if pairs and not grouped else ConvertedCandidates)(rows, name)
+    _count_and_drop(converted, source, on_skip)
+    converted.seconds = time.perf_counter() - start
+    return converted
 
 
-def _convert_pairs(dataset: Any, layout: str, columns: dict[str, str], grouped: bool, conversational: bool) -> Any:
-    """Pairs with an explicit prompt or, to be grouped, as candidates of which one has won."""
-    dataset = dataset.rename_columns({column: part for part, column in columns.items() if part != column})
-    features = dataset.features
-    if features is not None:
-        parts = [features.get("prompt", features["chosen"]), features["chosen"], features["rejected"]]
-        alike = all(map(is_text, parts)) or all(map(is_list, parts))
-        if "prompt" in features and alike and not (grouped or conversational or _has_nulls(dataset)):
-            return dataset  # as it should be
-        prompt, sides = joint_features(parts[0], parts[1:])
-        if conversational:
-            prompt, *sides = (common_feature([MESSAGES, feature]) for feature in (prompt, *sides))
-        read = {"prompt": prompt, "chosen": sides[0], "rejected": sides[1]}
-        if grouped:
-            read = {"prompt": prompt, "responses": List(common_feature(sides)), "scores": List(Value("float64"))}
-        others = {name: feature for name, feature in features.items() if name not in ("prompt", "chosen", "rejected")}
-        features = Features(read | others | {"skip_reason": Value("string"), COUNTS[0]: Value("int64")})
-    return map_rows(
-        dataset,
-        _write_pairs,
-        features,
-        desc="Reading pairs",
-        fn_kwargs={"grouped": grouped, "conversational": conversational},
-        remove_columns=["chosen", "rejected"] if grouped else None,
-    )
-
-
-def _has_nulls(dataset: Any) -> bool:
-    """Whether a pair has no prompt or lacks a side; of a stream nobody knows."""
-    if isinstance(dataset, IterableDataset):
-        return True
-    columns = ("prompt", "chosen", "rejected")
-    return any(block.null_count for column in columns for block in column_blocks(dataset, column))
-
-
-@Transform
-def _write_pairs(batch: Any, grouped: bool, conversational: bool) -> Any:
-    candidates = read_candidates(batch, "to_candidates")
-    reasons, differing = candidates.reasons, []
-    prompts = candidates.prompts
-    pairs = [list(pair) for pair in zip(candidates.responses[::2], candidates.responses[1::2], strict=True)]
-    for r, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True)):
-        if None in pair:
-            reasons[r] = "missing_response"
-        elif prompt is None:
-            reasons[r] = reasons[r] or "missing_prompt"
-        differing.append(int(prompts_differ(prompt, pair)))
-        if conversational:
-            prompts[r], pairs[r] = as_conversation(prompt, pair)
-    batch["prompt"] = prompts
-    if grouped:
-        batch["responses"], batch["scores"] = pairs, [[1.0, 0.0]] * len(pairs)
-    else:
-        batch["chosen"], batch["rejected"] = ([pair[side] for pair in pairs] for side in (0, 1))
-    batch["skip_reason"], batch[COUNTS[0]] = reasons, differing
-    return batch
-
-
-def _convert_responses(dataset: Any, layout: str, columns: dict[str, str], grouped: bool, conversational: bool) -> Any:
-    """Candidates: `prompt`, `responses` and perhaps `scores`."""
-    features, fields = dataset.features, list[str]()
-    single = {"shp": ["human_ref_A", "human_ref_B"], "unpaired": [columns.get("responses", "")]}.get(layout)
-    if single:  # columns that hold one response
-        item = features and common_feature([features[column] for column in single])
-    else:
-        item = features and item_feature(features[columns["responses"]])
-        fields = list(item) if isinstance(item, dict) else _fields(dataset, columns["responses"])
-    text_field = None
-    if fields and "role" not in fields:
-        text_field = next((field for field in TEXT_FIELDS if field in fields), None)
-        if text_field is None:
-            raise ValueError(
-                f"Column `{columns['responses']}` holds dicts without a text. Found: {fields}. Expected one of "
-                f"{list(TEXT_FIELDS)}, or a list of texts or messages."
-            )
-    rated = bool({*SCORE_FIELDS} & {*fields})
-    if not (single or rated or columns.keys() & {"scores", "ranks"}):
-        _warn_of_unused_scores(dataset, columns)
-    if features is not None:
-        usual = all(part == column for part, column in columns.items()) and columns.keys() <= {*OUTPUTS}
-        lists = all(is_list(features[column]) for column in {"responses", "scores"} & {*columns.values()})
-        if layout == "candidates" and usual and lists and not (fields or conversational or grouped):
-            return dataset  # as they should be
-        if text_field:
-            item = item[text_field] if isinstance(item, dict) else None
-        elif fields:
-            item = List(item)
-        prompt = common_feature([features[columns["prompt"]]])
-        if conversational:
-            prompt, item = (common_feature([MESSAGES, feature]) for feature in (prompt, item))
-        read = {"prompt": prompt, "responses": List(item)}
-        if rated or columns.keys() & {"scores", "ranks", "score_A"}:
-            read["scores"] = List(Value("float64"))
-        others = {name: feature for name, feature in features.items() if name not in columns.values()}
-        features = Features(read | others)
-    return map_rows(
-        dataset,
-        write_responses,
-        features,
-        desc="Reading responses",
-        fn_kwargs={
-            "layout": layout,
-            "columns": columns,
-            "text_field": text_field,
-            "rated": rated,
-            "conversational": conversational,
-        },
-        remove_columns=[column for column in columns.values() if column not in OUTPUTS] or None,
-    )
-
-
-def _warn_of_unused_scores(dataset: Any, columns: dict[str, str]) -> None:
-    """Say which columns look like scores where none were recognised, before people are asked for labels."""
-    others = [name for name in column_names(dataset) or [] if name not in columns.values()]
-    if found := score_lists(dataset, columns["responses"], others):
-        logger.warning(
-            "No scores are read, though %s one number a response. If these are scores, higher is better, pass "
-            "`scores_column=%r` to `to_candidates`, or `--scores_column %s` on the command line.",
-            f"the columns {found} hold" if len(found) > 1 else f"the column `{found[0]}` holds",
-            found[0],
-            found[0],
-        )
-
-
-def _fields(dataset: Any, column: str) -> list[str]:
-    """The fields of the dicts in a column of a stream, from its first rows."""
-    rows = [row for row in first_values(dataset, column) if isinstance(row, list)]
-    return list(dict.fromkeys(field for row in rows for item in row if isinstance(item, Mapping) for field in item))
-
-
-def _account(source: Any, rows: Any, layout: str, given_pairs: bool, on_skip: str) -> Converted:
+def _count_and_drop(converted: Converted, source: Any, on_skip: str) -> None:
     """Count what was done, and drop what could not be converted."""
-    names = column_names(rows) or []
+    rows, names = converted.dataset, converted.columns
     counted = [name for name in COUNTS if name in names]
     if isinstance(source, IterableDataset):
         rows = rows.remove_columns(counted) if counted else rows
         if "skip_reason" in names and on_skip != "keep":
             rows = rows.filter(_is_converted, input_columns=["skip_reason"], fn_kwargs={"on_skip": on_skip})
             rows = rows.remove_columns(["skip_reason"])
-        return Converted(rows, layout, given_pairs, 0, Counter(), Counter())
+        converted.dataset = rows
+        return
     table = rows.with_format("arrow")
-    policies = Counter({name[1:]: pc.sum(table[name][:]).as_py() or 0 for name in counted})
-    policies["grouped_rows"] = len(source) - len(rows)
+    converted.rows = len(source)
+    converted.policies.update({name[1:]: pc.sum(table[name][:]).as_py() or 0 for name in counted})
+    converted.policies["grouped_rows"] = len(source) - len(rows)
+    converted.policies = +converted.policies
     rows = rows.remove_columns(counted)
-    skipped: Counter[str] = Counter()
     if "skip_reason" in names:
         reasons = [reason if isinstance(reason, str) else None for reason in table["skip_reason"][:].to_pylist()]
-        skipped.update(reason for reason in reasons if reason in SKIP_REASONS)
+        converted.skipped.update(reason for reason in reasons if reason in SKIP_REASONS)
         if on_skip == "error":
             for reason in reasons:
                 _is_converted(reason, on_skip)
         if on_skip != "keep":
             kept = np.flatnonzero([reason not in SKIP_REASONS for reason in reasons])
-            rows = rows.select(kept) if skipped else rows
+            rows = rows.select(kept) if converted.skipped else rows
             if "skip_reason" not in source.column_names:
                 rows = rows.remove_columns("skip_reason")
     if "scores" in rows.column_names and _has_no_score(rows):
         rows = rows.remove_columns("scores")
-    return Converted(rows, layout, given_pairs, len(source), skipped, +policies)
+    converted.dataset = rows
 
 
 def _is_converted(reason: str | None, on_skip: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .batch import Candidates
+from .batch import Candidates, GivenPairs
 
 
 # Why a row has no pair, or a pair no preference, in the order in which the reasons are looked for.
@@ -51,7 +51,7 @@ class Eligible:
 
     Attributes:
         counts (`np.ndarray` of shape `(n,)`): How many each prompt has.
-        positions (`np.ndarray` of shape `(m,)`): Where each stands in `Candidates.responses`. Those of a prompt are in
+        positions (`np.ndarray` of shape `(m,)`): Where each stands in `Rows.responses`. Those of a prompt are in
             code-point order of their texts.
         scores (`np.ndarray` of shape `(m,)` or `None`): Their scores, if there are any.
         reasons (`list` of length n): Why no pair can be built from them, a key of `SKIP_REASONS`; `None` if it can.
@@ -70,30 +70,37 @@ class Eligible:
         return np.cumsum(self.counts) - self.counts
 
 
-def eligible_responses(candidates: Candidates, min_score_gap: float) -> Eligible:
-    """Which responses of each prompt may form a pair; given pairs are taken as they are unless something is null."""
-    n = len(candidates.counts)
-    reasons = np.full(n, None, dtype=object)
-    no_prompt = _are_null(candidates.prompts)
-    if candidates.given_pairs:
-        eligible = Eligible(candidates.counts, np.arange(2 * n), None, [])
-        reasons[no_prompt] = "missing_prompt"
-        reasons[_are_null(candidates.responses).reshape(n, 2).any(1)] = "missing_response"
+def find_eligible(rows: Candidates | GivenPairs, min_score_gap: float) -> Eligible:
+    """Which responses of each prompt may form a pair, and why there is none."""
+    reasons = np.full(len(rows.counts), None, dtype=object)
+    if isinstance(rows, GivenPairs):  # taken as they are unless a label says nothing about them
+        eligible = Eligible(rows.counts, np.arange(2 * len(reasons)), None, [])
+        forms = _forms(rows.texts).to_numpy(zero_copy_only=False).reshape(-1, 2)
+        reasons[forms[:, 0] == forms[:, 1]] = "duplicate_responses"
+        reasons[(forms == "").any(1)] = "too_few_responses"
+        missing = _are_null(rows.responses).reshape(-1, 2).any(1)
     else:
-        eligible = _distinct(candidates, reasons)
-        if eligible.scores is not None and n:
-            ends = np.cumsum(eligible.counts)
-            bounds = np.column_stack([ends - eligible.counts, ends]).ravel()
-            scores = np.append(eligible.scores, math.nan)  # so that the last end is an index
-            with np.errstate(invalid="ignore"):  # infinity minus infinity is a tie
-                spread = np.maximum.reduceat(scores, bounds)[::2] - np.minimum.reduceat(scores, bounds)[::2]
-            reasons[(eligible.counts >= 2) & ~(spread > min_score_gap)] = "tied_scores"
-        reasons[no_prompt] = "missing_prompt"
+        eligible = _distinct(rows, reasons)
+        _refuse_ties(eligible, min_score_gap, reasons)
+        missing = np.zeros(len(reasons), dtype=bool)
+    reasons[_are_null(rows.prompts)] = "missing_prompt"
+    reasons[missing] = "missing_response"
     eligible.reasons = [
-        earlier if earlier in SKIP_REASONS else reason
-        for earlier, reason in zip(candidates.reasons, reasons, strict=True)
+        earlier if earlier in SKIP_REASONS else reason for earlier, reason in zip(rows.reasons, reasons, strict=True)
     ]
     return eligible
+
+
+def _refuse_ties(eligible: Eligible, min_score_gap: float, reasons: np.ndarray) -> None:
+    """Write to `reasons` which prompts have no two scores that differ enough."""
+    if eligible.scores is None or not len(reasons):
+        return
+    ends = np.cumsum(eligible.counts)
+    bounds = np.column_stack([ends - eligible.counts, ends]).ravel()
+    scores = np.append(eligible.scores, math.nan)  # so that the last end is an index
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is a tie
+        spread = np.maximum.reduceat(scores, bounds)[::2] - np.minimum.reduceat(scores, bounds)[::2]
+    reasons[(eligible.counts >= 2) & ~(spread > min_score_gap)] = "tied_scores"
 
 
 def _distinct(candidates: Candidates, reasons: np.ndarray) -> Eligible:
@@ -101,7 +108,7 @@ def _distinct(candidates: Candidates, reasons: np.ndarray) -> Eligible:
     The distinct, non-empty responses of each prompt; where there are scores, those without one are left out. Writes to
     `reasons` why a prompt is left with fewer than two.
     """
-    n, rows = len(candidates.counts), candidates.rows
+    n, rows = len(candidates.counts), candidates.row_of
     order, leaders = equal_responses(candidates.texts, rows)
     is_leader = order == leaders
     positions = order[is_leader]
@@ -139,9 +146,7 @@ def equal_responses(texts: pa.Array, rows: np.ndarray) -> tuple[np.ndarray, np.n
         within a row, and for each of them the position of the first text of the row that equals it. That one stands for
         all of them, whatever the order of the texts.
     """
-    forms = pc.utf8_trim(texts, characters=WHITE_SPACE)
-    if not pc.all(pc.string_is_ascii(forms)).as_py():
-        forms = pc.utf8_normalize(forms, form="NFC")
+    forms = _forms(texts)
     # In the order of the bytes of UTF-8, which is that of the code points.
     order = pc.sort_indices(
         pa.table({"row": rows, "text": texts}), sort_keys=[("row", "ascending"), ("text", "ascending")]
@@ -153,6 +158,12 @@ def equal_responses(texts: pa.Array, rows: np.ndarray) -> tuple[np.ndarray, np.n
     keys = rows[order] * len(texts) + codes.indices.to_numpy(zero_copy_only=False)[order]
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     return order, order[first[inverse]]
+
+
+def _forms(texts: pa.Array) -> pa.Array:
+    """The texts after Unicode NFC and `strip()`: equal for equal responses."""
+    forms = pc.utf8_trim(texts, characters=WHITE_SPACE)
+    return forms if pc.all(pc.string_is_ascii(forms)).as_py() else pc.utf8_normalize(forms, form="NFC")
 
 
 def merged_responses(order: np.ndarray, leaders: np.ndarray) -> Iterable[list[int]]:

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, List, Value
-from datasets.fingerprint import Hasher
 
-from .. import __version__
 from ..core.columns import as_text_array
 from ..core.messages import as_json, response_text
 from ..core.transform import Transform, map_rows
@@ -19,7 +17,8 @@ from .eligibility import equal_responses, mean_score
 
 
 # How often a policy was applied to a row: columns until they are counted. The first is that of pairs.
-COUNTS = ("_differing_prompts", "_empty_responses", "_equal_responses", "_averaged_scores")
+DIFFERING_PROMPTS = "_differing_prompts"
+COUNTS = (DIFFERING_PROMPTS, "_empty_responses", "_equal_responses", "_averaged_scores")
 
 
 def group_rows(dataset: Any, key: tuple[str, ...], wins: bool) -> Any:
@@ -59,7 +58,7 @@ def group_rows(dataset: Any, key: tuple[str, ...], wins: bool) -> Any:
         with_indices=True,
         fn_kwargs={"rows": dataset.select(order), "bounds": bounds, "key": key, "wins": wins},
         # Not of the arguments, which may hold the whole dataset.
-        new_fingerprint=Hasher.hash([dataset._fingerprint, key, wins, __version__]),
+        key=[dataset._fingerprint, key, wins],
     )
 
 
@@ -126,7 +125,11 @@ def _merge(prompts: list[dict[str, list[Any]]], key: tuple[str, ...], wins: bool
     rows: list[dict[str, Any]] = []
     for columns, row_responses in zip(prompts, lists, strict=True):
         row = {name: values[0] if name in key or name == "skip_reason" else values for name, values in columns.items()}
-        row |= {"responses": [], **dict.fromkeys(COUNTS, 0), COUNTS[0]: sum(columns.get(COUNTS[0], []))}
+        row |= {
+            "responses": [],
+            **dict.fromkeys(COUNTS, 0),
+            DIFFERING_PROMPTS: sum(columns.get(DIFFERING_PROMPTS, [])),
+        }
         row["_empty_responses"] = len(row_responses)
         rows.append(row | ({"scores": []} if "scores" in columns else {}))
     for leader, group in groups.items():

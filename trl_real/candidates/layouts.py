@@ -1,19 +1,26 @@
-"""The layouts that preference data comes in: how each is recognised."""
+"""The layouts that preference data comes in: how each is recognized and what reads it."""
 
-import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from datasets import Dataset
 
 from ..core.columns import column_blocks, column_names, first_values
-from ..core.messages import HUMAN, is_list
+from ..core.messages import HUMAN
+from .pairs import read_pairs
+from .responses import (
+    Reader,
+    lists_of_responses,
+    one_response,
+    read_responses,
+    score_lists,
+    two_scored_responses,
+)
 
 
-# The names under which a part of a row may come, the usual one first.
+# The names under which a field of a row may come, the usual one first.
 PROMPT = ("prompt", "instruction", "question", "query")
 RESPONSES = ("responses", "completions", "answers", "candidates", "generations")
 SCORES = ("scores", "ratings", "rewards")
@@ -21,45 +28,94 @@ RESPONSE = ("completion", "response", "answer", "generation")
 SCORE = ("label", "score", "rating", "reward")
 
 
+# What the rows of a prompt have in common beside the prompt.
+SHARED = ("tools", "chat_template_kwargs", "system", "system_prompt", "image", "images")
+
+
 @dataclass(frozen=True)
 class Layout:
     """
-    How a layout is recognised, and what its rows are.
+    How a layout is recognized, and how its rows are read.
 
     Attributes:
-        parts (`dict[str, tuple[str, ...]]`): What a row must have, and the columns that each part may be in.
-        optional (`dict[str, tuple[str, ...]]`): What it may have.
+        read (`Callable`): Makes candidates or given pairs of a dataset, this layout, the column of each field, whether rows are
+            grouped by prompt, and whether text becomes messages.
+        required (`dict[str, tuple[str, ...]]`): The fields that a row must have, and the columns that may hold each.
+        optional (`dict[str, tuple[str, ...]]`): The fields that it may have.
+        fits (`Callable`): Whether the first value of its responses, or of `chosen`, and the columns of the dataset are those of
+            this layout.
+        read_cells (`Callable`, *optional*): What `read_responses` reads a batch with.
+        single (`tuple[str, ...]`): The fields that hold one response each, where there is no list of them.
         pairs (`bool`): Whether rows are given pairs.
         grouped (`bool`): Whether rows are grouped by prompt, because each carries a score for each of its responses.
         key (`tuple[str, ...]`): What the rows of a prompt have in common beside the prompt.
     """
 
-    parts: dict[str, tuple[str, ...]]
+    read: Callable[..., Any]
+    required: dict[str, tuple[str, ...]]
     optional: dict[str, tuple[str, ...]]
+    fits: Callable[[Any, Collection[str]], bool] = lambda value, columns: True
+    read_cells: Reader = lists_of_responses
+    single: tuple[str, ...] = ()
     pairs: bool = False
     grouped: bool = False
-    key: tuple[str, ...] = ("tools", "chat_template_kwargs", "system", "system_prompt", "image", "images")
+    key: tuple[str, ...] = SHARED
+
+    @property
+    def fields(self) -> dict[str, tuple[str, ...]]:
+        """All fields of a row."""
+        return self.required | self.optional
 
 
+def _is_dialogue(value: Any, columns: Collection[str]) -> bool:
+    return "prompt" not in columns and isinstance(value, str) and value.startswith(HUMAN)
+
+
+def _are_rated(value: Any, columns: Collection[str]) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _is_list(value: Any, columns: Collection[str]) -> bool:
+    return not isinstance(value, str)
+
+
+SIDES: dict[str, tuple[str, ...]] = {"chosen": ("chosen",), "rejected": ("rejected",)}
 # In the order in which they are looked for.
 LAYOUTS = {
-    "hh": Layout({"chosen": ("chosen",), "rejected": ("rejected",)}, {}, pairs=True),
-    "preference": Layout({"chosen": ("chosen",), "rejected": ("rejected",)}, {"prompt": PROMPT}, pairs=True),
+    "hh": Layout(read_pairs, SIDES, {}, _is_dialogue, pairs=True),
+    "preference": Layout(read_pairs, SIDES, {"prompt": PROMPT}, pairs=True),
     "shp": Layout(
+        read_responses,
         {"prompt": ("history",), **{name: (name,) for name in ("human_ref_A", "human_ref_B", "score_A", "score_B")}},
         {"labels": ("labels",)},
+        read_cells=two_scored_responses,
+        single=("human_ref_A", "human_ref_B"),
         grouped=True,
         key=("post_id", "domain"),
     ),
-    "ultrafeedback": Layout({"prompt": ("instruction",), "responses": ("completions",)}, {}),
-    "nectar": Layout({"prompt": ("prompt",), "responses": ("answers",)}, {}),
-    "candidates": Layout({"prompt": PROMPT, "responses": RESPONSES}, {"scores": SCORES, "ranks": ("ranks", "rank")}),
-    "unpaired": Layout({"prompt": PROMPT, "responses": RESPONSE}, {"scores": SCORE}, grouped=True),
+    "ultrafeedback": Layout(
+        read_responses, {"prompt": ("instruction",), "responses": ("completions",)}, {}, _are_rated
+    ),
+    "nectar": Layout(read_responses, {"prompt": ("prompt",), "responses": ("answers",)}, {}, _are_rated),
+    "candidates": Layout(
+        read_responses,
+        {"prompt": PROMPT, "responses": RESPONSES},
+        {"scores": SCORES, "ranks": ("ranks", "rank")},
+        _is_list,
+    ),
+    "unpaired": Layout(
+        read_responses,
+        {"prompt": PROMPT, "responses": RESPONSE},
+        {"scores": SCORE},
+        read_cells=one_response,
+        single=("responses",),
+        grouped=True,
+    ),
 }
 
 
 class Found(NamedTuple):
-    """A layout as a dataset has it: its name, and the column of each part."""
+    """A layout as a dataset has it: its name, and the column of each field."""
 
     layout: str
     columns: dict[str, str]
@@ -72,39 +128,38 @@ def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] |
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]): The rows.
         layout (`str`, *optional*): The layout, if the user named it.
-        named (`dict[str, str]`, *optional*): The columns that the user named, by part.
+        named (`dict[str, str]`, *optional*): The columns that the user named, by field.
 
     Raises:
-        `ValueError`: If no layout fits, a part may be in several columns, or text is not UTF-8.
+        `ValueError`: If no layout fits, a field may be in several columns, or text is not UTF-8.
     """
     columns, named = column_names(dataset) or [], named or {}
     if isinstance(dataset, Dataset):
         check_utf8(dataset)
     if layout is not None and layout not in list(LAYOUTS):
         raise ValueError(f"`layout` must be one of {list(LAYOUTS)}, got {layout!r}.")
-    for part, column in named.items():
+    for field, column in named.items():
         if column not in columns:
-            raise ValueError(f"`{part}_column={column!r}` is not a column. Found: {sorted(columns)}.")
+            raise ValueError(f"`{field}_column={column!r}` is not a column. Found: {sorted(columns)}.")
     misfit = None
-    for name in LAYOUTS if layout is None else [layout]:
-        parts = LAYOUTS[name].parts | LAYOUTS[name].optional
-        if not set(named) <= set(parts):
+    for name, known in LAYOUTS.items() if layout is None else [(layout, LAYOUTS[layout])]:
+        if not set(named) <= set(known.fields):
             continue
         options = {
-            part: [named[part]] if part in named else [c for c in names if c in columns]
-            for part, names in parts.items()
+            field: [named[field]] if field in named else [c for c in names if c in columns]
+            for field, names in known.fields.items()
         }
-        if name == "candidates" and options["responses"] and not (options["scores"] or options["ranks"]):
+        if not (known.single or known.pairs) and options["responses"] and not any(map(options.get, known.optional)):
             options["scores"] = score_lists(dataset, options["responses"][0], [c for c in SCORE if c in columns])
-        if all(options[part] for part in LAYOUTS[name].parts):
-            found = Found(name, {part: _only(part, options[part], parts[part]) for part in parts if options[part]})
+        if all(options[field] for field in known.required):
+            found = Found(name, {f: _only(f, options[f], known.fields[f]) for f in known.fields if options[f]})
             if layout is not None or _rows_fit(dataset, found):
                 return found
             misfit = misfit or found
     if misfit is not None:  # whose reader tells what is wrong with the rows
         return misfit
     expected = "; ".join(
-        ", ".join(f"`{names[0]}`" for names in LAYOUTS[name].parts.values()) + f" ('{name}')"
+        ", ".join(f"`{names[0]}`" for names in LAYOUTS[name].required.values()) + f" ('{name}')"
         for name in (reversed(LAYOUTS) if layout is None else [layout])
     )
     raise ValueError(
@@ -115,49 +170,22 @@ def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] |
     )
 
 
-def _only(part: str, found: list[str], usual: Collection[str]) -> str:
+def _only(field: str, found: list[str], usual: Collection[str]) -> str:
     if len(found) > 1 and found[0] != next(iter(usual)):
         raise ValueError(
-            f"`{part}` may be any of the columns {found}. Name it: `{part}_column={found[0]!r}` of `to_candidates`, or "
-            f"`--{part}_column {found[0]}` on the command line."
+            f"`{field}` may be any of the columns {found}. Name it: `{field}_column={found[0]!r}` of `to_candidates`, or "
+            f"`--{field}_column {found[0]}` on the command line."
         )
     return found[0]
 
 
 def _rows_fit(dataset: Any, found: Found) -> bool:
     """Whether the first rows are what the layout takes its columns for."""
-    part = "responses" if "responses" in found.columns else "chosen"
-    if part not in found.columns:
+    column = found.columns.get("responses") or found.columns.get("chosen")
+    if column is None:
         return True
-    value = next((value for value in first_values(dataset, found.columns[part]) if value is not None), None)
-    if found.layout == "hh":  # its rows have no prompt, a preference may have one
-        return "prompt" not in (column_names(dataset) or []) and isinstance(value, str) and value.startswith(HUMAN)
-    if found.layout == "unpaired":
-        return True
-    if found.layout in ("ultrafeedback", "nectar"):
-        return isinstance(value, list) and all(isinstance(item, dict) for item in value)
-    return part == "chosen" or not isinstance(value, str)
-
-
-def score_lists(dataset: Any, responses: str, columns: list[str]) -> list[str]:
-    """Those of `columns` that hold a list of numbers in the first rows, one number a response."""
-    features = dataset.features
-    columns = [column for column in columns if features is None or is_list(features[column])]
-    if not columns:
-        return []
-    rows = list(itertools.islice(dataset.select_columns([responses, *columns]), 100))
-    found = []
-    for column in columns:
-        known = [row for row in rows if row.get(column) is not None]
-        if known and all(_is_one_a_response(row[column], row.get(responses)) for row in known):
-            found.append(column)
-    return found
-
-
-def _is_one_a_response(value: Any, responses: Any) -> bool:
-    if not (isinstance(value, list) and isinstance(responses, list) and len(value) == len(responses)):
-        return False
-    return all(item is None or (isinstance(item, Real) and not isinstance(item, bool)) for item in value)
+    value = next((value for value in first_values(dataset, column) if value is not None), None)
+    return LAYOUTS[found.layout].fits(value, column_names(dataset) or [])
 
 
 def check_utf8(dataset: Dataset) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from ..candidates.batch import read_candidates
-from ..candidates.eligibility import eligible_responses
+from ..candidates.batch import Candidates, read_rows
+from ..candidates.eligibility import find_eligible
 from ..config import SelectionConfig
 
 
@@ -55,11 +55,11 @@ def _pairs(config: SelectionConfig, n_prompts: int) -> int:
 
 def _least_bytes(batch: dict[str, list[Any]], config: SelectionConfig) -> np.ndarray:
     """The fewest bytes that a pair of each prompt takes, of those that have one: its prompt, and the two shortest texts."""
-    candidates = read_candidates(batch, "`trl-real select`")
-    texts = pc.binary_length(candidates.texts).to_numpy(zero_copy_only=False)
-    texts = np.where(texts > 0, texts, np.iinfo(np.int64).max // 4) if not candidates.given_pairs else texts
-    two = [np.sort(row)[:2].sum() for row in np.split(texts, np.cumsum(candidates.counts)[:-1])]
+    rows = read_rows(batch, "`trl-real select`")
+    texts = pc.binary_length(rows.texts).to_numpy(zero_copy_only=False)
+    texts = np.where(texts > 0, texts, np.iinfo(np.int64).max // 4) if isinstance(rows, Candidates) else texts
+    two = [np.sort(row)[:2].sum() for row in np.split(texts, np.cumsum(rows.counts)[:-1])]
     prompts = [len(prompt.encode()) if isinstance(prompt, str) else 0 for prompt in batch.get("prompt", [])]
     sizes = np.array(two) + np.array(prompts or 0)
-    reasons = eligible_responses(candidates, config.min_score_gap).reasons
+    reasons = find_eligible(rows, config.min_score_gap).reasons
     return sizes[[reason is None for reason in reasons]]

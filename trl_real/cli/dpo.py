@@ -6,7 +6,7 @@ from typing import Any
 
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from ..candidates.conversion import to_candidates
+from ..candidates.conversion import convert
 from ..core.files import remove_unfinished
 from ..core.output_folder import OutputFolder
 from ..training.real_dpo_config import RealDPOConfig
@@ -42,6 +42,8 @@ def dpo(argv: list[str]) -> None:
             if config.push_to_hub:
                 trainer.push_to_hub(dataset_name=arguments.dataset_name, license=arguments.license)
                 trainer.accelerator.print(f"It was pushed to {trainer.hub_model_id}.")
+            if hasattr(trainer, "end"):  # from Transformers 5.18 on
+                trainer.end()
 
 
 def _trainer(
@@ -52,11 +54,8 @@ def _trainer(
     evaluates = config.eval_strategy != "no"
     files: dict[str, Any] = {train: arguments.data_files, **({test: arguments.eval_data_files} if evaluates else {})}
     dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, arguments.dataset_streaming)
-    if columns.layout or columns.named:
-        on_skip = "error" if config.on_skip == "error" else "drop"
-        named: dict[str, Any] = {f"{part}_column": column for part, column in columns.named.items()}
-        for split in files:
-            dataset[split] = to_candidates(dataset[split], columns.layout, on_skip=on_skip, **named)
+    on_skip = "error" if config.on_skip == "error" else "drop" if arguments.dataset_streaming else "keep"
+    rows = {split: convert(dataset[split], columns.layout, named=columns.named, on_skip=on_skip) for split in files}
     config.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
@@ -66,8 +65,8 @@ def _trainer(
     return RealDPOTrainer(
         model=model.model_name_or_path,
         args=config,
-        train_dataset=dataset[train],
-        eval_dataset=dataset[test] if evaluates else None,
+        train_dataset=rows[train],
+        eval_dataset=rows[test] if evaluates else None,
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )

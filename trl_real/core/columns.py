@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, IterableDataset
-from datasets.formatting.formatting import PythonFormatter
+from datasets.formatting.formatting import LazyBatch, PythonFormatter
 
 
 def column_names(dataset: Any) -> list[str] | None:
@@ -27,6 +27,13 @@ def column_blocks(dataset: Dataset, column: str) -> Iterator[pa.ChunkedArray]:
 def first_values(dataset: Any, column: str) -> list[Any]:
     """The first cells of a column."""
     return [row.get(column) for row in itertools.islice(dataset.select_columns([column]), 100)]
+
+
+def arrow_batches(dataset: Dataset, columns: list[str], batch_size: int = 1000) -> Iterator[LazyBatch]:
+    """The rows of some columns as `Dataset.map` would hand them over, batch by batch."""
+    formatter = PythonFormatter(features=dataset.features)
+    for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size):
+        yield LazyBatch(table, formatter)
 
 
 def is_untouched(batch: Any, name: str) -> bool:
@@ -65,6 +72,16 @@ def take(values: Any, indices: np.ndarray) -> list[Any]:
 def lengths(lists: pa.Array) -> np.ndarray:
     """How many items each list has, none if it is null, `(n,)` int64."""
     return lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def is_text_array(column: Any) -> bool:
+    """Whether a column is one of text."""
+    return column is not None and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+
+
+def as_numbers(column: pa.Array) -> np.ndarray:
+    """An array of numbers as float64, NaN for null."""
+    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 
 def as_text_array(texts: Iterable[str]) -> pa.Array:

@@ -1,6 +1,7 @@
 """What makes a function a good citizen of `datasets.map`: a version in its cache, and every format of a dataset."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -12,9 +13,10 @@ import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, Value
 from datasets.arrow_writer import TypedSequence
 from datasets.features.features import generate_from_arrow_type
+from datasets.fingerprint import Hasher, get_temporary_cache_files_directory
 from datasets.formatting.formatting import LazyBatch, PythonFormatter
 
-from .. import __version__
+from .version import code_version
 
 
 P = ParamSpec("P")
@@ -27,7 +29,7 @@ class Transform(Generic[P, R]):
 
     `datasets` fingerprints a map by pickling its function, and a plain function pickles as nothing but its name: an
     upgrade that changes what the function does would silently be served the old cache. This wrapper pickles as its
-    name and the package version, and never as anything else, so that no model weights can end up in a fingerprint.
+    name and the version of the code, and never as anything else, so that no model weights can end up in a fingerprint.
 
     The function gets a mapping of lists, which it changes in place and returns.
     """
@@ -59,7 +61,7 @@ class Transform(Generic[P, R]):
         return lazy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _load, (self._function.__module__, self._function.__qualname__, __version__)
+        return _load, (self._function.__module__, self._function.__qualname__, code_version())
 
     def __repr__(self) -> str:
         return f"<transform {self._function.__module__}.{self._function.__qualname__}>"
@@ -73,17 +75,58 @@ class TypedList(list[Any]):
         self.arrow_type = arrow_type
 
 
-def map_rows(dataset: Any, function: Any, features: Features | None, desc: str, **options: Any) -> Any:
+def map_rows(
+    dataset: Any,
+    function: Callable[..., Any],
+    features: Features | None = None,
+    desc: str | None = None,
+    *,
+    key: Any = None,
+    temporary: bool = False,
+    **options: Any,
+) -> Any:
     """
-    `dataset.map(function, batched=True)` to known features.
+    `dataset.map(function, batched=True)`, as our own stages call it: over a dataset without a format, to known features, and
+    cached by what the result depends on.
 
-    `Dataset.map` leaves a dataset without rows as it is, and so without the columns that others get.
+    Args:
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            The rows, without a format.
+        function (`Callable`):
+            Takes a mapping of lists, changes it in place and returns it.
+        features ([`~datasets.Features`], *optional*):
+            The features of the result. If `None`, those that `datasets` infers.
+        desc (`str`, *optional*):
+            What the progress bar says.
+        key (*optional*):
+            What the result depends on beside the rows and the function, for the cache. If `None`, all of `options`.
+        temporary (`bool`, *optional*, defaults to `False`):
+            Whether the result goes to a temporary file rather than beside the rows, since nobody will ask for it again.
+        options (*optional*):
+            Those of `map`.
+
+    Returns:
+        As `dataset`. A dataset without rows gets the columns that others get, which `Dataset.map` does not give it.
     """
     if isinstance(dataset, IterableDataset):
         return dataset.map(function, batched=True, features=features, **options)
+    function = getattr(function, "__wrapped__", function)  # a `Transform` would look for a format
     if len(dataset) == 0 and features is not None:
         return Dataset.from_dict({name: [] for name in features}, features=features)
-    return dataset.map(function, batched=True, features=features, desc=desc, **options)
+    name = f"{function.__module__}.{function.__qualname__}"
+    fingerprint = Hasher.hash([dataset._fingerprint, name, code_version(), options if key is None else key, features])
+    file = None
+    if temporary and dataset.cache_files and not options.get("keep_in_memory"):
+        file = os.path.join(get_temporary_cache_files_directory(), f"cache-{fingerprint}.arrow")
+    return dataset.map(
+        function,
+        batched=True,
+        features=features,
+        desc=desc,
+        new_fingerprint=fingerprint,
+        cache_file_name=file,
+        **options,
+    )
 
 
 def _load(module: str, name: str, version: str) -> Any:

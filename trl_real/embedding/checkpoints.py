@@ -1,6 +1,7 @@
 """Embedding in chunks that outlive the process: split over the ranks, and not repeated after a restart."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -13,44 +14,52 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, concatenate_datasets, load_from_disk
 from filelock import FileLock, Timeout
 
-from .. import __version__
-from ..config import SelectionConfig
+from ..config import EmbedderOptions
 from ..core.files import remove_file, remove_folder, sha256, whole_folder
 from ..core.messages import as_json
 from .embed import embed
-from .embedder import embedder_version, load_embedder
-from .policy import PolicyEmbedder
+from .identity import Identity, embedder_identity, find_model
 
 
 logger = logging.getLogger(__name__)
 
 # Prompts whose embeddings are written at once: what a killed run has to embed again, at most, on each rank.
 CHUNK = 256
-COLUMNS = ["embeddings", "responses_cut"]
+COLUMNS = ["embeddings", "responses_cut", "tokens_cut"]
 # What is in the folder of a chunk.
-DATA, TOKENS_CUT, HASHES = "data", "tokens_cut.json", "sha256.json"
+DATA, HASHES = "data", "sha256.json"
 
 
-def embed_in_chunks(dataset: Dataset, config: SelectionConfig, folder: Path) -> tuple[Dataset, int | None]:
+def embed_in_chunks(dataset: Dataset, options: EmbedderOptions, folder: Path) -> tuple[Dataset, Identity]:
     """
-    [`preferences.embed`], each chunk by one rank and from `folder`, which all ranks see, if it is there.
+    [`embed`], each chunk by one rank and from `folder`, which all ranks see, if it is there.
 
-    A chunk is known by its texts, the embedder with its limit, and the version of this package. Of an embedder that is an object
-    nobody knows whether it is the same after a restart: its chunks are used once and removed.
+    A chunk is known by its texts and the identity of the embedder. Of an object without a `fingerprint()` nobody knows whether
+    it is the same after a restart: its chunks are used once and removed.
     """
     if folder.is_symlink():
         raise FileExistsError(
             f"{folder} is a link, which is not written to. Remove it, or choose another `output_dir`."
         )
     state = PartialState()
-    if isinstance(config.embedder, str | PolicyEmbedder):
-        return _embed_in_chunks(dataset, config, folder, state)
+    options, identity = _agreed(options)
+    if identity.revision is not None:
+        return _embed_in_chunks(dataset, options, identity, folder, state), identity
     names = [f"unnamed-{uuid.uuid4().hex}"]
     broadcast_object_list(names)
     with _unnamed(folder / names[0]) if state.is_main_process else contextlib.nullcontext():
-        result = _embed_in_chunks(dataset, config, folder / names[0], state)
+        embedded = _embed_in_chunks(dataset, options, identity, folder / names[0], state)
         state.wait_for_everyone()
-    return result
+    return embedded, identity
+
+
+def _agreed(options: EmbedderOptions) -> tuple[EmbedderOptions, Identity]:
+    """What the embedder is known by on all ranks: as the first one sees it."""
+    if isinstance(options.embedder, str):
+        options = dataclasses.replace(options, found=find_model(options.embedder))
+    shared = [options.found, embedder_identity(options)]
+    broadcast_object_list(shared)
+    return dataclasses.replace(options, found=shared[0]), shared[1]
 
 
 @contextlib.contextmanager
@@ -75,47 +84,33 @@ def _lock_of(folder: Path) -> Path:
 
 
 def _embed_in_chunks(
-    dataset: Dataset, config: SelectionConfig, folder: Path, state: PartialState
-) -> tuple[Dataset, int | None]:
+    dataset: Dataset, options: EmbedderOptions, identity: Identity, folder: Path, state: PartialState
+) -> Dataset:
     dataset = dataset.remove_columns([name for name in COLUMNS if name in dataset.column_names])
     size = max(1, min(CHUNK, -(-len(dataset) // state.num_processes)))
     parts = [dataset.select(range(start, min(start + size, len(dataset)))) for start in range(0, len(dataset), size)]
-    paths = [folder / key for key in _keys(parts, config)]
+    paths = [folder / key for key in _keys(parts, identity)]
     for number, (path, part) in enumerate(dict(zip(paths, parts, strict=True)).items()):  # equal chunks once
         if number % state.num_processes == state.process_index and not _is_whole(path):
-            _write(part, config, path)
+            _write(part, options, path)
     state.wait_for_everyone()
     if missing := [path for path in paths if not path.exists()]:
         raise FileNotFoundError(
             f"{missing[0]} was written by another process: `output_dir` must be a folder that all see."
         )
     # In memory where the files are about to be removed.
-    in_memory = not isinstance(config.embedder, str | PolicyEmbedder)
+    in_memory = identity.revision is None
     embedded = [load_from_disk(str(path / DATA), keep_in_memory=in_memory) for path in paths]
-    tokens = [json.loads((path / TOKENS_CUT).read_text()) for path in paths]
-    dataset = concatenate_datasets([dataset, concatenate_datasets(embedded)], axis=1)
-    return dataset, None if None in tokens else sum(tokens)
+    return concatenate_datasets([dataset, concatenate_datasets(embedded)], axis=1)
 
 
-def _keys(parts: list[Dataset], config: SelectionConfig) -> Iterator[str]:
-    embedder = [config.embedder_max_length, *_identity(config)]
+def _keys(parts: list[Dataset], identity: Identity) -> Iterator[str]:
     for part in parts:
-        digest = hashlib.blake2b(json.dumps([__version__, embedder]).encode(), digest_size=16)
+        digest = hashlib.blake2b(identity.key.encode(), digest_size=16)
         texts = [name for name in ("responses", "chosen", "rejected") if name in part.column_names]
         for row in part.select_columns(texts).with_format(None):
             digest.update(as_json(row).encode())
         yield digest.hexdigest()
-
-
-def _identity(config: SelectionConfig) -> list[str | None]:
-    """What an embedder is known by, the same on all ranks."""
-    if isinstance(config.embedder, PolicyEmbedder):
-        return [config.embedder.fingerprint()]
-    if isinstance(config.embedder, str):
-        # Loaded, so that the revision of a model of the Hub is the one that embeds.
-        load_embedder(config.embedder, config.embedder_max_length, config.embedder_dtype, None)
-        return [config.embedder, embedder_version(config.embedder), config.embedder_dtype]
-    return []  # whose chunks lie in a folder of their own
 
 
 def _is_whole(path: Path) -> bool:
@@ -139,10 +134,9 @@ def _hashes(path: Path) -> dict[str, str]:
     return {name: sha256(file) for name, file in files.items() if name != HASHES}
 
 
-def _write(part: Dataset, config: SelectionConfig, path: Path) -> None:
+def _write(part: Dataset, options: EmbedderOptions, path: Path) -> None:
     """Embed a chunk and put it in its place in one go, so that no half of one is ever found there."""
-    embedded, tokens_cut = embed(part, config)
+    embedded, _ = embed(part, options, in_memory=True)
     with whole_folder(path) as unfinished:
         embedded.select_columns(COLUMNS).save_to_disk(str(unfinished / DATA))
-        (unfinished / TOKENS_CUT).write_text(json.dumps(tokens_cut))
         (unfinished / HASHES).write_text(json.dumps(_hashes(unfinished)))

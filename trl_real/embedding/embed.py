@@ -1,29 +1,35 @@
 """From responses to vectors: `embed_responses`."""
 
 import contextlib
+import dataclasses
 import multiprocessing
+import os
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset
-from datasets.fingerprint import generate_random_fingerprint
 
-from ..candidates.batch import read_candidates
-from ..config import SelectionConfig
-from ..core.transform import Transform, TypedList
-from .embedder import device_of, embedder_name, load_embedder
+from ..candidates.batch import read_rows
+from ..config import EmbedderOptions, SelectionConfig
+from ..core.transform import Transform, TypedList, map_rows
+from .embedder import device_of, load_embedder
+from .identity import Identity, embedder_identity, embedder_name, find_model
 
 
 # Few enough prompts that the progress bar moves, enough that the embedder can sort their responses by length.
 BATCH = 128
 # A batch of so many tokens passes from layer to layer within the caches of a CPU: 14% faster than 8,192 in float32.
 CPU_TOKENS = 2048
-EMBED_OPTIONS = ("embedder", "embedder_max_length", "embedder_batch_size", "embedder_dtype")
 STORED_DTYPES = ("float32", "float16")
 SMALLEST = 1e-3  # float16 has fewer digits below 6e-5
+# Tokenizers keep truncation and padding as state, and a model is loaded once: threads take turns.
+_one_at_a_time = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a worker that is forked while a thread embeds would wait for ever
+    os.register_at_fork(after_in_child=_one_at_a_time._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 @Transform
@@ -65,9 +71,10 @@ def embed_responses(
             0.001.
 
     Returns:
-        `dict`: The batch with the columns `embeddings`, an array of shape `(n_responses, dim)` a row (for given
-        pairs chosen, then rejected; zeros for an empty response), and `responses_cut`, how many of the row's responses
-        were longer than the limit (null if the embedder object does not tell).
+        `dict`: The batch with the columns `embeddings`, an array of shape `(n_responses, dim)` per row (for given pairs
+        chosen, then rejected; zeros for an empty response), `responses_cut`, how many of the row's responses were longer
+        than the limit, and `tokens_cut`, how many of their tokens were left out (both null if the embedder object does not
+        tell).
 
     Raises:
         `ValueError`: If the columns are not known, or the embedder returns another shape or numbers that are not finite.
@@ -82,72 +89,70 @@ def embed_responses(
 
     >>> dataset = Dataset.from_dict({"prompt": ["Hi"], "responses": [["Hello!", "Good morning.", "Go away."]]})
     >>> dataset = dataset.map(embed_responses, batched=True)
-    >>> len(dataset[0]["embeddings"]), len(dataset[0]["embeddings"][0]), dataset[0]["responses_cut"]
+    >>> len(dataset[0]["embeddings"]), len(dataset[0]["embeddings"][0]), dataset[0]["responses_cut", "tokens_cut"]
     (3, 384, 0)
     ```
     """
-    SelectionConfig(
+    config = SelectionConfig(
         embedder=embedder,
         embedder_max_length=embedder_max_length,
         embedder_batch_size=embedder_batch_size,
         embedder_dtype=embedder_dtype,
     )
-    if embeddings_dtype not in STORED_DTYPES:
-        raise ValueError(f"`embeddings_dtype` must be one of {STORED_DTYPES}, got {embeddings_dtype!r}.")
-    stored_type = pa.from_numpy_dtype(embeddings_dtype)
+    return embed_batch(batch, config.embedder_options, rank, embeddings_dtype)
+
+
+def embed_batch(batch: Any, options: EmbedderOptions, rank: int | None = None, dtype: str = "float32") -> Any:
+    """[`embed_responses`] with the options of the embedder as one object."""
+    if dtype not in STORED_DTYPES:
+        raise ValueError(f"`embeddings_dtype` must be one of {STORED_DTYPES}, got {dtype!r}.")
+    stored_type = pa.from_numpy_dtype(dtype)
     if hasattr(batch, "pa_table"):
         _check_type(batch.pa_table.schema, stored_type)
-    candidates = read_candidates(batch, "embed_responses")
-    texts = candidates.texts.to_pylist()
-    vectors, cut = encode(texts, embedder, embedder_max_length, embedder_batch_size, embedder_dtype, rank)
-    vectors = _store(vectors, embeddings_dtype)
-    ends = np.cumsum(candidates.counts)
-    counts = [None] * len(ends) if cut is None else [np.count_nonzero(row) for row in np.split(cut, ends)[:-1]]
+    rows = read_rows(batch, "embed_responses")
+    vectors, cut = encode(rows.texts.to_pylist(), options, rank)
+    vectors = _store(vectors, dtype)
+    ends = np.cumsum(rows.counts)
     batch["embeddings"] = TypedList(np.split(vectors, ends)[:-1], pa.list_(pa.list_(stored_type)))
-    batch["responses_cut"] = TypedList(counts, pa.int64())
+    for name, of_each in (("responses_cut", None if cut is None else cut > 0), ("tokens_cut", cut)):
+        counts = [None] * len(ends) if of_each is None else _sums(of_each, rows.row_of, len(ends))
+        batch[name] = TypedList(counts, pa.int64())
     return batch
 
 
-@Transform
-def count_tokens_cut(
-    batch: Any, *, embedder: Any, embedder_max_length: int | None, embedder_batch_size: int, embedder_dtype: str
-) -> Any:
-    """Add `tokens_cut`, how many tokens of a row's responses [`embed_responses`] has cut off."""
-    candidates = read_candidates(batch, "select_preferences")
-    model = (
-        load_embedder(embedder, embedder_max_length, embedder_dtype, None) if isinstance(embedder, str) else embedder
+def _sums(values: np.ndarray, row_of: np.ndarray, n: int) -> list[int]:
+    """The sum of the values of each of n rows."""
+    return np.bincount(row_of, weights=values, minlength=n).astype(np.int64).tolist()
+
+
+def embed(dataset: Dataset, options: EmbedderOptions, in_memory: bool = False) -> tuple[Dataset, Identity]:
+    """
+    Embed the responses of a dataset without a format, by whatever `options` mean by now.
+
+    The result is cached beside the dataset under the identity of the embedder, or in a temporary file if nobody could ask for
+    it again, or is kept in memory.
+    """
+    if isinstance(options.embedder, str):
+        options = dataclasses.replace(options, found=find_model(options.embedder))
+    identity = embedder_identity(options)
+    embedded = map_rows(
+        dataset,
+        embed_batch,
+        desc="Embedding responses",
+        key=identity.key,
+        temporary=identity.revision is None,
+        keep_in_memory=in_memory,
+        batch_size=BATCH,
+        fn_kwargs={"options": options},
     )
-    cut = _count_cut(model, candidates.texts.to_pylist())
-    batch["tokens_cut"] = np.bincount(candidates.rows, weights=cut, minlength=len(candidates.counts)).astype(np.int64)
-    return batch
-
-
-def embed_map(dataset: Dataset, function: Any, options: dict[str, Any], desc: str) -> Dataset:
-    """Map a function that takes the options of [`embed_responses`] over a dataset."""
-    # An embedder that is an object has no name to cache its work under, and hashing it would pickle its weights.
-    uncached = None if isinstance(options["embedder"], str) else generate_random_fingerprint()
-    return dataset.map(
-        function, batched=True, batch_size=BATCH, fn_kwargs=options, desc=desc, new_fingerprint=uncached
-    )
-
-
-def embed(dataset: Dataset, config: SelectionConfig) -> tuple[Dataset, int | None]:
-    """Embed the responses, and count the tokens that were cut off; `None` if the embedder does not tell."""
-    options = {name: getattr(config, name) for name in EMBED_OPTIONS}
-    dataset = embed_map(dataset, embed_responses, options, "Embedding responses")
-    cut = dataset.with_format("arrow")["responses_cut"][:]
-    if cut.null_count:
-        return dataset, None
-    rows = dataset.select(np.flatnonzero(cut.to_numpy())).remove_columns(["embeddings", "responses_cut"])
-    counted = embed_map(rows, count_tokens_cut, options, "Counting tokens") if len(rows) else None
-    return dataset, 0 if counted is None else pc.sum(counted.with_format("arrow")["tokens_cut"][:]).as_py()
+    return embedded, identity
 
 
 def encode(
-    texts: list[str], embedder: Any, max_length: int | None, batch_size: int, dtype: str, rank: int | None = None
+    texts: list[str], options: EmbedderOptions, rank: int | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """
-    Embed texts, each distinct one once; see [`embed_responses`] for the arguments.
+    Embed texts, each distinct one once.
 
     Returns:
         `tuple[np.ndarray, np.ndarray | None]`: The vectors, `(n_texts, dim)` float32, zeros for an empty text; and
@@ -155,15 +160,16 @@ def encode(
     """
     distinct = {text: i for i, text in enumerate(dict.fromkeys(text for text in texts if text.strip()))}
     sentences = list(distinct) or ["."]  # with nothing to embed, one text tells the dimension
-    if isinstance(embedder, str):
-        with _threads():
-            model = load_embedder(embedder, max_length, dtype, device_of(rank))
+    model = options.embedder
+    with _one_at_a_time, _threads(isinstance(model, str)):
+        if isinstance(model, str):
+            model = load_embedder(options, device_of(rank))
             counts = _count_tokens(model, sentences)
-            encoded = _encode_by_tokens(model, sentences, counts, batch_size)
-    else:
-        model, encoded, counts = embedder, embedder.encode(sentences), None
-    vectors = _check_vectors(encoded, sentences, embedder_name(embedder))
-    cut = _count_cut(model, sentences, counts)
+            encoded = _encode_by_tokens(model, sentences, counts, options.batch_size)
+        else:
+            encoded, counts = model.encode(sentences), _count_tokens(model, sentences)
+    vectors = _check_vectors(encoded, sentences, embedder_name(options.embedder))
+    cut = None if counts is None else np.maximum(counts - model.max_seq_length, 0)
 
     where = np.array([distinct.get(text, -1) for text in texts], dtype=np.int64)
     full = vectors[where]  # (n_texts, dim)
@@ -225,12 +231,12 @@ def _store(vectors: np.ndarray, dtype: str) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _threads() -> Iterator[None]:
+def _threads(loads_torch: bool) -> Iterator[None]:
     """
     One thread in a worker: a forked one inherits an OpenMP pool without threads, which would wait for ever, and `num_proc`
     workers share the cores anyway.
     """
-    if not _is_worker():
+    if not _is_worker() or not (loads_torch or "torch" in sys.modules):
         yield
         return
     import torch
@@ -288,9 +294,3 @@ def _count_tokens(model: Any, sentences: list[str]) -> np.ndarray | None:
         return None
     tokens = tokenizer(sentences, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
     return np.array([len(ids) for ids in tokens], dtype=np.int64)
-
-
-def _count_cut(model: Any, sentences: list[str], counts: np.ndarray | None = None) -> np.ndarray | None:
-    """How many tokens of each text the model's limit cuts off, `(n_texts,)`; `None` for an embedder that does not tell."""
-    counts = _count_tokens(model, sentences) if counts is None else counts
-    return None if counts is None else np.maximum(counts - model.max_seq_length, 0)

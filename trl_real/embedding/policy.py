@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.trainer.utils import create_model_from_path
 
 from .embed import token_batches
-from .embedder import MAX_LENGTH, embedder_version
+from .embedder import MAX_LENGTH
+from .identity import folder_state
 
 
 class PolicyEmbedder:
@@ -48,7 +50,7 @@ class PolicyEmbedder:
         model_init_kwargs: dict[str, Any] | None = None,
     ):
         self._model, self._loaded = model, None if isinstance(model, str) else model
-        self._version = embedder_version(model)
+        self._state = _state(model)
         self._processing_class, self._max_length, self._batch_size = processing_class, max_length, batch_size
         self._model_init_kwargs = model_init_kwargs or {}
         self.name = model if isinstance(model, str) else model.config._name_or_path or type(model).__name__
@@ -63,7 +65,7 @@ class PolicyEmbedder:
     def model(self) -> Any:
         """The model, loaded if it has not been."""
         if self._loaded is None:
-            if embedder_version(self._model) != self._version:
+            if _state(self._model) != self._state:
                 raise ValueError(
                     f"The model in {self._model!r} has changed since this run began, perhaps by being saved there, and "
                     "`embedder='policy'` is the policy before training. Name another embedder."
@@ -142,6 +144,11 @@ class PolicyEmbedder:
             self._loaded = None
             gc.collect()
             torch.cuda.empty_cache()
+
+
+def _state(model: Any) -> list[tuple[Any, ...]] | None:
+    """What changes when something is saved to the folder that a model is loaded from."""
+    return folder_state(model) if isinstance(model, str) and Path(model).is_dir() else None
 
 
 def base_parameters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -15,7 +15,8 @@ from huggingface_hub.utils import validate_repo_id
 from .. import __version__
 from ..config import SelectionConfig
 from ..core.redaction import TOKEN
-from ..embedding.embedder import MAX_LENGTH, embedder_name
+from ..embedding.embedder import MAX_LENGTH
+from ..embedding.identity import embedder_name
 from ..selection.report import SelectionReport
 from ..strategies import STRATEGIES
 from . import markdown

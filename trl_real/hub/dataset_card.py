@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..config import SelectionConfig
 from ..core.redaction import redact
-from ..embedding.embedder import embedder_name
+from ..embedding.identity import embedder_name
 from ..selection.report import SelectionReport
 from . import markdown
 from .card_examples import describe_rows

@@ -3,15 +3,14 @@
 import errno
 import json
 import logging
-import random
 import re
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from ..core.redaction import redact
 from .card_parts import endpoint
@@ -28,21 +27,26 @@ AGAIN = (408, 409, 412, 429, 500, 502, 503, 504)
 TRIED = re.compile("/preupload/|/info/lfs/")
 # What the client wraps the failure of an upload and of a download into.
 WRAPPED = (RuntimeError, LocalEntryNotFoundError)
+# What a request to the Hub may end in.
+REFUSALS = (HTTPError, json.JSONDecodeError, *WRAPPED)
 
 
 def retried(attempt: Callable[[], Result], repo_id: str) -> Result:
     """What `attempt` returns, after some tries where another one may help."""
-    for wait in (WAIT * 2**i * random.uniform(0.5, 1.5) for i in range(TRIES - 1)):
-        try:
-            return attempt()
-        except (HTTPError, json.JSONDecodeError, *WRAPPED) as error:
-            if not _may_help(_reason(error)):
-                raise
-            logger.warning(
-                "Pushing to %s failed (%s), next try in %.1f s.", repo_id, type(_reason(error)).__name__, wait
-            )
-            time.sleep(wait)
-    return attempt()
+
+    def announce(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        name = type(error if error is None else _reason(error)).__name__
+        logger.warning("Pushing to %s failed (%s), next try in %.1f s.", repo_id, name, state.upcoming_sleep)
+
+    retrying = Retrying(
+        stop=stop_after_attempt(TRIES),
+        wait=wait_exponential(multiplier=WAIT) + wait_random(0, WAIT),
+        retry=retry_if_exception(lambda error: isinstance(error, REFUSALS) and _may_help(_reason(error))),
+        before_sleep=announce,
+        reraise=True,
+    )
+    return retrying(attempt)
 
 
 def _reason(error: BaseException) -> BaseException:
@@ -66,7 +70,7 @@ def explained(repo_id: str) -> Iterator[None]:
     """Turns what the Hub and the disk refuse into one error that says what to do, without a token in it."""
     try:
         yield
-    except (HTTPError, json.JSONDecodeError, *WRAPPED) as failure:
+    except REFUSALS as failure:
         error = _reason(failure)
         if isinstance(error, WRAPPED):
             raise

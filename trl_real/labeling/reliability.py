@@ -11,14 +11,11 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from scipy.stats import binomtest, chi2_contingency
 
-from ..candidates.conversion import convert
+from ..candidates.conversion import Converted, ConvertedPairs, convert
 from ..config import SelectionConfig
 from ..core.checks import check_count, check_seed
-from ..core.messages import response_text
-from ..embedding.embed import embed_map, embed_responses
-from ..embedding.embedder import embedder_name
 from ..selection.budget import prompt_numbers
-from ..selection.select import pair_features, real_select
+from ..selection.preferences import embed_stage, pick_stage, skipped_reasons, usable_columns, with_pairs
 from ..selection.similarity import pair_vectors
 from .label_noise import Estimate, cross_fit, flip_rates, wrong_majority
 
@@ -197,15 +194,17 @@ def label_reliability(
         raise TypeError(f"`label_reliability` needs a `datasets.Dataset`, got {type(dataset).__name__}.")
     check_count("bins", bins)
     check_seed("seed", seed)
-    options = {
-        "embedder": embedder,
-        "embedder_max_length": embedder_max_length,
-        "embedder_batch_size": embedder_batch_size,
-        "embedder_dtype": embedder_dtype,
-    }
-    SelectionConfig(**options)
+    config = SelectionConfig(
+        strategy="random",  # of candidates, several random pairs
+        pairs_per_prompt=PAIRS_PER_PROMPT,
+        selection_seed=seed,
+        embedder=embedder,
+        embedder_max_length=embedder_max_length,
+        embedder_batch_size=embedder_batch_size,
+        embedder_dtype=embedder_dtype,
+    )
     converted = convert(dataset)
-    pairs, unpaired, name = _labelled_pairs(converted.dataset, converted.given_pairs, options, seed)
+    pairs, unpaired, name = _labeled_pairs(converted, config)
     prompts = prompt_numbers(pairs)
     n_prompts, skipped = len(np.unique(prompts)), dict((converted.skipped + unpaired).most_common())
     if n_prompts < 20:
@@ -250,53 +249,31 @@ def label_reliability(
     )
 
 
-def _labelled_pairs(
-    dataset: Dataset, given_pairs: bool, options: dict[str, Any], seed: int
-) -> tuple[Dataset, Counter[str], str]:
+def _labeled_pairs(converted: Converted, config: SelectionConfig) -> tuple[Dataset, Counter[str], str]:
     """Pairs with `chosen`, `rejected` and `embeddings`, why rows have none, and the name of the embedder."""
-    if not (given_pairs or "scores" in dataset.column_names):
+    if not converted.labeled:
         raise ValueError(
             f"`label_reliability` needs labels: `chosen` and `rejected`, or `responses` and `scores`. Found: "
-            f"{dataset.column_names}. Label a sample with `to_label_tasks` and `apply_labels`."
+            f"{converted.columns}. Label a sample with `to_label_tasks` and `apply_labels`."
         )
-    if given_pairs and {"embeddings", "responses"} <= set(dataset.column_names):
-        lengths = pc.list_value_length(dataset.with_format("arrow")["responses"][:])
-        # Of two responses nobody knows whether two vectors are theirs or those of the sides, in their order.
-        if pc.any(pc.equal(lengths, 2)).as_py():
-            dataset = dataset.remove_columns("embeddings")
-    name = "column `embeddings`"
-    if "embeddings" not in dataset.column_names:
-        name = embedder_name(options["embedder"])
-        if given_pairs:  # whatever they were picked from, their sides are embedded
-            dataset = dataset.remove_columns(list({"responses", "scores", "responses_cut"} & {*dataset.column_names}))
-        dataset = embed_map(dataset, embed_responses, options, "Embedding responses")
-    if given_pairs:
-        earlier = dataset["skip_reason"][:] if "skip_reason" in dataset.column_names else [None] * len(dataset)
-        pairs = dataset.select_columns(["chosen", "rejected"]).with_format(None)
-        reasons = [reason or _why_no_label(**pair) for reason, pair in zip(earlier, pairs, strict=True)]
-    else:
-        dataset = dataset.map(
-            real_select,
-            batched=True,
-            fn_kwargs={
-                "strategy": "random",
-                "pairs_per_prompt": PAIRS_PER_PROMPT,
-                "selection_seed": seed,
-                "on_skip": "keep",
-            },
-            features=pair_features(dataset.features, given_pairs, labelled=True),
-            desc="Pairing responses",
-        )
-        reasons = dataset["skip_reason"][:]
-    paired = dataset.select([r for r, reason in enumerate(reasons) if reason is None])
-    return paired, Counter(reason for reason in reasons if reason is not None), name
+    if isinstance(converted, ConvertedPairs) and _carries_vectors(converted.dataset):
+        picked, _ = pick_stage(converted.dataset.select_columns(usable_columns(converted)), config)
+        paired = np.flatnonzero([reason is None for reason in picked["skip_reason"]])
+        return converted.dataset.select(paired), Counter(skipped_reasons(picked)), "column `embeddings`"
+    embedded = embed_stage(converted, config)
+    picked, _ = pick_stage(embedded.dataset, config, keep_embeddings=True)
+    return with_pairs(picked), Counter(skipped_reasons(picked)), embedded.embedder or "none"
 
 
-def _why_no_label(chosen: Any, rejected: Any) -> str | None:
-    """Why a pair says nothing about preferences."""
-    if chosen is None or rejected is None:
-        return "missing_response"
-    return "duplicate_responses" if response_text(chosen).strip() == response_text(rejected).strip() else None
+def _carries_vectors(dataset: Dataset) -> bool:
+    """
+    Whether pairs come with the vectors of all responses that they were picked from. Of two responses nobody knows whether two
+    vectors are theirs or those of the sides, in their order.
+    """
+    if not {"embeddings", "responses"} <= set(dataset.column_names):
+        return False
+    lengths = pc.list_value_length(dataset.with_format("arrow")["responses"][:])
+    return not pc.any(pc.equal(lengths, 2)).as_py()
 
 
 def _votes(pairs: Dataset) -> tuple[np.ndarray, np.ndarray | None]:

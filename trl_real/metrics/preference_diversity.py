@@ -104,14 +104,7 @@ class PreferenceDiversity(ColumnsModule):
     def _compute(self, *, chosen: list[str], rejected: list[str], embeddings: Any = None) -> dict[str, float]:
         texts = chosen + rejected
         if embeddings is None:
-            config = self.config
-            vectors, _ = encode(
-                texts,
-                self.embedder,
-                config.embedder_max_length,
-                config.embedder_batch_size,
-                config.embedder_dtype,
-            )
+            vectors, _ = encode(texts, self.config.embedder_options)
         else:
             vectors = _two_vectors(embeddings).swapaxes(0, 1).reshape(len(texts), -1)
         vectors = vectors.astype(np.float64)

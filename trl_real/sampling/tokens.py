@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from ..core.messages import is_messages
-from ..embedding.embedder import embedder_version, native_dtype
+from ..embedding.identity import cached_commit, folder_digest, resolved_dtype
 from .options import SamplingOptions
 
 
@@ -35,10 +35,9 @@ def load_config(model: Any) -> Any:
 
 
 def model_identity(model: Any) -> list[str | None]:
-    """What tells a model from all others: its name and commit, when its files were written, or a hash of its weights."""
+    """What tells a model from all others: its name and commit, a hash of its files, or a hash of its weights."""
     if isinstance(model, str):
-        name = str(Path(model).resolve()) if Path(model).is_dir() else model
-        return [name, embedder_version(model)]
+        return [folder_digest(model)] if Path(model).is_dir() else [model, cached_commit(model)]
     digest = hashlib.blake2b(digest_size=16)
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
@@ -53,7 +52,7 @@ def model_name(model: Any) -> str:
 
 def as_dtype(dtype: str) -> Any:
     """The precision that an option names, as torch has it."""
-    return native_dtype() if dtype == "auto" else getattr(torch, dtype)
+    return getattr(torch, resolved_dtype(dtype))
 
 
 def max_positions(config: Any) -> int | None:

@@ -100,6 +100,39 @@ def select_budget(
             f"`select_budget` needs a `datasets.Dataset` or `IterableDataset`, got {type(dataset).__name__}. Call it on each "
             "split of a `DatasetDict`."
         )
+    budget = _check_limits(budget, strategy, seed, cost, pairs_per_prompt, min_distance, threshold)
+    if isinstance(dataset, IterableDataset):
+        others = {"cost": cost, "pairs_per_prompt": pairs_per_prompt, "min_distance": min_distance}
+        return _filter_stream(
+            dataset, budget, strategy, threshold, [name for name, v in others.items() if v is not None]
+        )
+
+    has_pair = _has_pair(dataset)
+    if not has_pair.any():
+        raise ValueError("`select_budget` got no pairs: the dataset is empty, or none of its rows has a pair.")
+    order = _rank(dataset, strategy, seed, threshold)
+    order = order[has_pair[order]]
+    if not len(order):
+        raise ValueError(f"No pair is within `threshold={threshold}`. Change it.")
+    costs = np.where(has_pair, 1.0 if cost is None else _costs(dataset, cost), 0.0)
+    limit = _limit(budget, costs, has_pair, order, cost)
+    if cost is None and pairs_per_prompt is min_distance is None:
+        kept = order[: int(min(limit, len(order)))]
+    else:
+        kept = np.array(list(_spend(dataset, order, costs, limit, pairs_per_prompt, min_distance)), dtype=np.int64)
+    return dataset if len(kept) == len(dataset) else dataset.select(np.sort(kept))
+
+
+def _check_limits(
+    budget: float | None,
+    strategy: str,
+    seed: int,
+    cost: str | None,
+    pairs_per_prompt: int | None,
+    min_distance: float | None,
+    threshold: float | None,
+) -> float | None:
+    """The budget, with whole numbers as `int`; raises where an option is not valid, or nothing is limited."""
     check_strategy(strategy)
     check_seed("seed", seed)
     if pairs_per_prompt is not None:
@@ -114,43 +147,35 @@ def select_budget(
         raise ValueError(
             "`budget=None` keeps all pairs. Give a budget, or `pairs_per_prompt`, `min_distance` or `threshold`."
         )
-    budget = None if budget is None else check_budget(budget)
-    if isinstance(dataset, IterableDataset):
-        others = {"cost": cost, "pairs_per_prompt": pairs_per_prompt, "min_distance": min_distance}
-        return _filter_stream(
-            dataset, budget, strategy, threshold, [name for name, v in others.items() if v is not None]
-        )
+    return None if budget is None else check_budget(budget)
 
-    has_pair = np.ones(len(dataset), dtype=bool)
-    if "skip_reason" in dataset.column_names:  # rows that are kept without a pair have no place in a budget
-        has_pair = np.concatenate(
-            [has_pair[:0], *(b.is_null().to_numpy() for b in column_blocks(dataset, "skip_reason"))]
-        )
-    if not has_pair.any():
-        raise ValueError("`select_budget` got no pairs: the dataset is empty, or none of its rows has a pair.")
-    order = _rank(dataset, strategy, seed, threshold)
-    order = order[has_pair[order]]
-    if not len(order):
-        raise ValueError(f"No pair is within `threshold={threshold}`. Change it.")
-    costs = np.where(has_pair, 1.0 if cost is None else _costs(dataset, cost), 0.0)
+
+def _has_pair(dataset: Dataset) -> np.ndarray:
+    """Which rows have a pair, `(n,)`: those that are kept without one have no place in a budget."""
+    if "skip_reason" not in dataset.column_names:
+        return np.ones(len(dataset), dtype=bool)
+    none = np.zeros(0, dtype=bool)
+    return np.concatenate([none, *(block.is_null().to_numpy() for block in column_blocks(dataset, "skip_reason"))])
+
+
+def _limit(
+    budget: float | None, costs: np.ndarray, has_pair: np.ndarray, order: np.ndarray, cost: str | None
+) -> float:
+    """What may be spent, in the unit of the costs."""
     total = costs.sum()
     # Sums of fractions are off in their last digits: 0.29 of 100 should be 29 and comes out as 28.999999999999996.
     limit = np.inf if budget is None else (budget if isinstance(budget, int) else budget * total) + 1e-9 * total
     if limit < costs[order].min():
         why = (
-            f"of {has_pair.sum()} pairs keeps none"
+            f"of {np.count_nonzero(has_pair)} pairs keeps none"
             if cost is None
             else f"keeps none: the cheapest pair costs {costs[order].min():g} {cost}"
         )
         raise ValueError(f"`budget={budget}` {why}. Raise it.")
     if isinstance(budget, int) and budget > total:
-        what = f"{has_pair.sum()} pairs there are" if cost is None else f"{total:g} {cost} of all pairs"
+        what = f"{np.count_nonzero(has_pair)} pairs there are" if cost is None else f"{total:g} {cost} of all pairs"
         logger.warning("`budget=%s` is more than the %s: it leaves none out.", budget, what)
-    if cost is None and pairs_per_prompt is min_distance is None:
-        kept = order[: int(min(limit, len(order)))]
-    else:
-        kept = np.array(list(_spend(dataset, order, costs, limit, pairs_per_prompt, min_distance)), dtype=np.int64)
-    return dataset if len(kept) == len(dataset) else dataset.select(np.sort(kept))
+    return limit
 
 
 def _rank(dataset: Dataset, strategy: str, seed: int, threshold: float | None) -> np.ndarray:

@@ -1,77 +1,84 @@
 """What there was to select from and what was picked, in the same measures."""
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
-from datasets.formatting import PythonFormatter
-from datasets.formatting.formatting import LazyBatch
-from datasets.utils import tqdm
 
-from ..candidates.batch import COLUMNS, read_candidates
-from ..candidates.eligibility import eligible_responses
-from ..core.columns import as_text_array
+from ..candidates.batch import Rows
+from ..candidates.eligibility import Eligible
+from ..core.columns import arrow_batches, as_arrow, as_numbers, as_text_array, is_text_array, read_column
 from ..core.messages import response_text
-from .similarity import group_prompts, read_vectors
-from .value_counts import Tally
+from .similarity import Group
+from .value_counts import ValueCounts
 
 
-BATCH = 1000
-# The numbers of each measure, one a pair, of the response lengths one a response.
-Measures = dict[str, Tally]
-
-
-def survey_candidates(dataset: Dataset, min_score_gap: float) -> tuple[Measures, int, Counter[str]]:
+@dataclass
+class Measures:
     """
-    Measure all pairs that could be labelled.
+    Measures of many pairs, in little memory.
 
-    Args:
-        dataset ([`~datasets.Dataset`]): Columns `prompt` and `responses`, perhaps `scores` and `embeddings`.
-        min_score_gap (`float`): Only responses whose scores differ by more than this form a pair.
-
-    Returns:
-        `tuple[dict[str, Tally], int, Counter[str]]`: `similarity` (cosine), `score_gap` and `length_difference`
-        (chosen less rejected, in characters) of the pairs and the `response_length` of what forms them, each where it is
-        known; how many responses there are; and what the policies do with them.
+    Attributes:
+        rows (`int`): How many rows were looked at.
+        responses (`int`): How many responses these have.
+        policies (`Counter[str]`): What was done with responses, a key of `POLICIES` to a count.
+        values (`dict[str, ValueCounts]`): `similarity` (cosine), `score_gap` and `length_difference` (chosen less rejected, in
+            characters) of the pairs, and the `response_length` of what forms them, each where it is known.
     """
-    measures, n_responses, policies = defaultdict[str, Tally](Tally), 0, Counter[str]()
-    columns = [name for name in COLUMNS if name in dataset.column_names and name not in ("chosen", "rejected")]
-    tables = dataset.select_columns(columns).with_format("arrow").iter(BATCH)
-    for table in tqdm(tables, total=-(-len(dataset) // BATCH), desc="Surveying all pairs", unit="batches"):
-        batch = LazyBatch(table, PythonFormatter(features=dataset.features))
-        candidates = read_candidates(batch, "select_preferences")
-        eligible = eligible_responses(candidates, min_score_gap)
-        vectors = read_vectors(batch, candidates, eligible) if "embeddings" in batch else None
-        n_responses += len(candidates.texts)
-        policies.update(eligible.policies)
-        lengths = pc.utf8_length(candidates.texts).to_numpy().astype(np.int64)
-        for group in group_prompts(eligible, vectors, min_score_gap):
-            i, j = np.triu_indices(group.positions.shape[1], 1)
-            policies["tied_pairs"] += int((~group.may_pair).sum())
-            length = lengths[group.positions]  # (n, k)
-            measures["response_length"].add(length.ravel())
-            measures["similarity"].add(group.similarity[:, i, j][group.may_pair])
-            if group.scores is not None:
-                gap = (group.scores[:, i] - group.scores[:, j])[group.may_pair]
-                measures["score_gap"].add(np.abs(gap))
-                measures["length_difference"].add((length[:, i] - length[:, j])[group.may_pair] * np.sign(gap))
-    return dict(measures), n_responses, policies
+
+    rows: int = 0
+    responses: int = 0
+    policies: Counter[str] = field(default_factory=Counter)
+    values: defaultdict[str, ValueCounts] = field(default_factory=lambda: defaultdict(ValueCounts))
+
+    def add_rows(self, rows: Rows, eligible: Eligible) -> None:
+        """Count the rows of a batch, and what was done with their responses."""
+        self.rows += len(rows.counts)
+        self.responses += len(rows.texts)
+        self.policies.update(eligible.policies)
+
+    def add_group(self, group: Group, lengths: np.ndarray) -> None:
+        """Measure all pairs of some prompts that could be labelled, from the length of each response of the batch, `(m,)`."""
+        i, j = np.triu_indices(group.positions.shape[1], 1)
+        self.policies["tied_pairs"] += int((~group.may_pair).sum())
+        length = lengths[group.positions]  # (n, k)
+        self.values["response_length"].add(length.ravel())
+        self.values["similarity"].add(group.similarity[:, i, j][group.may_pair])
+        if group.scores is not None:
+            gap = (group.scores[:, i] - group.scores[:, j])[group.may_pair]
+            self.values["score_gap"].add(np.abs(gap))
+            self.values["length_difference"].add((length[:, i] - length[:, j])[group.may_pair] * np.sign(gap))
+
+    def add_pairs(self, similarity: np.ndarray, lengths: np.ndarray, scores: np.ndarray | None, labeled: bool) -> None:
+        """Measure n pairs: `similarity` is `(n,)`, `lengths` and `scores` are `(n, 2)`, chosen first where they are labeled."""
+        self.values["response_length"].add(lengths.ravel())
+        self.values["similarity"].add(similarity)
+        if scores is not None:
+            self.values["score_gap"].add(scores[:, 0] - scores[:, 1])
+        if labeled:
+            self.values["length_difference"].add(lengths[:, 0] - lengths[:, 1])
 
 
-def survey_pairs(pairs: Dataset) -> Measures:
-    """The measures of [`survey_candidates`] for pairs as [`real_select`] makes them."""
-    measures = defaultdict[str, Tally](Tally)
-    sides = ["chosen", "rejected"] if "chosen" in pairs.column_names else ["response_a", "response_b"]
+def measure_pairs(pairs: Dataset) -> Measures:
+    """Measure pairs as [`real_select`] makes them."""
+    measures = Measures()
+    labeled = "chosen" in pairs.column_names
+    sides = ["chosen", "rejected"] if labeled else ["response_a", "response_b"]
     scores = [name for name in ("score_chosen", "score_rejected") if name in pairs.column_names]
-    for batch in pairs.select_columns([*sides, *scores, "similarity"]).with_format(None).iter(BATCH):
-        texts = (as_text_array(map(response_text, batch[side])) for side in sides)
-        first, second = (pc.utf8_length(side).to_numpy() for side in texts)
-        measures["response_length"].add(np.append(first, second))
-        measures["similarity"].add(np.array(batch["similarity"], dtype=np.float64))  # NaN for null
-        if len(scores) == 2:
-            chosen, rejected = (np.array(batch[name], dtype=np.float64) for name in scores)
-            measures["score_gap"].add(chosen - rejected)
-        if sides == ["chosen", "rejected"]:
-            measures["length_difference"].add(first - second)
-    return dict(measures)
+    scores = scores if len(scores) == 2 else []
+    for batch in arrow_batches(pairs, [*sides, *scores, "similarity"]):
+        similarity, *of_sides = (as_numbers(as_arrow(batch, name)) for name in ("similarity", *scores))
+        lengths = np.column_stack([_text_lengths(batch, side) for side in sides])
+        measures.add_pairs(similarity, lengths, np.column_stack(of_sides) if of_sides else None, labeled)
+    return measures
+
+
+def _text_lengths(batch: Any, side: str) -> np.ndarray:
+    """The characters of the text of each response in a column, `(n,)` int64."""
+    texts = as_arrow(batch, side)
+    if not is_text_array(texts):
+        texts = as_text_array("" if r is None else response_text(r) for r in read_column(batch, side))
+    return pc.utf8_length(texts).fill_null(0).to_numpy().astype(np.int64)

@@ -5,31 +5,39 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset, Features, IterableDataset
+from datasets import Dataset, Features, IterableDataset, List, Value
 
-from ..candidates.conversion import Converted, convert
+from ..candidates.batch import COLUMNS, read_rows
+from ..candidates.conversion import EMBEDDED, Converted, ConvertedPairs, convert
 from ..candidates.eligibility import POLICIES, SKIP_REASONS
-from ..config import SelectionConfig
-from ..core.columns import column_blocks, column_names
-from ..embedding.embed import BATCH, EMBED_OPTIONS, embed
-from ..embedding.embedder import embedder_limit, embedder_name, embedder_revision
+from ..config import EmbedderOptions, SelectionConfig
+from ..core.columns import arrow_batches, column_blocks
+from ..core.transform import map_rows
+from ..embedding.embed import BATCH, embed
+from ..embedding.embedder import embedder_limit
+from ..embedding.identity import Identity, embedder_name
 from ..strategies import STRATEGIES
 from .budget import check_cost, check_order, select_budget
-from .measures import survey_candidates, survey_pairs
+from .measures import Measures, measure_pairs
+from .pick import check_scores, compare, pick
 from .report import LONGER_WINS, SelectionReport
-from .select import check_scores, pair_features, real_select
-from .value_counts import Tally
+from .select import pair_features, select_batch
+from .value_counts import ValueCounts
 
 
 logger = logging.getLogger(__name__)
 
+# What embeds a dataset, and says by what.
+Embed = Callable[[Dataset, EmbedderOptions], tuple[Dataset, Identity]]
 SELECT_OPTIONS = ("strategy", "strategy_kwargs", "pairs_per_prompt", "min_score_gap", "selection_seed")
 # Fewer pairs say nothing about length.
 MIN_PAIRS = 20
-USED_UP = ("responses", "scores", "embeddings", "responses_cut")
+CUT = ("responses_cut", "tokens_cut")
+USED_UP = ("responses", "scores", *EMBEDDED)
 
 
 def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) -> tuple[Dataset, SelectionReport]:
@@ -76,143 +84,247 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
     return select_converted(convert(dataset, on_skip="error" if config.on_skip == "error" else "keep"), config)
 
 
-def needs_embeddings(config: SelectionConfig, given_pairs: bool) -> bool:
-    """Whether pairs are picked, or the budget is spent, by what embeddings say."""
-    config = _in_effect(config, given_pairs)
+def needs_embeddings(converted: Converted, config: SelectionConfig) -> bool:
+    """Whether pairs are picked, or the budget is spent, by what embeddings say, and there are none."""
+    config = _in_effect(converted, config)
     strategies = (config.strategy, config.budget_strategy or config.strategy)
-    return config.budget_min_distance is not None or any(STRATEGIES[s].needs("similarity") for s in strategies)
+    asked_for = config.budget_min_distance is not None or any(STRATEGIES[s].needs("similarity") for s in strategies)
+    return asked_for and "embeddings" not in usable_columns(converted)
 
 
-def _in_effect(config: SelectionConfig, given_pairs: bool) -> SelectionConfig:
+def usable_columns(converted: Converted) -> list[str]:
+    """The columns that a selection looks at: of given pairs not those of the responses that they were picked from."""
+    columns = converted.columns
+    if isinstance(converted, ConvertedPairs) and "responses" in columns:
+        return [name for name in columns if name not in USED_UP]
+    return columns
+
+
+def _in_effect(converted: Converted, config: SelectionConfig) -> SelectionConfig:
     """The options with the strategy that does something: of given pairs none is picked, only the budget is spent."""
-    if not (given_pairs and config.budget_strategy):
+    if not (isinstance(converted, ConvertedPairs) and config.budget_strategy):
         return config
     return dataclasses.replace(config, strategy=config.budget_strategy, strategy_kwargs=None)
 
 
+@dataclass
+class Embedded:
+    """
+    Rows whose responses have been embedded if that was asked for.
+
+    Attributes:
+        dataset ([`~datasets.Dataset`]): The rows.
+        embedder (`str` or `None`): What a report names the embedder; `None` if there are no embeddings.
+        revision (`str` or `None`): Its commit, the hash of its files or its fingerprint.
+        limit (`int` or `None`): How many tokens of a response it embeds.
+        responses_cut, tokens_cut (`int` or `None`): How many responses were longer, and by how many tokens; `None` if unknown.
+        seconds (`float`): How long it took.
+    """
+
+    dataset: Dataset
+    embedder: str | None = None
+    revision: str | None = None
+    limit: int | None = None
+    responses_cut: int | None = None
+    tokens_cut: int | None = None
+    seconds: float = 0.0
+
+
 def select_converted(
-    converted: Converted,
-    config: SelectionConfig,
-    embed_with: Callable[[Dataset, SelectionConfig], tuple[Dataset, int | None]] = embed,
+    converted: Converted, config: SelectionConfig, embed_with: Embed = embed
 ) -> tuple[Dataset, SelectionReport]:
     """[`select_preferences`] from where the layout has been read, with another way to embed if need be."""
-    dataset, given_pairs = converted.dataset, converted.given_pairs
-    config = _in_effect(config, given_pairs)
-    labelled = given_pairs or "scores" in dataset.column_names
-    budgeted = (config.budget, config.budget_min_distance) != (None, None)
-    spent_by = config.budget_strategy or config.strategy
-    check_scores(config.strategy, dataset.column_names)
-    if budgeted:
-        check_order(spent_by, dataset.column_names)
-    if config.budget_cost is not None:
-        check_cost("budget_cost", config.budget_cost, dataset.column_names)
-    seconds, start = {"reading": converted.seconds}, time.perf_counter()
-    if given_pairs and "responses" in dataset.column_names:  # what the pairs were picked from
-        dataset = dataset.remove_columns([name for name in USED_UP if name in dataset.column_names])
-
-    embedder, revision, limit, responses_cut, tokens_cut = None, None, None, None, None
-    if "embeddings" in dataset.column_names:
-        embedder = "column `embeddings`"
-    elif needs_embeddings(config, given_pairs):
-        embedder = embedder_name(config.embedder)
-        dataset, tokens_cut = embed_with(dataset, config)
-        revision = embedder_revision(config.embedder)
-        limit = embedder_limit(config.embedder, config.embedder_max_length)
-    if {"embeddings", "responses_cut"} <= set(dataset.column_names):
-        cut = [pc.sum(block).as_py() for block in column_blocks(dataset, "responses_cut")]
-        responses_cut = None if None in cut else sum(cut)
-    seconds["embedding"], start = time.perf_counter() - start, time.perf_counter()
-
-    options = {name: getattr(config, name) for name in SELECT_OPTIONS}
-    features = pair_features(dataset.features, given_pairs, labelled)
-    used_up = [name for name in USED_UP if name in features]
-    if config.budget_min_distance is not None or config.budget_cost in used_up:
-        used_up = []
-    picked = dataset.map(
-        real_select,
-        batched=True,
-        # Kept, so that they can be counted.
-        fn_kwargs={**options, "on_skip": "error" if config.on_skip == "error" else "keep"},
-        features=Features({name: feature for name, feature in features.items() if name not in used_up}),
-        remove_columns=used_up,
-        desc="Selecting pairs",
+    check_selection(converted, config)
+    return select_embedded(
+        converted, embed_stage(converted, config, needs_embeddings(converted, config), embed_with), config
     )
-    reasons = picked.with_format("arrow")["skip_reason"][:]
-    counts = pc.value_counts(reasons.drop_null()).to_pylist()
-    skipped = Counter({entry["values"]: entry["counts"] for entry in counts})
-    if skipped.total() == len(picked):
-        why = "; ".join(f"{n} because {SKIP_REASONS[reason]} ({reason})" for reason, n in skipped.most_common())
-        raise ValueError(f"None of the {len(picked)} rows has a valid pair: {why}.")
-    all_pairs = pairs = picked.select(np.flatnonzero(pc.is_null(reasons).to_numpy(zero_copy_only=False)))
-    if budgeted:
-        pairs = select_budget(
-            pairs,
-            config.budget,
-            spent_by,
-            config.selection_seed,
-            config.budget_cost,
-            min_distance=config.budget_min_distance,
-        )
-    seconds["selecting"], start = time.perf_counter() - start, time.perf_counter()
 
-    if given_pairs:
-        eligible, n_responses, policies = survey_pairs(all_pairs), 2 * len(dataset), Counter[str]()
-    else:
-        eligible, n_responses, policies = survey_candidates(dataset, config.min_score_gap)
-    policies.update(converted.policies)
+
+def select_embedded(
+    converted: Converted, embedded: Embedded, config: SelectionConfig
+) -> tuple[Dataset, SelectionReport]:
+    """[`select_preferences`] from where the responses have been embedded."""
+    config = _in_effect(converted, config)
+    clock = _Clock(reading=converted.seconds, embedding=embedded.seconds)
+    picked, measures = pick_stage(embedded.dataset, config)
+    pairs = with_pairs(picked)
+    selected = _spend(pairs, config)
+    clock.stop("selecting")
     report = SelectionReport(
         strategy=config.strategy,
-        embedder=embedder,
-        embedder_revision=revision,
-        embedder_max_length=limit,
+        embedder=embedded.embedder,
+        embedder_revision=embedded.revision,
+        embedder_max_length=embedded.limit,
         budget=config.budget,
-        budget_strategy=spent_by if budgeted else None,
+        budget_strategy=(config.budget_strategy or config.strategy) if config.is_budgeted else None,
         budget_cost=config.budget_cost,
         layout=converted.layout,
-        given_pairs=given_pairs,
-        labelled=labelled,
+        given_pairs=isinstance(converted, ConvertedPairs),
+        labelled=converted.labeled,
         rows=converted.rows,
-        skipped=dict(skipped.most_common()),
-        dropped={"over_budget": len(all_pairs) - len(pairs)} if len(all_pairs) > len(pairs) else {},
-        policies={name: policies[name] for name in POLICIES if policies[name]},
-        pairs=len(pairs),
-        responses=n_responses + converted.policies["empty_responses"] + converted.policies["equal_responses"],
-        responses_cut=responses_cut,
-        tokens_cut=tokens_cut,
-        seconds=seconds,
+        skipped=skipped_reasons(picked),
+        dropped={"over_budget": len(pairs) - len(selected)} if len(pairs) > len(selected) else {},
+        policies=_in_table_order(measures.policies + converted.policies),
+        pairs=len(selected),
+        responses=measures.responses + converted.policies["empty_responses"] + converted.policies["equal_responses"],
+        responses_cut=embedded.responses_cut,
+        tokens_cut=embedded.tokens_cut,
     )
-    selected = survey_pairs(pairs)
-    report.compare(eligible, selected)
-    seconds["reporting"] = time.perf_counter() - start
-    report.seconds = {stage: round(spent, 2) for stage, spent in seconds.items()}
-    _warn_of_length(report, selected.get("length_difference", Tally()))
+    picked_measures = measure_pairs(selected)
+    report.compare(measures.values, picked_measures.values)
+    clock.stop("reporting")
+    report.seconds = clock.seconds
+    _warn_of_length(report, picked_measures.values["length_difference"])
+    selected = picked if config.on_skip == "keep" else selected.remove_columns("skip_reason")
+    return selected.remove_columns([name for name in USED_UP if name in selected.column_names]), report
 
-    pairs = picked if config.on_skip == "keep" else pairs.remove_columns("skip_reason")
-    return pairs.remove_columns([name for name in USED_UP if name in pairs.column_names]), report
+
+def check_selection(converted: Converted, config: SelectionConfig) -> None:
+    """Raise for what cannot be selected, before anything is embedded."""
+    config = _in_effect(converted, config)
+    check_scores(config.strategy, converted.columns)
+    if config.is_budgeted:
+        check_order(config.budget_strategy or config.strategy, converted.columns)
+    if config.budget_cost is not None:
+        check_cost("budget_cost", config.budget_cost, converted.columns)
+
+
+def embed_stage(
+    converted: Converted, config: SelectionConfig, wanted: bool = True, embed_with: Embed = embed
+) -> Embedded:
+    """Embed the responses if that is `wanted`, unless they are embedded."""
+    start = time.perf_counter()
+    embedded = Embedded(converted.dataset.select_columns(usable_columns(converted)))
+    if "embeddings" in embedded.dataset.column_names:
+        embedded.embedder = "column `embeddings`"
+    elif wanted:
+        embedded.embedder = embedder_name(config.embedder)
+        embedded.dataset, identity = embed_with(embedded.dataset, config.embedder_options)
+        embedded.revision = identity.revision
+        embedded.limit = embedder_limit(config.embedder, config.embedder_max_length)
+    if embedded.embedder is not None:
+        embedded.responses_cut, embedded.tokens_cut = (_sum(embedded.dataset, name) for name in CUT)
+    embedded.seconds = time.perf_counter() - start
+    return embedded
+
+
+def pick_stage(dataset: Dataset, config: SelectionConfig, keep_embeddings: bool = False) -> tuple[Dataset, Measures]:
+    """Pick and measure in one pass: all rows, those without a pair with a `skip_reason`, and the measures of all pairs."""
+    features = pair_features(dataset.features)
+    # Of a pair only the vectors of its sides are kept, and only if they are looked at later.
+    pair_embeddings = "embeddings" in features and (config.budget_min_distance is not None or keep_embeddings)
+    if pair_embeddings:
+        features["embeddings"] = List(List(Value("float32")))
+    kept = {config.budget_cost, *({"embeddings"} if pair_embeddings else ())}
+    used_up = [name for name in USED_UP if name in features and name not in kept]
+    features = Features({name: feature for name, feature in features.items() if name not in used_up})
+    measures = Measures()
+    options = {name: getattr(config, name) for name in SELECT_OPTIONS}
+    # Kept, so that they can be counted.
+    config = SelectionConfig(**options, on_skip="error" if config.on_skip == "error" else "keep")
+    picked = map_rows(
+        dataset,
+        select_batch,
+        features,
+        desc="Selecting pairs",
+        key=[options, config.on_skip, used_up, pair_embeddings],
+        fn_kwargs={"config": config, "measures": measures, "pair_embeddings": pair_embeddings},
+        remove_columns=used_up,
+    )
+    if measures.rows < len(dataset):  # they came from the cache
+        measures = measure_rows(dataset, config)
+    skipped = skipped_reasons(picked)
+    if sum(skipped.values()) == len(picked):
+        why = "; ".join(f"{n} because {SKIP_REASONS[reason]} ({reason})" for reason, n in skipped.items())
+        raise ValueError(f"None of the {len(picked)} rows has a valid pair: {why}.")
+    return picked, measures
+
+
+def measure_rows(dataset: Dataset, config: SelectionConfig) -> Measures:
+    """The measures of all pairs that could be picked, where the picks are known."""
+    measures = Measures()
+    columns = [name for name in COLUMNS if name in dataset.column_names]
+    for batch in arrow_batches(dataset, columns):
+        pick(compare(batch, read_rows(batch, "select_preferences"), config), config, measures)
+    return measures
+
+
+def skipped_reasons(picked: Dataset) -> dict[str, int]:
+    """How many rows have no pair, by reason, the most frequent first."""
+    skipped = Counter[str]()
+    for block in column_blocks(picked, "skip_reason"):
+        skipped.update({entry["values"]: entry["counts"] for entry in pc.value_counts(block.drop_null()).to_pylist()})
+    return dict(skipped.most_common())
+
+
+def with_pairs(picked: Dataset) -> Dataset:
+    """The rows that have a pair."""
+    reasons = picked.with_format("arrow")["skip_reason"][:]
+    return picked.select(np.flatnonzero(pc.is_null(reasons).to_numpy(zero_copy_only=False)))
+
+
+def _spend(pairs: Dataset, config: SelectionConfig) -> Dataset:
+    """The pairs within the budget."""
+    if not config.is_budgeted:
+        return pairs
+    return select_budget(
+        pairs,
+        config.budget,
+        config.budget_strategy or config.strategy,
+        config.selection_seed,
+        config.budget_cost,
+        min_distance=config.budget_min_distance,
+    )
+
+
+def _sum(dataset: Dataset, column: str) -> int | None:
+    """The sum of a column, `None` if it is not there or a number of it is null."""
+    if column not in dataset.column_names:
+        return None
+    total = 0
+    for block in column_blocks(dataset, column):
+        if block.null_count:
+            return None
+        total += pc.sum(block).as_py() or 0
+    return total
+
+
+def _in_table_order(policies: Counter[str]) -> dict[str, int]:
+    return {name: policies[name] for name in POLICIES if policies[name]}
+
+
+class _Clock:
+    """The seconds that each stage takes."""
+
+    def __init__(self, **seconds: float):
+        self.seconds = {stage: round(spent, 2) for stage, spent in seconds.items()}
+        self._start = time.perf_counter()
+
+    def stop(self, stage: str) -> None:
+        """The stage has ended, and the next begins."""
+        now = time.perf_counter()
+        self.seconds[stage], self._start = round(now - self._start, 2), now
 
 
 def select_stream(converted: Converted, config: SelectionConfig) -> IterableDataset:
     """The pairs of a stream, which is read once: nothing is counted, and nothing can be ranked for a budget."""
-    if (config.budget, config.budget_min_distance) != (None, None):
+    if config.is_budgeted:
         raise ValueError(
             "A stream is read once, and its pairs cannot be ranked for a `budget`. Load the data without `streaming=True`, or "
             "select with `select_budget(stream, None, threshold=...)`."
         )
-    stream, columns = converted.dataset, column_names(converted.dataset) or []
-    labelled = converted.given_pairs or "scores" in columns
+    stream, columns = converted.dataset, converted.columns
     check_scores(config.strategy, columns)
     used = [name for name in USED_UP if name in columns]
     features = None
     if stream.features is not None:
-        features = pair_features(stream.features, converted.given_pairs, labelled)
+        features = pair_features(stream.features)
         features = Features({name: features[name] for name in features if name not in (*used, "skip_reason")})
-    options = {name: getattr(config, name) for name in (*EMBED_OPTIONS, *SELECT_OPTIONS, "on_skip")}
-    return stream.map(
-        real_select, batched=True, batch_size=BATCH, fn_kwargs=options, remove_columns=used, features=features
-    )
+    fn_kwargs = {"config": config}
+    return map_rows(stream, select_batch, features, batch_size=BATCH, fn_kwargs=fn_kwargs, remove_columns=used)
 
 
-def _warn_of_length(report: SelectionReport, differences: Tally) -> None:
+def _warn_of_length(report: SelectionReport, differences: ValueCounts) -> None:
     values, counts = differences.distinct()
     if counts[values != 0].sum() >= MIN_PAIRS and report.chosen_longer["picked"] > LONGER_WINS:
         logger.warning(

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..candidates.eligibility import POLICIES, SKIP_REASONS
 from ..core.files import whole_file, write_text
-from .value_counts import Tally
+from .value_counts import ValueCounts
 
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Distribution:
     histogram: list[int] = field(default_factory=lambda: [0] * BINS)
 
     @classmethod
-    def of(cls, tally: Tally, low: float = -1.0, high: float = 1.0) -> "Distribution":
+    def of(cls, tally: ValueCounts, low: float = -1.0, high: float = 1.0) -> "Distribution":
         """Describe numbers, with a histogram from `low` to `high`; NaN is counted and otherwise left out."""
         values, counts = tally.distinct()
         quantiles = tally.quantiles(list(QUANTILES.values()))
@@ -80,7 +80,7 @@ class Comparison:
     high: float = 1.0
 
     @classmethod
-    def of(cls, eligible: Tally, picked: Tally, bounded: bool) -> "Comparison":
+    def of(cls, eligible: ValueCounts, picked: ValueCounts, bounded: bool) -> "Comparison":
         """Compare numbers: `bounded` ones lie in -1 to 1, of others the histograms leave out the outermost percents."""
         low, high = -1.0, 1.0
         if not bounded and (ends := eligible.quantiles([0.01, 0.99])):
@@ -148,13 +148,13 @@ class SelectionReport:
     budget_strategy: str | None = None
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
-    def compare(self, eligible: dict[str, Tally], picked: dict[str, Tally]) -> None:
+    def compare(self, eligible: dict[str, ValueCounts], picked: dict[str, ValueCounts]) -> None:
         """Fill in the comparisons from the numbers of both, by measure."""
         for name in ("similarity", "score_gap", "response_length", "length_difference"):
             if name in eligible and name in picked:
                 setattr(self, name, Comparison.of(eligible[name], picked[name], bounded=name == "similarity"))
         for name, measures in (("eligible", eligible), ("picked", picked)):
-            difference, counts = measures.get("length_difference", Tally()).distinct()
+            difference, counts = measures.get("length_difference", ValueCounts()).distinct()
             if n_differ := counts[difference != 0].sum():
                 self.chosen_longer[name] = round(float(counts[difference > 0].sum() / n_differ), 6)
 

@@ -1,21 +1,21 @@
 """From candidates to pairs: `real_select`."""
 
 import hashlib
-from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Features, Value
 
-from ..candidates.batch import Candidates, read_candidates, side_names
-from ..candidates.eligibility import SKIP_REASONS, Eligible, eligible_responses
+from ..candidates.batch import Candidates, GivenPairs, read_rows
+from ..candidates.eligibility import SKIP_REASONS
 from ..config import SelectionConfig
 from ..core.columns import is_untouched, read_column, take
 from ..core.messages import as_json, item_feature, joint_features
 from ..core.transform import Transform, TypedList
-from ..strategies import STRATEGIES, pick_pairs
-from .similarity import Vectors, cosines, embed_eligible, group_prompts, read_vectors, vectors_from_arrow
+from .measures import Measures
+from .pick import Picks, check_scores, compare, in_order, pick, seed_of
+from .similarity import Vectors, vectors_from_arrow
 
 
 @Transform
@@ -94,7 +94,7 @@ def real_select(
     ('No, it is different.', 'Fish live in the sea.')
     ```
     """
-    SelectionConfig(
+    config = SelectionConfig(
         strategy=strategy,
         embedder=embedder,
         embedder_max_length=embedder_max_length,
@@ -106,125 +106,65 @@ def real_select(
         on_skip=on_skip,
         selection_seed=selection_seed,
     )
-    candidates = read_candidates(batch, "real_select")
-    check_scores(strategy, batch)
-    eligible = eligible_responses(candidates, min_score_gap)
-    vectors = None
-    # The vectors of given pairs are those of both sides, not of the responses that they may have been picked from.
-    if "embeddings" in batch and not (candidates.given_pairs and "responses" in batch):
-        vectors = read_vectors(batch, candidates, eligible)
-    elif STRATEGIES[strategy].needs("similarity"):
-        vectors = embed_eligible(
-            candidates, eligible, embedder, embedder_max_length, embedder_batch_size, embedder_dtype, rank
-        )
+    return select_batch(batch, config, rank)
 
-    picks = _pick(
-        candidates, eligible, vectors, min_score_gap, strategy, strategy_kwargs, pairs_per_prompt, selection_seed
-    )
-    reasons = eligible.reasons
+
+def select_batch(
+    batch: Any,
+    config: SelectionConfig,
+    rank: int | None = None,
+    measures: Measures | None = None,
+    pair_embeddings: bool = False,
+) -> Any:
+    """
+    [`real_select`] with its options as one object.
+
+    Args:
+        batch, config, rank: As in [`real_select`].
+        measures ([`Measures`], *optional*): What to add the measures of all pairs to that could have been picked.
+        pair_embeddings (`bool`, *optional*, defaults to `False`): Whether `embeddings` becomes the vectors of both sides, `(2, dim)`.
+
+    Returns:
+        `dict`: The batch, one row per pair.
+    """
+    rows = read_rows(batch, "real_select")
+    check_scores(config.strategy, batch)
+    compared = compare(batch, rows, config, rank)
+    picks = pick(compared, config, measures)
+    reasons = compared.eligible.reasons
     skipped = np.flatnonzero(np.bincount(picks.rows, minlength=len(reasons)) == 0)
     for r in skipped.tolist():
         reason = reasons[r] = reasons[r] or "no_pair_for_strategy"
-        if on_skip == "error":
-            (prompt,) = take(candidates.prompts, np.array([r]))
+        if config.on_skip == "error":
+            (prompt,) = take(rows.prompts, np.array([r]))
             raise ValueError(
                 f"Row {r} of the batch has no valid pair: {SKIP_REASONS[reason]} ({reason}). Its prompt is "
                 f"{prompt!r:.80}. Mend the row, or drop such rows with `on_skip='drop'`."
             )
-    if on_skip == "keep":
-        picks = _keep(candidates, picks, skipped)
-    with_reason = on_skip == "keep" or "skip_reason" in batch  # which would say of a pair that it is none
-    _write(batch, candidates, picks, reasons, selection_seed, with_reason)
+    if config.on_skip == "keep":
+        picks = _keep(rows, picks, skipped)
+    without_pair = np.array([reasons[r] is not None for r in picks.rows.tolist()], dtype=bool)
+    if isinstance(rows, GivenPairs):
+        columns, ids = _columns_of_given(rows, picks), None
+    else:
+        columns, ids = _columns_of_picks(rows, picks, config)
+    columns["similarity"] = pa.array(picks.similarity.astype(np.float32), mask=without_pair).to_pylist()
+    if ids is not None:
+        columns["pair_id"] = ids
+    if config.on_skip == "keep" or "skip_reason" in batch:  # which would say of a pair that it is none
+        columns["skip_reason"] = [reasons[r] for r in picks.rows.tolist()]
+    if pair_embeddings and compared.vectors is not None:
+        columns["embeddings"] = _vectors_of_sides(compared.vectors, picks)
+    _write(batch, columns, picks.rows.tolist(), len(reasons))
     return batch
 
 
-def check_scores(strategy: str, columns: Collection[str]) -> None:
-    """Raise if a strategy needs scores to pick from `responses` and there are none."""
-    if STRATEGIES[strategy].needs("scores") and not {"chosen", "scores"} & set(columns):
-        without = [name for name, row in STRATEGIES.items() if not row.needs("scores")]
-        raise ValueError(
-            f"The strategy {strategy!r} needs the column `scores`, one number a response. Found: {sorted(columns)}. Add it, "
-            f"or choose one of {without}."
-        )
-
-
-class Picks(NamedTuple):
-    """
-    Picked pairs, in the order of their rows and those of a row the best first.
-
-    Attributes:
-        rows (`np.ndarray` of shape `(n,)`): The row of the batch that each comes from.
-        sides (`np.ndarray` of shape `(n, 2)`): Where both responses stand in `Candidates.responses`, the one with the
-            higher score first; -1 in a row that is kept without a pair.
-        scores (`np.ndarray` of shape `(n, 2)`): The scores of both; NaN without scores.
-        similarity (`np.ndarray` of shape `(n,)`): Their cosine; NaN without embeddings.
-    """
-
-    rows: np.ndarray
-    sides: np.ndarray
-    scores: np.ndarray
-    similarity: np.ndarray
-
-
-def _in_order(parts: list[Picks]) -> Picks:
-    none = Picks(np.zeros(0, np.int64), np.zeros((0, 2), np.int64), np.zeros((0, 2)), np.zeros(0))
-    rows, *others = (np.concatenate(arrays) for arrays in zip(none, *parts, strict=True))
-    order = np.argsort(rows, kind="stable")
-    return Picks(rows[order], *(array[order] for array in others))
-
-
-def _pick(
-    candidates: Candidates,
-    eligible: Eligible,
-    vectors: Vectors | None,
-    min_score_gap: float,
-    strategy: str,
-    strategy_kwargs: dict[str, Any] | None,
-    pairs_per_prompt: int,
-    selection_seed: int,
-) -> Picks:
-    """Pick the pairs of each prompt, and label them by their scores."""
-    parts = []
-    # By the seed and by nothing else: then only the picked pairs are compared.
-    by_seed = STRATEGIES[strategy].needs("seeds") and not candidates.given_pairs
-    for group in group_prompts(eligible, None if by_seed else vectors, min_score_gap):
-        k, seeds = group.positions.shape[1], None
-        if by_seed:
-            texts = take(candidates.texts, group.positions.ravel())
-            rows = (texts[start : start + k] for start in range(0, len(texts), k))
-            seeds = np.array([_seed(row, selection_seed) for row in rows], dtype=np.uint64)
-        if candidates.given_pairs:
-            pairs = np.zeros((len(group.rows), 1), dtype=np.int64)
-        else:
-            pairs = pick_pairs(
-                strategy,
-                group.similarity,
-                group.may_pair,
-                pairs_per_prompt,
-                scores=group.scores,
-                seeds=seeds,
-                **(strategy_kwargs or {}),
-            )
-        prompt, rank = np.nonzero(pairs >= 0)
-        pair = np.column_stack(np.triu_indices(k, 1))[pairs[prompt, rank]]  # (n_picks, 2)
-        scores = np.full(pair.shape, np.nan)
-        if group.scores is not None:
-            scores = group.scores[prompt[:, None], pair]
-            turned = scores[:, 0] < scores[:, 1]
-            pair[turned], scores[turned] = pair[turned, ::-1], scores[turned, ::-1]
-        sides, similarity = group.positions[prompt[:, None], pair], group.similarity[prompt, pair[:, 0], pair[:, 1]]
-        if by_seed and vectors is not None:
-            similarity = cosines(vectors, sides)[:, 0, 1]
-        parts.append(Picks(group.rows[prompt], sides, scores, similarity))
-    return _in_order(parts)
-
-
-def _keep(candidates: Candidates, picks: Picks, skipped: np.ndarray) -> Picks:
+def _keep(rows: Candidates | GivenPairs, picks: Picks, skipped: np.ndarray) -> Picks:
     """Add the rows without a pair; given pairs keep their sides."""
     sides = np.full((len(skipped), 2), -1)
-    if candidates.given_pairs:
-        sides = candidates.starts[skipped][:, None] + np.arange(2)
-    return _in_order([picks, Picks(skipped, sides, np.full(sides.shape, np.nan), np.full(len(skipped), np.nan))])
+    if isinstance(rows, GivenPairs):
+        sides = rows.starts[skipped][:, None] + np.arange(2)
+    return in_order([picks, Picks(skipped, sides, np.full(sides.shape, np.nan), np.full(len(skipped), np.nan))])
 
 
 def pair_id(prompt: Any, response_a: Any, response_b: Any) -> str:
@@ -233,55 +173,59 @@ def pair_id(prompt: Any, response_a: Any, response_b: Any) -> str:
     return hashlib.sha256("\n".join([as_json(prompt), *sides]).encode()).hexdigest()[:32]
 
 
-def _seed(texts: list[str], selection_seed: int) -> int:
-    """The seed of a prompt: a hash of the texts of its responses, in their order, and of the seed of the selection."""
-    digest = hashlib.blake2b(str(selection_seed).encode(), digest_size=8)
-    for text in texts:
-        content = text.encode()
-        digest.update(len(content).to_bytes(8, "little") + content)
-    return int.from_bytes(digest.digest(), "little")
+def _columns_of_given(rows: GivenPairs, picks: Picks) -> dict[str, list[Any]]:
+    """The columns that change where pairs were given."""
+    columns = {}
+    if rows.rewritten:
+        columns["prompt"] = take(rows.prompts, picks.rows)
+        for name, side in zip(("chosen", "rejected"), picks.sides.T, strict=True):
+            columns[name] = take(rows.responses, side)
+    return columns
 
 
-def _write(
-    batch: Any,
-    candidates: Candidates,
-    picks: Picks,
-    reasons: list[str | None],
-    selection_seed: int,
-    with_reason: bool,
-) -> None:
-    """Change the batch in place, since `datasets` would merge a new dict into the old rows."""
-    rows = picks.rows.tolist()
-    skipped = np.array([reasons[r] is not None for r in rows], dtype=bool)
-    first, second = (take(candidates.responses, side) for side in picks.sides.T)
-    columns: dict[str, list[Any]] = {}
-    if candidates.rewritten:
-        columns["prompt"] = take(candidates.prompts, picks.rows)
-    if candidates.rewritten or not candidates.given_pairs:
-        columns.update(zip(candidates.sides, (first, second), strict=True))
-    if candidates.scores is not None:
-        for name, scores in zip(("score_chosen", "score_rejected"), picks.scores.T, strict=True):
-            columns[name] = pa.array(scores, mask=skipped).to_pylist()
-    columns["similarity"] = pa.array(picks.similarity.astype(np.float32), mask=skipped).to_pylist()
-    if candidates.sides == ("response_a", "response_b"):
-        pairs = zip(take(candidates.prompts, picks.rows), first, second, skipped.tolist(), strict=True)
-        columns["pair_id"] = [None if skip else pair_id(*pair) for *pair, skip in pairs]
-        for n, name in enumerate(columns["pair_id"]):
-            if name is not None and _seed([name], selection_seed) % 2:  # so that nobody knows which text comes first
-                first[n], second[n] = second[n], first[n]
-    if with_reason:
-        columns["skip_reason"] = [reasons[r] for r in rows]
+def _columns_of_picks(
+    rows: Candidates, picks: Picks, config: SelectionConfig
+) -> tuple[dict[str, list[Any]], list[str | None] | None]:
+    """The columns of picked pairs, with nulls in rows that are kept without one; and, of unlabeled pairs, their ids."""
+    skipped = picks.sides[:, 0] < 0
+    first, second = (take(rows.responses, side) for side in picks.sides.T)
+    columns = {"prompt": take(rows.prompts, picks.rows)} if rows.rewritten else {}
+    if rows.scores is not None:
+        columns |= {"chosen": first, "rejected": second}
+        for side, scores in zip(("score_chosen", "score_rejected"), picks.scores.T, strict=True):
+            columns[side] = pa.array(scores, mask=skipped).to_pylist()
+        return columns, None
+    pairs = zip(take(rows.prompts, picks.rows), first, second, skipped.tolist(), strict=True)
+    ids = [None if skip else pair_id(*pair) for *pair, skip in pairs]
+    for n, pair_hash in enumerate(ids):  # by a hash, so that nobody knows which text comes first
+        if pair_hash is not None and seed_of([pair_hash], config.selection_seed) % 2:
+            first[n], second[n] = second[n], first[n]
+    return columns | {"response_a": first, "response_b": second}, ids
 
-    if rows != list(range(len(reasons))):  # the columns that only ride along, too
+
+def _vectors_of_sides(vectors: Vectors, picks: Picks) -> list[Any]:
+    """The vectors of both sides of each pair, `(2, dim)`; of given pairs they are there already."""
+    found = vectors.array[vectors.where[picks.sides]].astype(np.float32, copy=False)
+    found[picks.sides < 0] = 0.0
+    return list(found)
+
+
+def _write(batch: Any, columns: dict[str, list[Any]], rows: list[int], n: int) -> None:
+    """Change the batch of n rows in place, since `datasets` would merge a new dict into the old rows."""
+    if rows != list(range(n)):  # the columns that only ride along, too
         for name in set(batch) - set(columns):
             values = _embeddings(batch) if name == "embeddings" else read_column(batch, name)
             batch[name] = [values[r] for r in rows]
     if hasattr(batch, "pa_table"):  # from `Dataset.map`, which writes Arrow; a stream does not
         features = batch.formatter.features or Features.from_arrow_schema(batch.pa_table.schema)
-        schema = pair_features(features, candidates.given_pairs, candidates.scores is not None).arrow_schema
-        columns = {name: _TypedList(values, schema.field(name).type) for name, values in columns.items()}
+        schema = pair_features(features).arrow_schema
+        columns = {name: _TypedList(values, _type(schema, name)) for name, values in columns.items()}
     for name, values in columns.items():
         batch[name] = values
+
+
+def _type(schema: pa.Schema, name: str) -> pa.DataType:
+    return pa.list_(pa.list_(pa.float32())) if name == "embeddings" else schema.field(name).type
 
 
 def _embeddings(batch: Any) -> Any:
@@ -306,20 +250,22 @@ class _TypedList(TypedList):
         return pa.array(list(self), type=type or self.arrow_type)
 
 
-def pair_features(features: Features, given_pairs: bool, labelled: bool) -> Features:
+def pair_features(features: Features) -> Features:
     """The features of what [`real_select`] makes of rows with `features`, with `skip_reason`."""
     out = Features(features)
-    if given_pairs:
-        sides = [features["chosen"], features["rejected"]]
+    given = "chosen" in features and "rejected" in features
+    if given:
+        names, sides = ("chosen", "rejected"), [features["chosen"], features["rejected"]]
         prompt = features.get("prompt", features["chosen"])
     else:
+        names = ("chosen", "rejected") if "scores" in features else ("response_a", "response_b")
         sides, prompt = [item_feature(features["responses"])] * 2, features["prompt"]
     out["prompt"], sides = joint_features(prompt, sides)
-    out.update(zip(side_names(given_pairs or labelled), sides, strict=True))
-    if labelled and not given_pairs:
+    out.update(zip(names, sides, strict=True))
+    if not given and "scores" in features:
         out["score_chosen"] = out["score_rejected"] = Value("float64")
     out["similarity"] = Value("float32")
-    if not (labelled or given_pairs):
+    if not given and "scores" not in features:
         out["pair_id"] = Value("string")
     out["skip_reason"] = Value("string")
     return out

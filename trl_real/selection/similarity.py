@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
-from ..candidates.batch import Candidates
+from ..candidates.batch import Rows
 from ..candidates.eligibility import Eligible
+from ..config import EmbedderOptions
 from ..core.columns import as_arrow, lengths, take
 from ..core.messages import response_text
 from ..embedding.embed import encode
@@ -30,16 +31,16 @@ class Vectors(NamedTuple):
     where: np.ndarray
 
 
-def read_vectors(batch: Any, candidates: Candidates, eligible: Eligible) -> Vectors:
+def read_vectors(batch: Any, rows: Rows, eligible: Eligible) -> Vectors:
     """The column `embeddings`, from its Arrow memory where the batch has it."""
     column = as_arrow(batch, "embeddings")
     with np.errstate(over="ignore"):  # what is too large becomes infinite, which is looked for below
         counts, array = _vectors_from_lists(batch["embeddings"]) if column is None else vectors_from_arrow(column)
         array = array.astype(np.float32, copy=False)
-    for r in np.flatnonzero(counts != candidates.counts):
+    for r in np.flatnonzero(counts != rows.counts):
         if eligible.reasons[r] is None:
             raise ValueError(
-                f"Column `embeddings`, row {r} of the batch: found {counts[r]} vectors for {candidates.counts[r]} "
+                f"Column `embeddings`, row {r} of the batch: found {counts[r]} vectors for {rows.counts[r]} "
                 "responses. Make the column with `embed_responses` from the same responses."
             )
     flat = array.ravel()
@@ -48,8 +49,8 @@ def read_vectors(batch: Any, candidates: Candidates, eligible: Eligible) -> Vect
         raise ValueError(
             "Column `embeddings`: found NaN, infinity or what float32 cannot hold. Make the column with `embed_responses`."
         )
-    moved = np.cumsum(counts) - counts - candidates.starts
-    return Vectors(array, np.arange(candidates.counts.sum()) + np.repeat(moved, candidates.counts))
+    moved = np.cumsum(counts) - counts - rows.starts
+    return Vectors(array, np.arange(rows.counts.sum()) + np.repeat(moved, rows.counts))
 
 
 def vectors_from_arrow(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -100,15 +101,15 @@ def _no_vectors(found: str) -> ValueError:
     )
 
 
-def embed_eligible(candidates: Candidates, eligible: Eligible, *embedder: Any) -> Vectors:
+def embed_eligible(rows: Rows, eligible: Eligible, options: EmbedderOptions, rank: int | None) -> Vectors:
     """Embed the eligible responses of the prompts that have a pair."""
     have_pair = np.repeat(np.array([reason is None for reason in eligible.reasons], dtype=bool), eligible.counts)
     positions = eligible.positions[have_pair]
-    where = np.zeros(len(candidates.texts), dtype=np.int64)
+    where = np.zeros(len(rows.texts), dtype=np.int64)
     where[positions] = np.arange(len(positions))
     if not len(positions):
         return Vectors(np.zeros((0, 1), dtype=np.float32), where)
-    return Vectors(encode(take(candidates.texts, positions), *embedder)[0], where)
+    return Vectors(encode(take(rows.texts, positions), options, rank)[0], where)
 
 
 @dataclass
@@ -118,7 +119,7 @@ class Group:
 
     Attributes:
         rows (`np.ndarray` of shape `(n,)`): Which rows of the batch.
-        positions (`np.ndarray` of shape `(n, k)`): Where their eligible responses stand in `Candidates.responses`.
+        positions (`np.ndarray` of shape `(n, k)`): Where their eligible responses stand in `Rows.responses`.
         similarity (`np.ndarray` of shape `(n, k, k)`): Cosines, NaN without embeddings.
         scores (`np.ndarray` of shape `(n, k)` or `None`): Scores, if there are any.
         may_pair (`np.ndarray` of shape `(n, k * (k - 1) / 2)`, bool): Which pairs may be labelled, in the order of

@@ -1,4 +1,4 @@
-"""Many numbers in little memory: `Tally`."""
+"""Many numbers in little memory: `ValueCounts`."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ LIMIT = 1 << 18
 BITS = 12
 
 
-class Tally:
+class ValueCounts:
     """
     How often each value of a measure occurs.
 

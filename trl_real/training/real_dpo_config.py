@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from trl import DPOConfig
 
 from ..config import SelectionConfig
-from ..embedding.embedder import embedder_name
+from ..embedding.identity import embedder_name
 from ..strategies import check_strategy
 
 

@@ -12,22 +12,20 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from trl import DPOConfig, DPOTrainer
 
-from ..candidates.conversion import convert
-from ..candidates.layouts import LAYOUTS, find_layout
+from ..candidates.conversion import ConvertedPairs
 from ..config import SelectionConfig
-from ..core.columns import column_names
 from ..core.files import write_text
 from ..core.output_folder import OutputFolder
 from ..core.redaction import redact
-from ..embedding.checkpoints import embed_in_chunks
 from ..embedding.embedder import free_embedder
 from ..embedding.policy import PolicyEmbedder
 from ..hub.card_parts import REAL_CITATION, is_repo_id
 from ..hub.model_card import add_selection
 from ..hub.push import push_selected_dataset
 from ..hub.requests import explained, retried
-from ..selection.preferences import needs_embeddings, select_converted, select_stream
+from ..selection.preferences import needs_embeddings, select_stream
 from ..selection.report import REASONS, SelectionReport
+from .data import check_labels, given_pairs, read, select_on_all_ranks
 from .log_selection import LogSelection
 from .policy import policy_of, untrained_policy
 from .real_dpo_config import RealDPOConfig, selection_of
@@ -103,15 +101,11 @@ class RealDPOTrainer(DPOTrainer):
         self._pushed_dataset: str | None = None
         policy = policy_of(given, config)
         self._policy: PolicyEmbedder | None = policy
-        train_dataset = given.get("train_dataset")
-        if isinstance(train_dataset, Dataset | IterableDataset):
-            selection = selection_of(config)
-            budgeted = (selection.budget, selection.budget_min_distance) != (None, None)
-            if _are_candidates(train_dataset, "train_dataset") or budgeted:
-                train_dataset, self.selection_report = self._select(train_dataset, "train_dataset", selection, config)
-            elif isinstance(train_dataset, Dataset):
-                self.selection_report = SelectionReport.of_given_pairs(len(train_dataset))
-        self.selected_dataset = given["train_dataset"] = train_dataset
+        if given.get("train_dataset") is not None:
+            given["train_dataset"], self.selection_report = self._pairs_of(
+                given["train_dataset"], "train_dataset", selection_of(config), config
+            )
+        self.selected_dataset = given.get("train_dataset")
         if given.get("eval_dataset") is not None:
             given["eval_dataset"] = self._pair_eval_dataset(given["eval_dataset"], config)
         free_embedder()  # its memory is the policy's from here on
@@ -244,12 +238,9 @@ class RealDPOTrainer(DPOTrainer):
     def _pair_eval_dataset(self, dataset: Any, config: DPOConfig) -> Any:
         if isinstance(dataset, dict):
             return {name: self._pair_eval_dataset(split, config) for name, split in dataset.items()}
-        if not _are_candidates(dataset, "eval_dataset"):
-            return dataset
-        strategy = getattr(config, "eval_selection_strategy", RealDPOConfig.eval_selection_strategy)
         selection = dataclasses.replace(
             selection_of(config),
-            strategy=strategy,
+            strategy=getattr(config, "eval_selection_strategy", RealDPOConfig.eval_selection_strategy),
             strategy_kwargs=None,
             pairs_per_prompt=1,
             budget=None,
@@ -257,24 +248,20 @@ class RealDPOTrainer(DPOTrainer):
             budget_cost=None,
             budget_min_distance=None,
         )
-        return self._select(dataset, "eval_dataset", selection, config)[0]
+        return self._pairs_of(dataset, "eval_dataset", selection, config)[0]
 
-    def _select(
+    def _pairs_of(
         self, dataset: Any, name: str, selection: SelectionConfig, config: DPOConfig
-    ) -> tuple[Dataset | IterableDataset, SelectionReport | None]:
-        streams = isinstance(dataset, IterableDataset)
-        converted = convert(
-            dataset, on_skip="error" if selection.on_skip == "error" else "drop" if streams else "keep"
-        )
-        columns = column_names(converted.dataset) or []
-        if not (converted.given_pairs or "scores" in columns):
-            raise ValueError(
-                f"`{name}` has no scores, so that nothing tells the chosen response from the rejected one. Found: "
-                f"{columns}. Add a column `scores`, or select pairs with `real_select`, have people label them "
-                "with `to_label_tasks` and train on what `apply_labels` makes of it."
-            )
-        embeds = needs_embeddings(selection, converted.given_pairs) and "embeddings" not in columns
-        if selection.embedder == "policy" and embeds:
+    ) -> tuple[Any, SelectionReport | None]:
+        """The pairs of a dataset and the report on them; what holds no rows to read is left to TRL."""
+        converted = read(dataset, name, selection.on_skip)
+        if converted is None:
+            return dataset, None
+        streams = isinstance(converted.dataset, IterableDataset)
+        if isinstance(converted, ConvertedPairs) and not selection.is_budgeted:
+            return (converted.dataset, None) if streams else given_pairs(converted)
+        check_labels(converted, name)
+        if selection.embedder == "policy" and needs_embeddings(converted, selection):
             if self._policy is None or streams:
                 raise ValueError(
                     "`embedder='policy'` is the policy before training, whose weights are gone by the time that "
@@ -285,8 +272,7 @@ class RealDPOTrainer(DPOTrainer):
             selection = dataclasses.replace(selection, **options)
         if streams:
             return select_stream(converted, selection), None
-        folder = Path(config.output_dir) / EMBEDDINGS
-        return select_converted(converted, selection, functools.partial(embed_in_chunks, folder=folder))
+        return select_on_all_ranks(converted, selection, Path(config.output_dir) / EMBEDDINGS)
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: DPOConfig, dataset_name: str
@@ -294,7 +280,10 @@ class RealDPOTrainer(DPOTrainer):
         prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         options: dict[str, Any] = {
             "input_columns": ["prompt_ids", "chosen_ids", "rejected_ids"],
-            "fn_kwargs": {"max_length": args.max_length, "truncation_mode": args.truncation_mode},
+            "fn_kwargs": {
+                "max_length": args.max_length,
+                "truncation_mode": getattr(args, "truncation_mode", "keep_start"),
+            },
         }
         if not isinstance(prepared, Dataset):
             return prepared.filter(_differ, **options)
@@ -316,27 +305,6 @@ class RealDPOTrainer(DPOTrainer):
                 self.selection_report.dropped.update(dropped)
                 self.selection_report.pairs = len(kept)
         return kept
-
-
-def _are_candidates(dataset: Any, name: str) -> bool:
-    """Whether pairs have to be selected; an error for what TRL would stumble over: other columns, no rows, nulls."""
-    columns = column_names(dataset)
-    if columns is None or "chosen_ids" in columns:  # the name of a split, tokenized pairs
-        return False
-    if isinstance(dataset, Dataset) and len(dataset) == 0:
-        raise ValueError(f"`{name}` is empty.")
-    if not LAYOUTS[find_layout(dataset).layout].pairs:
-        return True
-    for column in {"prompt", "chosen", "rejected"} & set(columns) if isinstance(dataset, Dataset) else ():
-        if not dataset.data.column(column).null_count:
-            continue
-        nulls = dataset.with_format("arrow")[column][:].null_count  # of the rows that are selected
-        if nulls:
-            raise ValueError(
-                f"Column `{column}` of `{name}` is null in {nulls} of {len(dataset)} rows. Remove them, for example with "
-                f"`dataset.filter(lambda row: row['{column}'] is not None)`."
-            )
-    return False
 
 
 def _differ(

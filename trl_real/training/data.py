@@ -1,0 +1,105 @@
+"""The datasets of the trainer: read in any layout, and selected from by one rank for all."""
+
+import functools
+import uuid
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset, IterableDataset
+
+from ..candidates.conversion import Converted, ConvertedPairs, convert
+from ..config import SelectionConfig
+from ..core.columns import column_names
+from ..core.files import remove_folder, whole_folder
+from ..embedding.checkpoints import embed_in_chunks
+from ..selection.preferences import check_selection, embed_stage, needs_embeddings, select_embedded
+from ..selection.report import SelectionReport
+
+
+PAIRS, REPORT = "pairs", "report.json"
+
+
+def read(dataset: Any, name: str, on_skip: str) -> Converted | None:
+    """
+    Read the layout of a dataset, once; `None` for what holds no rows to read: the name of a split, or tokenized pairs.
+
+    Args:
+        dataset: What the trainer got, or what the command line has read already.
+        name (`str`): Its argument, for messages.
+        on_skip (`str`): What [`SelectionConfig`] says of rows that cannot be used.
+    """
+    if isinstance(dataset, Converted):
+        return dataset
+    if not isinstance(dataset, Dataset | IterableDataset) or "chosen_ids" in (column_names(dataset) or []):
+        return None
+    streams = isinstance(dataset, IterableDataset)
+    if not streams and len(dataset) == 0:
+        raise ValueError(f"`{name}` is empty.")
+    if not streams:
+        _check_nulls(dataset, name)
+    return convert(dataset, on_skip="error" if on_skip == "error" else "drop" if streams else "keep")
+
+
+def _check_nulls(dataset: Dataset, name: str) -> None:
+    """Raise if a side of a given pair is null: DPOTrainer would stumble over it."""
+    if not {"chosen", "rejected"} <= {*dataset.column_names}:
+        return
+    for column in {"prompt", "chosen", "rejected"} & {*dataset.column_names}:
+        if not dataset.data.column(column).null_count:
+            continue
+        nulls = dataset.with_format("arrow")[column][:].null_count  # of the rows that are selected
+        if nulls:
+            raise ValueError(
+                f"Column `{column}` of `{name}` is null in {nulls} of {len(dataset)} rows. Remove them, for example with "
+                f"`dataset.filter(lambda row: row['{column}'] is not None)`."
+            )
+
+
+def check_labels(converted: Converted, name: str) -> None:
+    """Raise if nothing tells the better response of a pair."""
+    if not converted.labeled:
+        raise ValueError(
+            f"`{name}` has no scores, so that nothing tells the chosen response from the rejected one. Found: "
+            f"{converted.columns}. Add a column `scores`, or select pairs with `real_select`, have people label them "
+            "with `to_label_tasks` and train on what `apply_labels` makes of it."
+        )
+
+
+def given_pairs(converted: ConvertedPairs) -> tuple[Dataset, SelectionReport]:
+    """Given pairs that are all trained on, and the report on them."""
+    report = SelectionReport.of_given_pairs(len(converted.dataset))
+    return converted.dataset, report
+
+
+def select_on_all_ranks(
+    converted: Converted, selection: SelectionConfig, folder: Path
+) -> tuple[Dataset, SelectionReport]:
+    """
+    Select pairs: the ranks embed together, by chunks in `folder`, then one selects and the others load what it has written.
+    """
+    check_selection(converted, selection)
+    embedded = embed_stage(
+        converted,
+        selection,
+        needs_embeddings(converted, selection),
+        functools.partial(embed_in_chunks, folder=folder),
+    )
+    state = PartialState()
+    if state.num_processes == 1:
+        return select_embedded(converted, embedded, selection)
+    names = [f"selection-{uuid.uuid4().hex}"]
+    broadcast_object_list(names)
+    path = folder / names[0]
+    if state.is_main_process:
+        pairs, report = select_embedded(converted, embedded, selection)
+        with whole_folder(path) as unfinished:
+            pairs.save_to_disk(str(unfinished / PAIRS))
+            report.save(unfinished / REPORT)
+    state.wait_for_everyone()
+    result = Dataset.load_from_disk(str(path / PAIRS), keep_in_memory=True), SelectionReport.load(path / REPORT)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        remove_folder(path)
+    return result
