@@ -219,3 +219,31 @@ def read_data(name):
         pytest.skip(f"needs {name} in the folder that TRL_REAL_DATA names")
     with gzip.open(Path(folder) / name, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def chat(monkeypatch):
+    """A chat model behind a URL, which repeats what it is asked with its seed, and is asked again at once after a fault."""
+    from local_chat import LocalChat
+
+    monkeypatch.setattr("trl_real.sampling.chat_api.WAIT", 0.01)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    server = LocalChat(lambda body: f"{body['messages'][-1]['content']} {body.get('seed')}")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_reward_model(tmp_path_factory, tiny_tokenizer):
+    """Folder of a reward model with random weights, which are all there."""
+    import torch
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("tiny_reward_model")
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tiny_tokenizer), n_positions=256, n_embd=32, n_layer=2, n_head=2, num_labels=1, pad_token_id=0
+    )
+    GPT2ForSequenceClassification(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return str(folder)

@@ -58,6 +58,7 @@ NOT_RUN = {"make", "pip", "ray", ".venv/bin/python"}
     "name",
     [
         "load_sample",
+        "score_responses",
         "to_candidates",
         "embed_responses",
         "real_select",
@@ -98,7 +99,7 @@ def folder(tmp_path, monkeypatch, rng, hub):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in ON_RAY], ids=lambda page: page.name)
-def test_pages(page, folder, tiny_lm, tiny_encoder, monkeypatch):
+def test_pages(page, folder, tiny_lm, tiny_reward_model, tiny_encoder, chat, monkeypatch):
     """Files are written, and code and commands run, one after the other as a reader would."""
     # Models of the Hub are small ones here, and TRL trains in bfloat16 by default, for which transformers wants a GPU.
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
@@ -106,12 +107,19 @@ def test_pages(page, folder, tiny_lm, tiny_encoder, monkeypatch):
     monkeypatch.setattr(
         "trl_real.training.real_dpo_trainer.free_embedder", lambda: None
     )  # the next page takes it again
+    monkeypatch.setattr("trl_real.offline_lm", lambda: tiny_lm)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
+    say = chat.answer
+    chat.answer = lambda body: "tie" if "<response_A>" in body["messages"][-1]["content"] else say(body)
     here = {
         "Qwen/Qwen2.5-0.5B-Instruct": tiny_lm,
-        "Skywork/Skywork-Reward-V2-Qwen3-0.6B": tiny_lm,
+        "Skywork/Skywork-Reward-V2-Qwen3-0.6B": tiny_reward_model,
         "BAAI/bge-small-en-v1.5": tiny_encoder,
         "your-name/": "alice/",
         "max_new_tokens=256": "max_new_tokens=8",
+        "max_new_tokens 256": "max_new_tokens 8",
+        "OPENAI_API_KEY=... ": "",
+        "https://example.com/v1": chat.url,
         "examples/recipes": str(ROOT / "examples" / "recipes"),
     }
     namespace = {"__name__": "__main__"}

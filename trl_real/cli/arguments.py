@@ -88,7 +88,7 @@ class SelectArguments:
     @property
     def inputs(self) -> list[str]:
         """The files and folders that are read, and perhaps an id of the Hub."""
-        return _paths(self.data_files, self.dataset_name)
+        return paths_in(self.data_files, self.dataset_name)
 
 
 @dataclass
@@ -112,10 +112,10 @@ class DPOArguments(ScriptArguments):
     @property
     def inputs(self) -> list[str]:
         """The files and folders that are read, and perhaps an id of the Hub."""
-        return _paths(self.data_files, self.eval_data_files, self.dataset_name)
+        return paths_in(self.data_files, self.eval_data_files, self.dataset_name)
 
 
-def _paths(*given: list[str] | str | None) -> list[str]:
+def paths_in(*given: list[str] | str | None) -> list[str]:
     """All that is given, in one list: a recipe may have one path in place of a list."""
     return [path for paths in given for path in ([paths] if isinstance(paths, str) else paths or ())]
 
@@ -135,7 +135,8 @@ class _Parser(TrlParser):
 
 def parse(command: str, kinds: tuple[type, ...], argv: list[str]) -> Any:
     parser = _Parser(kinds, prog=f"trl-real {command}")
-    parser._option_string_actions["--budget"].type = number
+    if budget := parser._option_string_actions.get("--budget"):
+        budget.type = number
     if argv[-1:] == ["--config"]:
         parser.error("--config needs the path of a recipe in YAML")
     try:

@@ -31,10 +31,10 @@ class _NotJsonError(Exception):
     """Why a column does not fit into JSON."""
 
 
-def write_pairs(pairs: Dataset, folder: Path) -> str | None:
+def write_pairs(pairs: Dataset, folder: Path, name: str = "pairs") -> str | None:
     """
-    Write the pairs so that reading them gives the same values and types: `pairs.jsonl`, or `pairs.parquet` if a column does
-    not fit into JSON. Numbers keep every digit; NaN, which stands for an unknown number, becomes null in JSON.
+    Write the pairs, or other rows, so that reading them gives the same values and types: `pairs.jsonl`, or `pairs.parquet` if a
+    column does not fit into JSON. Numbers keep every digit; NaN, which stands for an unknown number, becomes null in JSON.
 
     Returns:
         `str` or `None`: Why they are not in JSON, as a sentence; `None` if they are.
@@ -43,13 +43,13 @@ def write_pairs(pairs: Dataset, folder: Path) -> str | None:
     try:
         for column, feature in pairs.features.items():
             _check_feature(feature, column)
-        with whole_file(folder / PAIRS_JSONL) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+        with whole_file(folder / f"{name}.jsonl") as unfinished, open(unfinished, "w", encoding="utf-8") as file:
             for lines in _lines(pairs):
                 file.write(lines)
     except _NotJsonError as reason:
-        with whole_file(folder / PAIRS_PARQUET) as unfinished:
+        with whole_file(folder / f"{name}.parquet") as unfinished:
             _with_media(pairs).to_parquet(str(unfinished))
-        return f"The pairs are in {PAIRS_PARQUET}, because JSON cannot hold them: {reason}."
+        return f"The {name} are in {name}.parquet, because JSON cannot hold them: {reason}."
     return None
 
 

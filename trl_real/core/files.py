@@ -87,6 +87,31 @@ def write_text(path: str | Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
+def open_log(path: Path) -> int:
+    """Open a file that only grows, for reading and for [`append`]; made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_plain(path)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+
+
+def append(log: int, data: bytes) -> None:
+    """Add to a file that only grows, all of `data` or nothing, and let it reach the disk."""
+    size = os.fstat(log).st_size
+    try:
+        while data:
+            data = data[os.write(log, data) :]
+        os.fsync(log)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(log, size)
+        raise
+
+
+def cut(log: int, size: int) -> None:
+    """Cut off what a killed process left unfinished at the end of a file that only grows."""
+    os.ftruncate(log, size)
+
+
 def replace_file(path: Path, new: Path) -> None:
     """Put a file in the place of another one, in one step."""
     check_plain(path)

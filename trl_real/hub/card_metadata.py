@@ -1,5 +1,6 @@
 """What the Hub reads of the card of a dataset: its files, sizes, sources and licence."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,6 @@ from datasets import Dataset, DatasetInfo
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
-from huggingface_hub import DatasetCardData
 
 from .card_parts import is_repo_id
 
@@ -17,6 +17,9 @@ from .card_parts import is_repo_id
 CACHED = re.compile(
     r"/(?P<namespace>[^/]+)___(?P<name>[^/]+)/(?P<config>[^/]+)/[^/]+/(?P<commit>[0-9a-f]{40})/[^/]+\.arrow$"
 )
+
+
+SIZES = {1e3: "n<1K", 1e4: "1K<n<10K", 1e5: "10K<n<100K", 1e6: "100K<n<1M", 1e7: "1M<n<10M", math.inf: "n>10M"}
 
 
 class Source(NamedTuple):
@@ -37,7 +40,7 @@ def find_source(dataset: Dataset) -> Source:
     return Source()
 
 
-def describe_files(data: DatasetCardData, splits: dict[str, Dataset], config_name: str) -> None:
+def describe_files(data: Any, splits: dict[str, Dataset], config_name: str) -> None:
     """What the viewer of the Hub and `load_dataset` read: `dataset_info` and `configs`."""
     sizes = {name: split._estimate_nbytes() for name, split in splits.items()}
     info = DatasetInfo(
@@ -78,10 +81,11 @@ def data_folder(config_name: str) -> str:
     return "data" if config_name == "default" else config_name
 
 
-def n_examples(data: DatasetCardData) -> int:
-    """The rows of all configurations together."""
+def describe_size(data: Any) -> None:
+    """The size that the Hub sorts by, of all configurations together."""
     infos = DatasetInfosDict.from_dataset_card_data(data)
-    return sum(split.num_examples for info in infos.values() for split in (info.splits or {}).values())
+    n = sum(split.num_examples for info in infos.values() for split in (info.splits or {}).values())
+    data.size_categories = [next(name for limit, name in SIZES.items() if n < limit)]
 
 
 def extended(there: Any, more: Any) -> list[str]:

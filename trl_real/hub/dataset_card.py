@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from datasets import Dataset, DatasetDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
@@ -16,12 +15,11 @@ from ..embedding.identity import embedder_name
 from ..selection.report import SelectionReport
 from . import markdown
 from .card_examples import describe_rows
-from .card_metadata import Source, describe_files, describe_source, extended, find_source, n_examples
+from .card_metadata import Source, describe_files, describe_size, describe_source, extended, find_source
 from .card_parts import OWN_CITATION, REAL_CITATION, is_repo_id, link, options, options_yaml, render
 
 
 TAGS = ("trl", "dpo", "preference", "trl-real")
-SIZES = {1e3: "n<1K", 1e4: "1K<n<10K", 1e5: "10K<n<100K", 1e6: "100K<n<1M", 1e7: "1M<n<10M", np.inf: "n>10M"}
 # Each config of a dataset has its own section between these, so that pushing one leaves the others as they are. No line of
 # foreign text can look like them, for all of those are indented.
 SECTION = "<!-- trl-real: begin of the selection {!r} -->\n{}\n<!-- trl-real: end of the selection {!r} -->"
@@ -135,7 +133,7 @@ def _metadata(
     data: Any = DatasetCardData() if previous is None else copy.deepcopy(previous.data)
     describe_files(data, splits, config_name)
     describe_source(data, origin.name, license)
-    data.size_categories = [next(name for limit, name in SIZES.items() if n_examples(data) < limit)]
+    describe_size(data)
     data.task_categories = extended(data.task_categories, ["text-generation"])
     data["tags"] = extended(data.get("tags"), TAGS)
     return data

@@ -30,7 +30,7 @@ from ..config import SelectionConfig
 from ..core.files import whole_file
 from ..core.redaction import TOKEN
 from ..selection.report import SelectionReport
-from .card_metadata import Source, data_folder, describe_download, find_source
+from .card_metadata import Source, data_folder, describe_download, describe_files, describe_size, find_source
 from .card_parts import is_repo_id
 from .commit import Operations, Target, commit
 from .dataset_card import as_splits, create_dataset_card, split_reports
@@ -46,6 +46,7 @@ def push_selected_dataset(
     report: SelectionReport | Mapping[str, SelectionReport] | None = None,
     config: SelectionConfig | None = None,
     *,
+    candidates: Dataset | DatasetDict | None = None,
     config_name: str = "default",
     private: bool | None = None,
     revision: str | None = None,
@@ -71,6 +72,10 @@ def push_selected_dataset(
             What [`select_preferences`] reported, for each split if there are several.
         config ([`SelectionConfig`], *optional*):
             The options that the pairs were selected with.
+        candidates ([`~datasets.Dataset`] or [`~datasets.DatasetDict`], *optional*):
+            What the pairs were selected from, with their scores, so that others can select anew. Pushed in the same commit, as
+            the configuration `candidates`, or `<config_name>-candidates` beside another one than the default.
+            `load_dataset(repo_id)` still loads the pairs.
         config_name (`str`, *optional*, defaults to `"default"`):
             The configuration of the dataset to write. Others that are there stay.
         private (`bool`, *optional*):
@@ -115,6 +120,8 @@ def push_selected_dataset(
     ```
     """
     splits, reports = _check(dataset, report, repo_id)
+    others = {} if candidates is None else _check_candidates(candidates)
+    others_name = "candidates" if config_name == "default" else f"{config_name}-candidates"
     card = functools.partial(
         create_dataset_card,
         dataset,
@@ -128,7 +135,8 @@ def push_selected_dataset(
     card()  # so that what it raises is raised before anything is written
     with explained(repo_id), tempfile.TemporaryDirectory(prefix="trl-real-") as temporary:
         api = HfApi(token=token, library_name="trl-real", library_version=__version__)
-        files = _write_files(splits, reports, config_name, Path(temporary), max_shard_size)
+        files = _write_files(splits, reports, config_name, Path(temporary) / "pairs", max_shard_size)
+        other_files = _write_files(others, {}, others_name, Path(temporary) / "candidates", max_shard_size)
         repo_id, model_id = _full_names(api, repo_id, model_id)
         origin = find_source(next(iter(splits.values()))) if source is None else Source(source, source_revision)
         source_data = _source_data(api, origin) if license is None else {"license": license}
@@ -139,13 +147,16 @@ def push_selected_dataset(
         def plan(head: str, there: set[str]) -> Operations:
             readme = card(previous=_card(api, repo_id, head) if "README.md" in there else None)
             describe_download(readme.data, config_name, files.size)
+            if others:
+                _describe_candidates(readme.data, others, others_name, other_files.size)
             for name, value in source_data.items():
                 readme.data[name] = readme.data.get(name) or value
             if not readme.data.get("license"):
                 logger.warning(
                     "The licence of the pairs is not known: find out that of their source and pass `license`."
                 )
-            return _operations({**files.paths, "README.md": str(readme).encode()}, there, config_name, list(splits))
+            pairs = _operations({**files.paths, "README.md": str(readme).encode()}, there, config_name, list(splits))
+            return pairs + (_operations(dict(other_files.paths), there, others_name, list(others)) if others else [])
 
         message = f"{sum(map(len, splits.values())):,} selected pairs"
         return commit(Target(api, repo_id, private, revision, create_pr), plan, message)
@@ -181,6 +192,27 @@ def _check(dataset: Any, report: Any, repo_id: str) -> tuple[dict[str, Dataset],
     return splits, split_reports(splits, report)
 
 
+def _check_candidates(candidates: Any) -> dict[str, Dataset]:
+    """The splits of the candidates, or an error before anything is written."""
+    if not isinstance(candidates, Dataset | DatasetDict):
+        raise TypeError(f"`candidates` must be a `Dataset` or a `DatasetDict`, got {type(candidates).__name__}.")
+    splits = as_splits(candidates)
+    for split, rows in splits.items():
+        if "responses" not in rows.column_names or len(rows) == 0:
+            raise ValueError(
+                f"`candidates` must have rows with a column `responses`, and its split {split!r} has {len(rows)} rows with "
+                f"{rows.column_names}."
+            )
+    return splits
+
+
+def _describe_candidates(data: Any, splits: dict[str, Dataset], name: str, size: int) -> None:
+    """Add the configuration of the candidates to the metadata of the card."""
+    describe_files(data, splits, name)
+    describe_download(data, name, size)
+    describe_size(data)
+
+
 def _full_names(api: HfApi, repo_id: str, model_id: str | None) -> tuple[str, str | None]:
     """Both names with their namespace, by default that of the user."""
     if "/" in repo_id and "/" in (model_id or "/"):
@@ -198,6 +230,7 @@ def _write_files(
     max_shard_size: int | str,
 ) -> _Files:
     """Write the data of a configuration and its figures to a temporary folder."""
+    temporary.mkdir()
     folder, shard_size = data_folder(config_name), max(1, convert_file_size_to_int(max_shard_size))
     data = {
         f"{folder}/{name}": path

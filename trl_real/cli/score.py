@@ -1,0 +1,90 @@
+"""`trl-real score`: scores for candidates."""
+
+from dataclasses import dataclass, field
+
+from ..core.output_folder import OutputFolder
+from ..sampling.judge import CRITERIA
+from ..sampling.score import score_candidates
+from .arguments import DATA_FILES, parse, paths_in
+from .data_files import load_files
+from .errors import users_mistakes
+from .generate import CANDIDATES
+from .pairs_file import write_pairs
+
+
+LOG = "score_log.jsonl"
+
+
+@dataclass
+class ScoreArguments:
+    """
+    Arguments of `trl-real score`: those of [`score_responses`], and where candidates come from and go.
+
+    Parameters:
+        model (`str`):
+            The reward model, by Hub id or path; with `base_url` the name of a judge there.
+        dataset_name (`str`, *optional*):
+            Dataset to load, as an id of the Hub or a folder.
+        data_files (`list[str]`, *optional*):
+            Local files instead: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed.
+        dataset_config (`str`, *optional*):
+            Configuration of the dataset.
+        dataset_train_split (`str`, *optional*, defaults to `"train"`):
+            The split with the candidates.
+        output_dir (`str`, *optional*, defaults to `"scored"`):
+            The folder that `candidates.jsonl` is written to, and the log that a killed run goes on from.
+        base_url, api_key_env, criteria, batch_size, dtype, concurrency:
+            See [`score_responses`].
+    """
+
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Reward model, as a Hub id or a path; with --base_url the name of a judge there.",
+            "aliases": ["--model_name_or_path"],  # as TRL has it
+        },
+    )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Dataset to load, as an id of the Hub or a folder."}
+    )
+    data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split with the candidates."})
+    output_dir: str = field(default="scored", metadata={"help": "Folder for candidates.jsonl and the log."})
+    base_url: str | None = field(
+        default=None, metadata={"help": "URL of an OpenAI-compatible server, such as http://localhost:8000/v1."}
+    )
+    api_key_env: str = field(
+        default="OPENAI_API_KEY", metadata={"help": "Environment variable with the key for --base_url."}
+    )
+    criteria: str = field(default=CRITERIA, metadata={"help": "What a judge is asked for: 'Which one is ...?'"})
+    batch_size: int = field(default=16, metadata={"help": "Responses that a reward model scores at once."})
+    dtype: str = field(
+        default="auto",
+        metadata={"help": "Precision; 'auto' is bfloat16 where the hardware has it, float32 elsewhere."},
+    )
+    concurrency: int = field(default=8, metadata={"help": "Questions to a judge that are under way at a time."})
+
+
+def score(argv: list[str]) -> None:
+    """Score candidates and write them to a folder."""
+    (arguments,) = parse("score", (ScoreArguments,), argv)
+    folder = OutputFolder(arguments.output_dir)
+    with users_mistakes(), folder.locked():
+        folder.check(CANDIDATES, paths_in(arguments.data_files, arguments.dataset_name))
+        if arguments.model is None:
+            raise ValueError("`--model` is required: the reward model or judge.")
+        files = {arguments.dataset_train_split: arguments.data_files}
+        dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
+        how = ("base_url", "api_key_env", "criteria", "batch_size", "dtype", "concurrency")
+        candidates, counts = score_candidates(
+            dataset[arguments.dataset_train_split],
+            arguments.model,
+            folder.path / LOG,
+            **{name: getattr(arguments, name) for name in how},
+        )
+        with folder.replacing(CANDIDATES) as stage:
+            note = write_pairs(candidates, stage, "candidates")
+            written = ", ".join(path.name for path in stage.iterdir())
+    print(counts, *counts.warnings(), *([note] if note else []), sep="\n")
+    print(f"Written to {folder.path}: {written}.")
