@@ -87,7 +87,6 @@ def main() -> None:
     if report.embedder:  # some strategies embed nothing, so that there is nothing to compare
         show_pairs(train, pairs, config)
     report.plot(out / "similarity.png")
-    report.save(out / "selection_report.json")
     pairs.to_json(out / "selected.jsonl", force_ascii=False)
 
     title("2. Train")

@@ -89,7 +89,7 @@ def embed_responses(
 
     >>> dataset = Dataset.from_dict({"prompt": ["Hi"], "responses": [["Hello!", "Good morning.", "Go away."]]})
     >>> dataset = dataset.map(embed_responses, batched=True)
-    >>> len(dataset[0]["embeddings"]), len(dataset[0]["embeddings"][0]), dataset[0]["responses_cut", "tokens_cut"]
+    >>> len(dataset[0]["embeddings"]), len(dataset[0]["embeddings"][0]), dataset[0]["responses_cut"]
     (3, 384, 0)
     ```
     """
