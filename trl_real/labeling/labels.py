@@ -170,6 +170,16 @@ def _first_of_each(ids: list[str | None]) -> list[int]:
     return list(first.values())
 
 
+def check_pairs(pairs: Any) -> None:
+    """Raise unless `pairs` is a dataset of unlabelled pairs."""
+    if not isinstance(pairs, Dataset):
+        raise TypeError(
+            f"`pairs` must be a `datasets.Dataset`, got {type(pairs).__name__}. Take one split of a `DatasetDict`, and read a "
+            "stream into one with `Dataset.from_list(list(stream))`."
+        )
+    _check_columns(pairs)
+
+
 def _check_columns(rows: Dataset) -> Dataset:
     missing = [name for name in TASK if name not in rows.column_names]
     if missing:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
-from scipy.stats import binomtest, chi2_contingency
+from scipy.stats import chi2_contingency
 
 from ..candidates.conversion import convert
 from ..config import SelectionConfig
@@ -20,7 +20,7 @@ from ..embedding.embedder import embedder_name
 from ..selection.budget import prompt_numbers
 from ..selection.select import pair_features, real_select
 from ..selection.similarity import pair_vectors
-from .label_noise import Estimate, cross_fit, flip_rates, wrong_majority
+from .label_noise import Estimate, cross_fit, flip_rates, share_estimate, wrong_majority
 
 
 # Pairs of a prompt that has scores: more of them say little that is new.
@@ -231,7 +231,7 @@ def label_reliability(
         pairs=len(pairs),
         prompts=n_prompts,
         embedder=name,
-        agreement=_share(*counts.sum(0)),
+        agreement=share_estimate(*counts.sum(0)),
         flip_rate=_of_labels(rate, votes, weight),
         p_agreement=float(chi2_contingency(counts, correction=False).pvalue) if differ else 1.0,
         p_flip_rate=p_flip_rate,
@@ -240,7 +240,7 @@ def label_reliability(
                 low=round(float(similarity[part].min()), 6),
                 high=round(float(similarity[part].max()), 6),
                 pairs=int(part.sum()),
-                agreement=_share(*counts[b]),
+                agreement=share_estimate(*counts[b]),
                 flip_rate=_of_labels(rates[b], votes[part], weight[part]),
                 label_agreement=None if label_agreement is None else float(label_agreement[part].mean()),
             )
@@ -312,14 +312,6 @@ def _votes(pairs: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
     several = 2 * n_for > n_labels  # else nobody, or no majority, stands behind the label: it counts as one vote
     votes[several] = np.column_stack([n_for, n_labels])[several]
     return votes, agreement
-
-
-def _share(n_for: float, n_against: float) -> Estimate:
-    """A share with Wilson's interval. Weighted counts are rounded, down to whole prompts."""
-    n = max(int(n_for + n_against), 1)
-    test = binomtest(min(round(n * n_for / (n_for + n_against)), n), n)
-    interval = test.proportion_ci(method="wilson")
-    return Estimate(float(n_for / (n_for + n_against)), float(interval.low), float(interval.high))
 
 
 def _of_labels(rate: Estimate, votes: np.ndarray, weight: np.ndarray) -> Estimate:
