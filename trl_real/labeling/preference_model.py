@@ -11,10 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
-from sklearn.model_selection import GroupKFold
 
 
-FOLDS = 10
 # Newton's method ends when no log-odds move by more than this.
 STEPS, TOLERANCE = 50, 1e-8
 # The precision of the prior of unit vectors before there are labels, about what labels of AlpacaEval and HH-RLHF make of it.
@@ -101,7 +99,10 @@ def prior_precision(difference: np.ndarray, share: np.ndarray, count: np.ndarray
 
     def less_evidence(log_precision: float) -> float:
         precision = np.exp(log_precision)
-        return float(np.log1p(values / precision).sum() - (slope**2 / (precision + values)).sum())
+        few_labels = (
+            log_precision - np.log(PRIOR_PRECISION)
+        ) ** 2  # say little: it is within a factor of e of the usual
+        return float(np.log1p(values / precision).sum() - (slope**2 / (precision + values)).sum() + few_labels)
 
     best = int(np.argmin([less_evidence(precision) for precision in PRECISIONS]))
     bounds = PRECISIONS[max(best - 1, 0)], PRECISIONS[min(best + 1, len(PRECISIONS) - 1)]
@@ -112,26 +113,30 @@ def _information(difference: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return (difference * weight[:, None]).T @ difference
 
 
-def cross_fit(
-    difference: np.ndarray, share: np.ndarray, count: np.ndarray, groups: np.ndarray, seed: int
+def without_own_prompt(
+    model: PreferenceModel, difference: np.ndarray, share: np.ndarray, count: np.ndarray, groups: np.ndarray
 ) -> np.ndarray:
     """
-    The chance that the first response is preferred, `(n,)`, from models that have not seen the prompt of the pair.
+    The chance that the first response is preferred, `(n,)`, as a model says that has not seen the prompt of the pair.
+
+    One step of Newton's method from the model of all labels takes those of a prompt out of it, so that nothing is fit anew.
 
     Args:
+        model ([`PreferenceModel`]): The model of all these labels.
         difference, share, count: As in [`fit`].
         groups (`np.ndarray` of shape `(n,)`): The number of each pair's prompt.
-        seed (`int`): Seed of the folds.
     """
-    n_groups = len(np.unique(groups))
-    chances = np.full(len(groups), 0.5)
-    if n_groups < 2:
-        return chances
-    precision = prior_precision(difference, share, count)
-    folds = GroupKFold(min(FOLDS, n_groups), shuffle=True, random_state=seed)
-    for train, test in folds.split(difference, groups=groups):
-        chances[test] = fit(difference[train], share[train], count[train], precision).chances(difference[test])
-    return chances
+    logits, variances = model.logits(difference), np.empty(len(groups))
+    seen = expit(logits)
+    order = np.argsort(groups, kind="stable")
+    for part in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
+        covariance = difference[part] @ model.covariance @ difference[part].T
+        information = count[part] * seen[part] * (1 - seen[part])
+        # Of the log-odds of these pairs without what their own labels tell about the weights.
+        covariance = covariance @ np.linalg.inv(np.eye(len(part)) - information[:, None] * covariance)
+        logits[part] -= covariance @ (count[part] * (share[part] - seen[part]))
+        variances[part] = np.diagonal(covariance)
+    return chance(logits, variances)
 
 
 def expected_gain(model: PreferenceModel, rest: np.ndarray, n: int, n_rest: int) -> float:

@@ -13,9 +13,9 @@ from ..core.checks import check_count, check_seed
 from ..core.messages import response_text
 from .label_noise import Estimate, share_estimate
 from .pool import Pool
-from .preference_model import cross_fit, expected_gain, fit
+from .preference_model import PreferenceModel, expected_gain, fit, without_own_prompt
 from .progress_report import MIN_LABELS, LabelProgress, ProgressPoint
-from .rounds import check_round_strategy
+from .rounds import check_round_strategy, drawn_at_random
 
 
 SIDES = ("a", "b")
@@ -57,7 +57,7 @@ def label_progress(
         strategy (`str`, *optional*, defaults to `"random"`):
             The strategy that [`next_pairs`] was given. Labels that you have drawn in another way are `"random"`.
         seed (`int`, *optional*, defaults to `0`):
-            The seed that [`next_pairs`] was given; also that of the folds.
+            The seed that [`next_pairs`] was given.
         embedder, embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
             As in [`embed_responses`]. Unused if there is a column `embeddings` with one vector a side.
 
@@ -92,10 +92,7 @@ def label_progress(
     SelectionConfig(**options)
     pool = Pool.of(pairs, labels, seed, options)
     labeled = pool.decided[pool.votes(pool.decided)[1] > 0]
-    drawn = labeled
-    if strategy != "random":
-        undecided = np.flatnonzero(pool.is_open())
-        drawn = labeled[labeled < (undecided[0] if len(undecided) else len(pool.rows))]
+    drawn = drawn_at_random(pool, labeled, strategy)
     progress = _count(pool, drawn)
     if len(drawn) >= MIN_LABELS:
         rounds = np.arange(n, len(drawn), n)
@@ -105,33 +102,34 @@ def label_progress(
             else rounds
         )
         progress.curve = [
-            ProgressPoint(int(size), *judge(pool, drawn[:size], drawn[:size], seed)) for size in (*few, len(drawn))
+            ProgressPoint(int(size), *judge(pool, drawn[:size], drawn[:size])) for size in (*few, len(drawn))
         ]
         progress.agreement = (
-            progress.curve[-1].agreement if len(drawn) == len(labeled) else judge(pool, labeled, drawn, seed)[0]
+            progress.curve[-1].agreement if len(drawn) == len(labeled) else judge(pool, labeled, drawn)[0]
         )
-        progress.gain_next, progress.gain_all = expected_gains(pool, labeled, n)
+        model = fit(pool.difference[labeled].astype(np.float64), *pool.votes(labeled))
+        progress.gain_next, progress.gain_all = expected_gains(model, pool, n)
     return progress
 
 
-def expected_gains(pool: Pool, labeled: np.ndarray, n: int) -> tuple[float, float]:
+def expected_gains(model: PreferenceModel, pool: Pool, n: int) -> tuple[float, float]:
     """What the next round of `n` labels, and what all other labels, are expected to add to the agreement."""
-    model = fit(pool.difference[labeled].astype(np.float64), *pool.votes(labeled))
     undecided = np.flatnonzero(pool.is_open())
     rest = pool.difference[undecided[:SAMPLE]].astype(np.float64)
     of_next, of_all = (expected_gain(model, rest, size, len(undecided)) for size in (n, len(undecided)))
     return of_next, of_all
 
 
-def judge(pool: Pool, labeled: np.ndarray, drawn: np.ndarray, seed: int) -> tuple[Estimate, Estimate]:
+def judge(pool: Pool, labeled: np.ndarray, drawn: np.ndarray) -> tuple[Estimate, Estimate]:
     """
-    How often models of labels agree with the labels of prompts that they have not seen, and the mean logarithm of the chance that
-    they give to these, of the pairs that were drawn at random. All pairs of a prompt together count as one.
+    How often a model of labels agrees with the labels of prompts that it has not seen, and the mean logarithm of the chance that
+    it gives to these, of the pairs that were drawn at random. All pairs of a prompt together count as one.
     """
     difference, prompts = pool.difference[labeled].astype(np.float64), pool.prompts(labeled)
     share, count = pool.votes(labeled)
     judged = np.isin(labeled, drawn)
-    chances = cross_fit(difference, share, count, prompts, seed)[judged]
+    model = fit(difference, share, count)
+    chances = without_own_prompt(model, difference, share, count, prompts)[judged]
     share, prompts = share[judged], np.unique(prompts[judged], return_inverse=True)[1]
     agrees = np.where(chances > 0.5, share, np.where(chances < 0.5, 1 - share, 0.5))
     likelihood = xlogy(share, chances) + xlogy(1 - share, 1 - chances)

@@ -113,6 +113,26 @@ def check_round_strategy(strategy: object) -> None:
         raise ValueError(f"`strategy` must be one of {['random', *PICKS]}, got {strategy!r}.")
 
 
+def check_audit(audit: object) -> None:
+    """Raise unless `audit` is a share above 0."""
+    check_number("audit", audit, 0, 1)
+    if not audit:
+        raise ValueError(
+            f"`audit` must be above 0, got {audit!r}: without pairs that are drawn at random nobody knows how labeling goes."
+        )
+
+
+def drawn_at_random(pool: Pool, labeled: np.ndarray, strategy: str) -> np.ndarray:
+    """
+    Those of the labeled pairs that are a random sample: all of them where `strategy` draws them, else those that come before the
+    first pair that nobody has decided about, whatever they were labeled for.
+    """
+    if strategy == "random":
+        return labeled
+    undecided = np.flatnonzero(pool.is_open())
+    return labeled[labeled < (undecided[0] if len(undecided) else len(pool.rows))]
+
+
 def pick_round(
     pool: Pool, n: int, strategy: str, audit: float, labels_per_pair: int = 1
 ) -> tuple[np.ndarray, np.ndarray, str]:
