@@ -36,8 +36,21 @@ def test_weights_are_the_most_likely_ones(labeled):
     model = fit(difference, share, count, 0.7)
     best = minimize(less_likely, np.zeros(6), tol=1e-12)
     np.testing.assert_allclose(model.weights, best.x, atol=1e-5)
-    np.testing.assert_allclose(model.covariance, best.hess_inv, atol=5e-2)
+    steps = 1e-3 * np.eye(6)
+    curvature = [[second_difference(less_likely, model.weights, one, other) for one in steps] for other in steps]
+    np.testing.assert_allclose(model.covariance @ curvature, np.eye(6), atol=1e-4)
     assert less_likely(model.weights) <= best.fun + 1e-12
+
+
+def second_difference(function, at, one, other):
+    """The second derivative in two directions, whose lengths are the steps."""
+    around = (
+        function(at + one + other)
+        - function(at + one - other)
+        - function(at - one + other)
+        + function(at - one - other)
+    )
+    return around / (4 * np.linalg.norm(one) * np.linalg.norm(other))
 
 
 def test_the_prior_has_the_greatest_evidence(labeled):
