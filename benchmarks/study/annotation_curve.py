@@ -20,9 +20,9 @@ from data import ERROR, HELD_OUT, SHARE, annotate, load_candidates, load_pairs, 
 from datasets import Dataset, disable_progress_bars
 from intervals import over_seeds
 from sklearn.linear_model import BayesianRidge
-from trl_real.selection.select.similarity import pair_vectors
 
 from trl_real import real_select, select_budget
+from trl_real.selection.similarity import pair_vectors
 from trl_real.strategies import STRATEGIES
 
 

@@ -16,11 +16,11 @@ from data import ERROR, gaps, load_candidates, load_pairs, temperature
 from datasets import Dataset, disable_progress_bars
 from intervals import over_prompts
 from scipy.special import expit
-from trl_real.selection.select.similarity import pair_vectors
 
 from trl_real import label_reliability, real_select
 from trl_real.labeling.label_noise import Estimate
 from trl_real.labeling.reliability import PAIRS_PER_PROMPT
+from trl_real.selection.similarity import pair_vectors
 from trl_real.strategies import STRATEGIES
 
 

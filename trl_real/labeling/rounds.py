@@ -84,11 +84,7 @@ def next_pairs(
     """
     check_count("n", n)
     check_round_strategy(strategy)
-    check_number("audit", audit, 0, 1)
-    if not audit:
-        raise ValueError(
-            "`audit` must be above 0: without pairs that are drawn at random nobody knows how labeling goes."
-        )
+    check_audit(audit)
     check_seed("seed", seed)
     check_count("labels_per_pair", labels_per_pair)
     options = {
