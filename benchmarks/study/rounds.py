@@ -1,10 +1,10 @@
 """
 Labels in rounds: what is lost by stopping when `label_progress` says so, and whether a strategy of `next_pairs` beats `random`.
 
-python benchmarks/study/rounds.py candidates --data folder --seeds 100 > results/rounds_candidates.json
+python benchmarks/study/rounds.py candidates --data folder --seeds 30 > results/rounds_candidates.json
 
 `candidates` has one pair of each prompt of AlpacaEval, `five` five of them, `pairs` is HH-RLHF. Splits and annotators are those of
-the annotation curve. The rule was chosen on the first fifth of the seeds, and is judged on the others.
+the annotation curve. The rule was chosen on the first ten seeds of `candidates` and `pairs`, and is judged on the others.
 """
 
 import argparse
@@ -25,9 +25,8 @@ from trl_real.labeling.simulation_report import SimulatedRound
 from trl_real.selection.similarity import pair_differences
 
 
-CHOSEN_ON = 0.2
+CHOSEN_ON = 10  # seeds
 THRESHOLDS = (0.003, 0.004, 0.005, 0.006, 0.0065, 0.007, 0.008, 0.01, 0.015)
-STRATEGY_SEEDS = 20
 HELD_OUT_PAIRS = 5  # a prompt
 POINT = 0.01
 
@@ -89,7 +88,8 @@ def main() -> None:
     parser.add_argument(
         "--data", help="Folder of the AlpacaEval candidates and the HH-RLHF pairs; else the package's sample."
     )
-    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--strategy_seeds", type=int, default=20, help="Seeds on which other strategies are played.")
     parser.add_argument("--round", type=int, help="Labels of a round.")
     args = parser.parse_args()
     disable_progress_bars()
@@ -102,22 +102,20 @@ def main() -> None:
     pairs_per_prompt = 5 if args.kind == "five" else 1
     size = args.round or (150 if args.kind == "five" else 50)
     strategies = [] if args.kind == "five" else list(PICKS)
-    rounds: list[list[SimulatedRound]] = []
+    rounds: dict[int, list[SimulatedRound]] = {}
     less_random: dict[str, list[float]] = {strategy: [] for strategy in strategies}
-    sizes: list[int] = []
-    for seed in range(args.seeds):
+    for seed in range(CHOSEN_ON if args.kind == "five" else 0, args.seeds):
         pool, gold = pool_and_gold(rows, pairs_per_prompt, noise, seed)
-        rounds.append(play(pool, gold, "random", size))
-        for strategy in strategies if seed < STRATEGY_SEEDS else []:
+        rounds[seed] = play(pool, gold, "random", size)
+        for strategy in strategies if seed < args.strategy_seeds else []:
             others = play(pool, gold, strategy, size)
-            gaps = [step.accuracy - plain.accuracy for step, plain in zip(others, rounds[-1], strict=True)]
+            gaps = [step.accuracy - plain.accuracy for step, plain in zip(others, rounds[seed], strict=True)]
             less_random[strategy].append(float(np.mean(gaps)))
-        sizes.append(len(pool.rows))
-    n_chosen = max(2, round(CHOSEN_ON * args.seeds))
-    chosen, judged = rounds[:n_chosen], rounds[n_chosen:]
+    chosen = [played for seed, played in rounds.items() if seed < CHOSEN_ON]
+    judged = [played for seed, played in rounds.items() if seed >= CHOSEN_ON]
     results = {
         "data": name,
-        "pairs": round(float(np.mean(sizes))),
+        "pairs": round(float(np.mean([played[-1].labels for played in judged]))),
         "pairs_per_prompt": pairs_per_prompt,
         "round": size,
         "error_of_random_pairs": ERROR if noise else None,
@@ -127,11 +125,11 @@ def main() -> None:
         "judged_on": len(judged),
         "thresholds": {
             str(threshold): sum_up(chosen, [stop_by(played, threshold) for played in chosen])
-            for threshold in THRESHOLDS
+            for threshold in (THRESHOLDS if chosen else ())
         },
         "with_all_labels": over_draws(np.array([played[-1].accuracy for played in judged])),
         **judge(judged),
-        "strategy_seeds": min(STRATEGY_SEEDS, args.seeds),
+        "strategy_seeds": min(args.strategy_seeds, args.seeds),
         "less_random": {strategy: over_seeds(values, HELD_OUT) for strategy, values in less_random.items()},
     }
     print(json.dumps(results, indent=2))

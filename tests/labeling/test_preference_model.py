@@ -9,12 +9,11 @@ from scipy.stats import multivariate_normal
 from trl_real.labeling import preference_model
 from trl_real.labeling.preference_model import (
     PRIOR_PRECISION,
+    JudgedPairs,
     chance,
-    expected_gain,
     fit,
     prior_precision,
     without_labels,
-    without_own_prompt,
 )
 
 
@@ -79,7 +78,7 @@ def test_a_prompt_is_judged_without_its_own_labels(labeled, rng):
     difference, share, count = labeled
     groups = rng.integers(0, 60, len(count))
     model = fit(difference, share, count, 4.0)
-    found = without_own_prompt(model, difference, share, count, groups)
+    found = chance(*JudgedPairs(difference, share, count, groups).unseen(model))
     seen = model.chances(difference)
     expected = np.empty_like(found)
     for group in np.unique(groups):
@@ -109,21 +108,39 @@ def test_the_expected_gain_is_what_simulated_labels_add(rng):
         chances = expit(judged @ weights)
         right = np.where(judged @ moved > 0, chances, 1 - chances).mean()
         gains.append(right - np.where(judged @ model.weights > 0, chances, 1 - chances).mean())
-    found = expected_gain(model, judged, 100, len(judged))
+    found = gain(model, start, judged, 100)
     assert found == pytest.approx(np.mean(gains), abs=4 * np.std(gains) / np.sqrt(len(gains)) + 0.003)
     assert found > 0.005
 
 
+def gain(model, labeled, rest, n, n_rest=None, prompts=None):
+    """What labels of `n` of the rest are expected to add; labels that are there say nothing here."""
+    difference, count = np.concatenate([labeled, rest]), np.repeat([1.0, 0.0], [len(labeled), len(rest)])
+    prompts = np.arange(len(difference)) if prompts is None else prompts
+    share = np.where(count > 0, expit(model.logits(difference)), 0.5)
+    return JudgedPairs(difference, share, count, prompts).expected_gain(model, n, n_rest or len(rest))
+
+
 def test_more_labels_add_more(labeled, rng):
-    model, rest = fit(*labeled), rng.normal(size=(200, 6)) / np.sqrt(6)
-    gains = [expected_gain(model, rest, n, 200) for n in (0, 10, 50, 200, 1000)]
+    model, seen, rest = fit(*labeled), labeled[0], rng.normal(size=(200, 6)) / np.sqrt(6)
+    gains = [gain(model, seen, rest, n) for n in (0, 10, 50, 200, 1000)]
     assert gains[0] == pytest.approx(0, abs=1e-12)
     assert gains[0] < gains[1] < gains[2] < gains[3] == gains[4]
-    assert expected_gain(model, rest[:0], 10, 0) == 0.0
-    # A sample stands for all.
-    assert expected_gain(model, np.tile(rest, (2, 1)), 100, 400) == pytest.approx(
-        expected_gain(model, rest, 100, 400), rel=0.02
-    )
+    assert gain(model, seen, rest[:0], 10, 1) == 0.0
+
+
+def test_a_sample_of_the_rest_stands_for_all(labeled, rng):
+    model, seen, rest = fit(*labeled), labeled[0], rng.normal(size=(4000, 6)) / np.sqrt(6)
+    assert gain(model, seen, rest[:2000], 300, 4000) == pytest.approx(gain(model, seen, rest, 300), rel=0.1)
+
+
+def test_a_prompt_is_judged_without_labels_to_come(labeled, rng):
+    """Pairs that are alike, as those of a prompt are, tell about one another: that counts only across prompts."""
+    model, seen = fit(*labeled), labeled[0]
+    rest = np.repeat(rng.normal(size=(20, 6)), 5, axis=0)
+    apart = np.arange(len(seen) + 100)
+    together = np.concatenate([apart[: len(seen)], len(seen) + np.repeat(np.arange(20), 5)])
+    assert gain(model, seen, rest, 100, prompts=together) < gain(model, seen, rest, 100, prompts=apart)
 
 
 def test_nodes_integrate_a_normal_variable():

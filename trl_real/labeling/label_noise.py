@@ -43,7 +43,7 @@ class Estimate:
 
 def share_estimate(n_for: float, n_against: float) -> Estimate:
     """A share with Wilson's interval. Weighted counts are rounded, down to whole prompts."""
-    n = max(int(n_for + n_against), 1)
+    n = max(int(n_for + n_against + 1e-9), 1)
     test = binomtest(min(round(n * n_for / (n_for + n_against)), n), n)
     interval = test.proportion_ci(method="wilson")
     return Estimate(float(n_for / (n_for + n_against)), float(interval.low), float(interval.high))

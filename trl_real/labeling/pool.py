@@ -98,9 +98,10 @@ class Pool:
         count = for_a + [found.count("b") for found in labels]
         return np.divide(for_a, count, out=np.full(len(count), 0.5), where=count > 0), count
 
-    def prompts(self, of: np.ndarray) -> np.ndarray:
-        """The number of the prompt of some pairs, `(n,)`."""
-        return prompt_numbers(self.pairs.select(self.rows[of]))
+    @cached_property
+    def prompts(self) -> np.ndarray:
+        """The number of the prompt of each pair, `(n,)`."""
+        return prompt_numbers(self.pairs)[self.rows]
 
 
 def _drawn(pair: str, seed: int) -> tuple[bytes, str]:

@@ -6,6 +6,7 @@ first less that of the second. The weights have a normal prior whose precision i
 few labels say little. There is no intercept: nothing depends on which response comes first.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,55 +114,75 @@ def _information(difference: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return (difference * weight[:, None]).T @ difference
 
 
-def without_own_prompt(
-    model: PreferenceModel, difference: np.ndarray, share: np.ndarray, count: np.ndarray, groups: np.ndarray
-) -> np.ndarray:
+@dataclass(frozen=True)
+class JudgedPairs:
     """
-    The chance that the first response is preferred, `(n,)`, as a model says that has not seen the prompt of the pair.
+    Pairs that a model of their labels is judged by, each as if nothing were known about the pairs of its prompt.
 
-    One step of Newton's method from the model of all labels takes those of a prompt out of it, so that nothing is fit anew.
-
-    Args:
-        model ([`PreferenceModel`]): The model of all these labels.
-        difference, share, count: As in [`fit`].
-        groups (`np.ndarray` of shape `(n,)`): The number of each pair's prompt.
+    Attributes:
+        difference (`np.ndarray` of shape `(n, dim)`): Embedding of the first response less that of the second.
+        share (`np.ndarray` of shape `(n,)`): Which share of the labels of the pair is for the first response.
+        count (`np.ndarray` of shape `(n,)`): How many labels that are, 0 for a pair that has none yet.
+        prompts (`np.ndarray` of shape `(n,)`): The number of the prompt.
     """
-    logits, variances = model.logits(difference), np.empty(len(groups))
-    seen = expit(logits)
-    order = np.argsort(groups, kind="stable")
-    for part in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
-        covariance = difference[part] @ model.covariance @ difference[part].T
-        information = count[part] * seen[part] * (1 - seen[part])
-        # Of the log-odds of these pairs without what their own labels tell about the weights.
-        covariance = covariance @ np.linalg.inv(np.eye(len(part)) - information[:, None] * covariance)
-        logits[part] -= covariance @ (count[part] * (share[part] - seen[part]))
-        variances[part] = np.diagonal(covariance)
-    return chance(logits, variances)
 
+    difference: np.ndarray
+    share: np.ndarray
+    count: np.ndarray
+    prompts: np.ndarray
 
-def expected_gain(model: PreferenceModel, rest: np.ndarray, n: int, n_rest: int) -> float:
-    """
-    How much more often the model is expected to agree with the label of another pair, once it has seen `n` more labels.
+    def unseen(self, model: PreferenceModel) -> tuple[np.ndarray, np.ndarray]:
+        """
+        The log-odds that a model gives that has not seen the prompt, and their variances, `(n,)` both.
 
-    Labels of `n` pairs of the rest, drawn at random, would narrow the covariance in a known way. The log-odds that the model
-    will then give to a pair are normal around those of today, with the variance that is lost; the gain is what that moves the
-    mean chance of the side that the model prefers (the expected value of sample information).
+        One step of Newton's method from the model of all labels takes those of a prompt out of it, so that nothing is fit anew.
+        """
+        logits, variances = model.logits(self.difference), np.empty(len(self.prompts))
+        seen = expit(logits)
+        for own, covariance in self._without_own(model.covariance, self.count * seen * (1 - seen)):
+            pull = self.count[own] * (self.share[own] - seen[own])
+            logits[own] -= np.einsum("nij,nj->ni", covariance, pull)
+            variances[own] = np.diagonal(covariance, axis1=1, axis2=2)
+        return logits, variances
 
-    Args:
-        model ([`PreferenceModel`]): What the labels so far say.
-        rest (`np.ndarray` of shape `(n_sample, dim)`): The pairs without a label, or a random sample of them.
-        n (`int`): How many of the pairs without a label are labeled next.
-        n_rest (`int`): How many there are.
-    """
-    if not len(rest):
-        return 0.0
-    logits, before = model.logits(rest), model.variances(rest)
-    information = expit(logits) * expit(-logits) * min(n / n_rest, 1.0)  # that a pair is expected to add
-    added = _information(rest, information) * n_rest / len(rest)
-    covariance = np.linalg.inv(np.linalg.inv(model.covariance) + added)
-    after = PreferenceModel(model.weights, covariance, model.precision).variances(rest)
-    # The pair that is judged is none of those that are labeled.
-    after = np.minimum(after / np.maximum(1 - information * after, TOLERANCE), before)
-    moved = logits[:, None] + np.sqrt(before - after)[:, None] * NODES
-    agrees = np.abs(chance(moved, after[:, None]) - 0.5) @ WEIGHTS
-    return float((agrees - np.abs(chance(logits, before) - 0.5)).mean())
+    def expected_gain(self, model: PreferenceModel, n: int, n_rest: int) -> float:
+        """
+        How much more often the model is expected to agree with the label of a pair, once it has seen `n` more labels.
+
+        Labels of `n` pairs, drawn at random from the rest, would narrow the covariance in a known way. The log-odds that the model
+        will then give to a pair are normal around those of today, with the variance that is lost; the gain is what that moves the
+        mean chance of the side that the model prefers (the expected value of sample information).
+
+        Args:
+            model ([`PreferenceModel`]): What the labels so far say.
+            n (`int`): How many pairs are labeled next.
+            n_rest (`int`): How many pairs have no label; those here are all of them, or a random sample.
+        """
+        rest = self.count == 0
+        if not rest.any():
+            return 0.0
+        seen = expit(model.logits(self.difference))
+        new = np.where(rest, min(n / n_rest, 1.0), 0.0)  # labels that a pair is expected to get
+        added = _information(self.difference, new * seen * (1 - seen)) * n_rest / rest.sum()
+        narrowed = np.linalg.inv(np.linalg.inv(model.covariance) + added)
+        after = np.empty(len(rest))
+        for own, covariance in self._without_own(narrowed, (self.count + new) * seen * (1 - seen)):
+            after[own] = np.diagonal(covariance, axis1=1, axis2=2)
+        logits, before = self.unseen(model)
+        moved = np.sqrt(np.maximum(before - after, 0.0))
+        agrees = np.abs(chance(logits[:, None] + moved[:, None] * NODES, after[:, None]) - 0.5) @ WEIGHTS
+        return float((agrees - np.abs(chance(logits, before) - 0.5)).mean())
+
+    def _without_own(self, covariance: np.ndarray, information: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """
+        The pairs of prompts that have as many, `(n_prompts, k)`, and the covariances of their log-odds, `(n_prompts, k, k)`,
+        without the `information` of their own labels.
+        """
+        order = np.argsort(self.prompts, kind="stable")
+        starts = np.flatnonzero(np.diff(self.prompts[order], prepend=-1))
+        counts = np.diff(starts, append=len(order))
+        for k in np.unique(counts).tolist():
+            own = order[starts[counts == k][:, None] + np.arange(k)]
+            difference = self.difference[own]
+            found = difference @ covariance @ difference.transpose(0, 2, 1)
+            yield own, found @ np.linalg.inv(np.eye(k) - information[own][:, :, None] * found)

@@ -13,7 +13,7 @@ from ..core.checks import check_count, check_seed
 from ..core.messages import response_text
 from .label_noise import Estimate, share_estimate
 from .pool import Pool
-from .preference_model import PreferenceModel, expected_gain, fit, without_own_prompt
+from .preference_model import JudgedPairs, PreferenceModel, chance, fit
 from .progress_report import MIN_LABELS, LabelProgress, ProgressPoint
 from .rounds import check_round_strategy, drawn_at_random
 
@@ -108,16 +108,21 @@ def label_progress(
             progress.curve[-1].agreement if len(drawn) == len(labeled) else judge(pool, labeled, drawn)[0]
         )
         model = fit(pool.difference[labeled].astype(np.float64), *pool.votes(labeled))
-        progress.gain_next, progress.gain_all = expected_gains(model, pool, n)
+        progress.gain_next = expected_gain(model, pool, labeled, n)
+        progress.gain_all = expected_gain(model, pool, labeled)
     return progress
 
 
-def expected_gains(model: PreferenceModel, pool: Pool, n: int) -> tuple[float, float]:
-    """What the next round of `n` labels, and what all other labels, are expected to add to the agreement."""
+def expected_gain(model: PreferenceModel, pool: Pool, labeled: np.ndarray, n: int | None = None) -> float:
+    """What the labels of `n` other pairs, or of all, are expected to add to the agreement."""
     undecided = np.flatnonzero(pool.is_open())
-    rest = pool.difference[undecided[:SAMPLE]].astype(np.float64)
-    of_next, of_all = (expected_gain(model, rest, size, len(undecided)) for size in (n, len(undecided)))
-    return of_next, of_all
+    pairs = judged_pairs(pool, np.concatenate([labeled, undecided[:SAMPLE]]))
+    return pairs.expected_gain(model, len(undecided) if n is None else n, len(undecided))
+
+
+def judged_pairs(pool: Pool, pairs: np.ndarray) -> JudgedPairs:
+    """Some pairs of the pool, to judge a model by."""
+    return JudgedPairs(pool.difference[pairs].astype(np.float64), *pool.votes(pairs), pool.prompts[pairs])
 
 
 def judge(pool: Pool, labeled: np.ndarray, drawn: np.ndarray) -> tuple[Estimate, Estimate]:
@@ -125,14 +130,13 @@ def judge(pool: Pool, labeled: np.ndarray, drawn: np.ndarray) -> tuple[Estimate,
     How often a model of labels agrees with the labels of prompts that it has not seen, and the mean logarithm of the chance that
     it gives to these, of the pairs that were drawn at random. All pairs of a prompt together count as one.
     """
-    difference, prompts = pool.difference[labeled].astype(np.float64), pool.prompts(labeled)
-    share, count = pool.votes(labeled)
+    pairs = judged_pairs(pool, labeled)
     judged = np.isin(labeled, drawn)
-    model = fit(difference, share, count)
-    chances = without_own_prompt(model, difference, share, count, prompts)[judged]
-    share, prompts = share[judged], np.unique(prompts[judged], return_inverse=True)[1]
+    chances = chance(*pairs.unseen(fit(pairs.difference, pairs.share, pairs.count)))[judged]
+    share, prompts = pairs.share[judged], pairs.prompts[judged]
     agrees = np.where(chances > 0.5, share, np.where(chances < 0.5, 1 - share, 0.5))
     likelihood = xlogy(share, chances) + xlogy(1 - share, 1 - chances)
+    prompts = np.unique(prompts, return_inverse=True)[1]
     of_prompt = np.bincount(prompts)
     agrees, likelihood = (np.bincount(prompts, values) / of_prompt for values in (agrees, likelihood))
     error = 1.96 * likelihood.std() / np.sqrt(len(likelihood))

@@ -19,7 +19,7 @@ from ..selection.similarity import pair_differences
 from .label_log import LabelRecord
 from .pool import Pool
 from .preference_model import fit
-from .progress import expected_gains, judge
+from .progress import expected_gain, judge
 from .progress_report import LEAST_GAIN, MIN_LABELS, LabelProgress
 from .rounds import check_audit, check_round_strategy, drawn_at_random, pick_round
 from .simulation_report import LabelingSimulation, SimulatedRound
@@ -137,7 +137,7 @@ def play(pool: Pool, held_out: np.ndarray, strategy: str, n: int = 50, audit: fl
         labeled = pool.decided
         model = fit(pool.difference[labeled].astype(np.float64), *pool.votes(labeled))
         logits = model.logits(held_out)
-        _, gain = expected_gains(model, pool, n)
+        gain = expected_gain(model, pool, labeled)
         stop = _stops(pool, drawn_at_random(pool, labeled, strategy), gain)
         rounds.append(SimulatedRound(len(labeled), float((logits > 0).mean() + (logits == 0).mean() / 2), gain, stop))
     return rounds
