@@ -85,7 +85,7 @@ def test_the_curve_ends_with_all_labels(pairs, labels):
     turned=st.sets(st.integers(0, 129)),
     strategy=st.sampled_from(["random", "bald"]),
 )
-@settings(max_examples=8)
+@settings(max_examples=6)
 def test_neither_order_nor_sides_matter(order, turned, strategy):
     rng = np.random.default_rng(0)
     pairs = unlabeled(rng, 130, dim=5)
@@ -98,7 +98,8 @@ def test_neither_order_nor_sides_matter(order, turned, strategy):
         else record
         for record in records
     ]
-    found = label_progress(turn(pairs, turned).select(order), there[::-1], strategy=strategy).to_dict()
+    shuffled = turn(pairs, turned).shuffle(order)
+    found = label_progress(shuffled, there[::-1], strategy=strategy).to_dict()
     assert found == close_to(expected)
 
 

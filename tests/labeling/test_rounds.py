@@ -113,7 +113,7 @@ LABELS = st.lists(st.sampled_from(["a", "b", "tie", None]), min_size=1, max_size
 
 @given(
     labels=LABELS,
-    order=st.permutations(range(25)),
+    order=st.integers(0, 99),
     turned=st.sets(st.integers(0, 24)),
     strategy=st.sampled_from(STRATEGIES),
     seed=st.integers(0, 3),
@@ -124,14 +124,14 @@ def test_neither_order_nor_sides_matter(labels, order, turned, strategy, seed):
     other_side = {"a": "b", "b": "a"}
     records = [{"pair_id": f"{i:x}", "label": label} for i, label in enumerate(labels)]
     expected = next_pairs(pairs, records, n=6, strategy=strategy, seed=seed)
-    other = turn(pairs, turned).select(order)
+    other = turn(pairs, turned).shuffle(order)
     there = [
         record | {"label": other_side.get(record["label"], record["label"])}
         if int(record["pair_id"], 16) in turned
         else record
         for record in records
     ]
-    found = next_pairs(other, [there[i] for i in order if i < len(there)], n=6, strategy=strategy, seed=seed)
+    found = next_pairs(other, there[::-1], n=6, strategy=strategy, seed=seed)
     for column in ("pair_id", "reason"):
         assert found[column][:] == expected[column][:]
     assert len(expected) == min(6, 25 - len(labels))
