@@ -73,8 +73,9 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
         labels (`str`, `Path`, `dict` or `list`):
             A label is `"a"`, `"b"`, `"tie"` or `None`. They come as a JSONL file, each line with a `pair_id`, a `label` and
             perhaps an `annotator`; as a list of such records; as a dict of `pair_id` to label; or as a list of labels, one
-            a row. Where a record has `response_a` and `response_b`, its label is about these, whichever side of the
-            dataset they are on.
+            a row. Where a record has `response_a` and `response_b`, or `response_a_sha256`, its label is about these,
+            whichever side of the dataset they are on. Of an annotator who has decided again, the record with the latest
+            `time` counts, and none if it is `undone`.
         on_skip (`str`, *optional*, defaults to `"drop"`):
             What happens to a pair of which no side is preferred: `"drop"` it, `"keep"` it with its responses, nulls and
             a `skip_reason`, `"missing_label"` or `"tied_labels"`, or `"error"`.
@@ -288,6 +289,13 @@ def _write_sides(
     }
     batch["chosen"] = [sides[label][r] for r, label in enumerate(labels)]
     batch["rejected"] = [sides[OTHER_SIDE[label]][r] for r, label in enumerate(labels)]
+    if (
+        "embeddings" in batch and "responses" not in batch and "skip_reason" not in columns
+    ):  # those of the sides, in their order
+        batch["embeddings"] = [
+            vectors[::-1] if label == "b" else vectors
+            for label, vectors in zip(labels, batch["embeddings"], strict=True)
+        ]
     if "skip_reason" in columns:
         earlier = batch["skip_reason"] if "skip_reason" in batch else [None] * len(indices)
         unpicked = [pair is None for pair in batch["pair_id"]]

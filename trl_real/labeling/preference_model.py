@@ -44,11 +44,11 @@ class PreferenceModel:
 
     def logits(self, difference: np.ndarray) -> np.ndarray:
         """The log-odds that the first response is preferred, `(n,)`."""
-        return difference @ self.weights
+        return difference @ self.weights.astype(difference.dtype)
 
     def variances(self, difference: np.ndarray) -> np.ndarray:
         """The variances of these log-odds, `(n,)`."""
-        return np.einsum("ij,ij->i", difference @ self.covariance, difference)
+        return np.einsum("ij,ij->i", difference @ self.covariance.astype(difference.dtype), difference)
 
     def chances(self, difference: np.ndarray) -> np.ndarray:
         """The chance that the first response is preferred, `(n,)`, whatever the weights may be."""

@@ -44,7 +44,7 @@ def label_progress(
     were drawn at random alone. In the random order of all pairs, which `seed` decides, these are the ones before the first that nobody
     has decided about: [`next_pairs`] draws them in that order. With `strategy="random"` they are all that have a label.
 
-    `stop` says yes where the labels of all other pairs together are expected to add less than half a point to the agreement; never with
+    `stop` says yes where the labels of all other pairs together are expected to add less than 0.65 points to the agreement; never with
     fewer than 100 labels of pairs that were drawn at random, nor where the model may be no better than chance.
 
     Args:

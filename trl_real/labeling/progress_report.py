@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # With fewer labels that were drawn at random the interval of the agreement is wider than 10 points to each side.
 MIN_LABELS = 100
-# Labeling stops where all other labels together are expected to add less agreement than this. Chosen on seeds 0 to 19 of the study.
+# Labeling stops where all other labels together are expected to add less agreement than this. Chosen on seeds 0 to 9 of the study.
 LEAST_GAIN = 0.0065
 
 
@@ -97,8 +97,8 @@ class LabelProgress:
             ]
         less = "less" if self.stop else "not less"
         return [
-            f"The labels of the {self.pairs - self.decided:,} other pairs are expected to add {100 * self.gain_all:.1f} points of "
-            f"agreement, {less} than {100 * LEAST_GAIN:.1f}."
+            f"The labels of the {self.pairs - self.decided:,} other pairs are expected to add {100 * self.gain_all:.2f} points of "
+            f"agreement, {less} than {100 * LEAST_GAIN:.2f}."
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,8 +143,8 @@ class LabelProgress:
             if value is not None:
                 facts.append((name, _percent(value)))
         if self.gain_next is not None and self.gain_all is not None:
-            facts.append(("next round adds", f"{100 * self.gain_next:.1f} points expected"))
-            facts.append(("all others add", f"{100 * self.gain_all:.1f} points expected"))
+            facts.append(("next round adds", f"{100 * self.gain_next:.2f} points expected"))
+            facts.append(("all others add", f"{100 * self.gain_all:.2f} points expected"))
         if self.seconds is not None:
             facts.append(("time per label", f"{self.seconds:.0f} s"))
         verdict = {True: "yes", False: "no", None: "cannot tell yet"}[self.stop]

@@ -21,6 +21,7 @@ from ..selection.budget import prompt_numbers
 from ..selection.select import pair_features, real_select
 from ..selection.similarity import pair_vectors
 from .label_noise import Estimate, cross_fit, flip_rates, share_estimate, wrong_majority
+from .labels import apply_labels
 
 
 # Pairs of a prompt that has scores: more of them say little that is new.
@@ -147,6 +148,7 @@ class ReliabilityReport:
 
 def label_reliability(
     dataset: Dataset,
+    labels: Any = None,
     *,
     embedder: Any = SelectionConfig.embedder,
     embedder_max_length: int | None = SelectionConfig.embedder_max_length,
@@ -168,6 +170,8 @@ def label_reliability(
             Labelled pairs, or candidates with scores, in any layout that [`to_candidates`] knows. Of candidates up to five
             random pairs a prompt are looked at. Columns `label_agreement` and `n_labels`, from [`apply_labels`], say how
             several annotators voted. `embeddings` from [`embed_responses`] are used if there are any.
+        labels (`str`, `Path`, `dict` or `list`, *optional*):
+            Labels of unlabeled pairs, as [`apply_labels`] takes them.
         embedder, embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
             As in [`embed_responses`].
         bins (`int`, *optional*, defaults to `4`):
@@ -204,6 +208,8 @@ def label_reliability(
         "embedder_dtype": embedder_dtype,
     }
     SelectionConfig(**options)
+    if labels is not None:
+        dataset = apply_labels(dataset, labels)
     converted = convert(dataset)
     pairs, unpaired, name = _labelled_pairs(converted.dataset, converted.given_pairs, options, seed)
     prompts = prompt_numbers(pairs)
