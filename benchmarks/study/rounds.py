@@ -1,10 +1,10 @@
 """
 Labels in rounds: what is lost by stopping when `label_progress` says so, and whether a strategy of `next_pairs` beats `random`.
 
-python benchmarks/study/rounds.py candidates --data folder --seeds 30 > results/rounds_candidates.json
+python benchmarks/study/rounds.py candidates --data folder --seeds 20 > results/rounds_candidates.json
 
 `candidates` has one pair of each prompt of AlpacaEval, `five` five of them, `pairs` is HH-RLHF. Splits and annotators are those of
-the annotation curve. The rule was chosen on the first ten seeds of `candidates` and `pairs`, and is judged on the others.
+the annotation curve. The rule was chosen on the first seeds of `candidates` and `pairs`, and is judged on seeds that nobody had looked at.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from trl_real.labeling.simulation_report import SimulatedRound
 from trl_real.selection.similarity import pair_differences
 
 
-CHOSEN_ON = 10  # seeds
+CHOSEN_ON, JUDGED_FROM = 10, 100  # seeds; those between them were looked at while the rule was made
 THRESHOLDS = (0.003, 0.004, 0.005, 0.006, 0.0065, 0.007, 0.008, 0.01, 0.015)
 HELD_OUT_PAIRS = 5  # a prompt
 POINT = 0.01
@@ -88,8 +88,7 @@ def main() -> None:
     parser.add_argument(
         "--data", help="Folder of the AlpacaEval candidates and the HH-RLHF pairs; else the package's sample."
     )
-    parser.add_argument("--seeds", type=int, default=30)
-    parser.add_argument("--strategy_seeds", type=int, default=20, help="Seeds on which other strategies are played.")
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--round", type=int, help="Labels of a round.")
     args = parser.parse_args()
     disable_progress_bars()
@@ -104,15 +103,16 @@ def main() -> None:
     strategies = [] if args.kind == "five" else list(PICKS)
     rounds: dict[int, list[SimulatedRound]] = {}
     less_random: dict[str, list[float]] = {strategy: [] for strategy in strategies}
-    for seed in range(CHOSEN_ON if args.kind == "five" else 0, args.seeds):
+    chosen_on = [] if args.kind == "five" else list(range(CHOSEN_ON))
+    judged_on = list(range(JUDGED_FROM, JUDGED_FROM + args.seeds))
+    for seed in [*chosen_on, *judged_on]:
         pool, gold = pool_and_gold(rows, pairs_per_prompt, noise, seed)
         rounds[seed] = play(pool, gold, "random", size)
-        for strategy in strategies if seed < args.strategy_seeds else []:
+        for strategy in strategies if seed >= JUDGED_FROM else []:
             others = play(pool, gold, strategy, size)
             gaps = [step.accuracy - plain.accuracy for step, plain in zip(others, rounds[seed], strict=True)]
             less_random[strategy].append(float(np.mean(gaps)))
-    chosen = [played for seed, played in rounds.items() if seed < CHOSEN_ON]
-    judged = [played for seed, played in rounds.items() if seed >= CHOSEN_ON]
+    chosen, judged = ([rounds[seed] for seed in seeds] for seeds in (chosen_on, judged_on))
     results = {
         "data": name,
         "pairs": round(float(np.mean([played[-1].labels for played in judged]))),
@@ -129,7 +129,6 @@ def main() -> None:
         },
         "with_all_labels": over_draws(np.array([played[-1].accuracy for played in judged])),
         **judge(judged),
-        "strategy_seeds": min(args.strategy_seeds, args.seeds),
         "less_random": {strategy: over_seeds(values, HELD_OUT) for strategy, values in less_random.items()},
     }
     print(json.dumps(results, indent=2))
