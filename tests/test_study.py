@@ -121,6 +121,42 @@ def test_annotation_curve(tmp_path):
     assert 0 < curve["longer_is_better"]["mean"] < 1
 
 
+def test_stops_are_summed_up(load):
+    rounds = load("rounds")
+
+    def played(*accuracies, stop):
+        return [
+            rounds.SimulatedRound(100 * (i + 1), accuracy, 0.01 / (i + 1), i == stop)
+            for i, accuracy in enumerate(accuracies)
+        ]
+
+    seeds = [played(0.6, 0.69, 0.7, stop=1), played(0.7, 0.65, 0.72, stop=0), played(0.6, 0.66, 0.7, stop=None)]
+    found = rounds.judge(seeds)
+    assert found["rule"]["share"]["mean"] == pytest.approx((2 / 3 + 1 / 3 + 1) / 3, abs=1e-4)
+    assert found["rule"]["loss"]["mean"] == pytest.approx((0.01 + 0.02 + 0) / 3, abs=1e-4)
+    assert (found["rule"]["within_one"], found["rule"]["within_two"]) == (pytest.approx(2 / 3, abs=1e-4), 1.0)
+    assert found["fixed"]["loss"]["mean"] == pytest.approx((0.01 + 0.07 + 0.04) / 3, abs=1e-4)
+    assert found["hindsight"]["share"]["mean"] == pytest.approx((2 / 3 + 1 + 1) / 3, abs=1e-4)
+    # The gains are 0.01, 0.005 and 0.0033.
+    assert [rounds.stop_by(seeds[0], threshold).labels for threshold in (0.02, 0.007, 0.004, 0.001)] == [
+        100,
+        200,
+        300,
+        300,
+    ]
+
+
+@pytest.mark.slow
+def test_rounds(tmp_path):
+    found = run_on_the_sample(
+        tmp_path, "rounds.py", "candidates", "--seeds", "12", "--strategy_seeds", "2", "--round", "20"
+    )
+    assert (found["chosen_on"], found["judged_on"]) == (10, 2)
+    assert set(found["less_random"]) == {"easy", "d_optimal", "bald"}
+    # So few labels never stop.
+    assert found["rule"]["share"] == found["thresholds"]["0.01"]["share"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+
+
 @pytest.mark.slow
 def test_reliability(tmp_path):
     found = run_on_the_sample(tmp_path, "reliability.py", "--seeds", "2")

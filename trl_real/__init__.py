@@ -19,6 +19,11 @@ _EXPORTS = {
     "real_select": "selection.select",
     "to_label_tasks": "labeling.tasks",
     "apply_labels": "labeling.labels",
+    "next_pairs": "labeling.rounds",
+    "LabelProgress": "labeling.progress_report",
+    "label_progress": "labeling.progress",
+    "LabelingSimulation": "labeling.simulation_report",
+    "simulate_labeling": "labeling.simulation",
     "select_budget": "selection.budget",
     "SelectionReport": "selection.report",
     "select_preferences": "selection.preferences",
@@ -44,8 +49,13 @@ if TYPE_CHECKING:
     from .hub.dataset_card import create_dataset_card as create_dataset_card
     from .hub.push import push_selected_dataset as push_selected_dataset
     from .labeling.labels import apply_labels as apply_labels
+    from .labeling.progress import label_progress as label_progress
+    from .labeling.progress_report import LabelProgress as LabelProgress
     from .labeling.reliability import ReliabilityReport as ReliabilityReport
     from .labeling.reliability import label_reliability as label_reliability
+    from .labeling.rounds import next_pairs as next_pairs
+    from .labeling.simulation import simulate_labeling as simulate_labeling
+    from .labeling.simulation_report import LabelingSimulation as LabelingSimulation
     from .labeling.tasks import to_label_tasks as to_label_tasks
     from .metrics.label_error import LabelError as LabelError
     from .metrics.preference_diversity import PreferenceDiversity as PreferenceDiversity

@@ -12,6 +12,7 @@ from trl_real.strategies import STRATEGIES
 
 SHARE, SMALL_SHARE = str(SHARE_OF_LABELS), "0.1"
 PERCENT = 100
+ROUNDS = ("candidates", "five", "pairs")
 LINES = {
     "random": ("black", "-"),
     "easy": ("tab:blue", "-"),
@@ -162,6 +163,77 @@ def fewer(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def rounds_table(results: dict[str, Any]) -> str:
+    """What the stop of `label_progress` costs and saves."""
+
+    def cells(found: dict[str, Any]) -> list[str]:
+        return [f"{found['share']['mean']:.0%}", points(found["loss"]), f"{found['within_two']:.0%}"]
+
+    lines = [
+        "| | Labels | Accuracy with all | Stop | Share of the labels | Lost by it | At most 2 points lost |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind in ROUNDS:
+        found = results[f"rounds_{kind}"]
+        several = "" if found["pairs_per_prompt"] == 1 else f", {found['pairs_per_prompt']} pairs per prompt"
+        first = [f"{found['data']}{several}", f"{found['pairs']:,}", share(found["with_all_labels"])]
+        for name, title in (
+            ("rule", "by `label_progress`"),
+            ("fixed", "at the same share for all seeds"),
+            ("hindsight", "at the first round that lost at most a point"),
+        ):
+            lines.append("| " + " | ".join([*first, title, *cells(found[name])]) + " |")
+            first = ["", "", ""]
+    return "\n".join(lines)
+
+
+def thresholds_table(results: dict[str, Any]) -> str:
+    """What other thresholds would have cost and saved, on the seeds that the rule was chosen on."""
+    sets = [results[f"rounds_{kind}"] for kind in ROUNDS if results[f"rounds_{kind}"]["thresholds"]]
+    names = [name for found in sets for name in (f"{found['data']}: share of the labels", "lost by it")]
+    lines = [f"| Stop below | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for threshold in sets[0]["thresholds"]:
+        rows = [found["thresholds"][threshold] for found in sets]
+        cells = [cell for row in rows for cell in (f"{row['share']['mean']:.0%}", points(row["loss"]))]
+        lines.append(f"| {PERCENT * float(threshold):.2f} points | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def acquisition_table(results: dict[str, Any]) -> str:
+    """Each strategy of `next_pairs` against `random`, on average over the rounds."""
+    sets = [results[f"rounds_{kind}"] for kind in ROUNDS if results[f"rounds_{kind}"]["less_random"]]
+    lines = [
+        "| Accuracy minus that of `random`, on average over the rounds | "
+        + " | ".join(found["data"] for found in sets)
+        + " |",
+        "|---" * (len(sets) + 1) + "|",
+    ]
+    for strategy in sets[0]["less_random"]:
+        cells = [difference(found["less_random"][strategy]) for found in sets]
+        lines.append(f"| `{strategy}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rounds_parts(results: dict[str, Any]) -> list[str]:
+    """Labels in rounds."""
+    found = results["rounds_candidates"]
+    return [
+        "### Labels in rounds",
+        f"Rounds of {found['round']} labels that are drawn at random (of {results['rounds_five']['round']} with five pairs per prompt), "
+        "until [`label_progress`](rounds.md) says stop: the labels of all other pairs are expected to add less than "
+        f"{PERCENT * found['least_gain']:.2f} points of agreement, and there are at least {found['min_labels']} labels. Lost are points of "
+        "held-out accuracy against all labels, of the linear model of `label_progress`. The threshold was chosen on "
+        f"{found['chosen_on']} seeds, with a look at thirty more, and is judged on {found['judged_on']} that nobody had looked at. Intervals here are over the draws of splits and annotators of these texts.",
+        rounds_table(results),
+        "The second line of each shows what the rule itself buys: a fixed share at the same cost loses as much. The rule finds that share "
+        "without knowing the accuracy, on pools of different sizes. The third line knows the held-out accuracy, which nobody has.",
+        f"On the {found['chosen_on']} seeds that it was chosen on:",
+        thresholds_table(results),
+        f"Other strategies of `next_pairs`, with a fifth of each round drawn at random, over the {found['judged_on']} seeds:",
+        acquisition_table(results),
+    ]
+
+
 def strategies_table(found: dict[str, Any]) -> str:
     lines = ["| One label a prompt | Wrong labels | minus `random` |", "|---|---|---|"]
     for strategy, row in found.items():
@@ -233,6 +305,7 @@ def tables(results: dict[str, Any]) -> str:
             "prompt alone, are bought and neither trained on nor judged on.",
             dpo_table(found),
         ]
+    parts += rounds_parts(results)
     parts += ["### Other annotators of AlpacaEval", *shown("exact"), *shown("clear")]
     machine, minutes = results["run"]["machine"], results["run"]["minutes"]
     parts.append(

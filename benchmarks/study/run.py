@@ -23,8 +23,16 @@ from report import plot_curves, plot_reliability, summary, tables
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-STAGES = ("reliability", "annotation_curve", "dpo")
-RESULTS = ("annotation_curve", "reliability", "dpo_candidates", "dpo_pairs", "run")
+STAGES = ("reliability", "annotation_curve", "rounds", "dpo")
+ROUNDS = ("candidates", "five", "pairs")
+RESULTS = (
+    "annotation_curve",
+    "reliability",
+    *(f"rounds_{kind}" for kind in ROUNDS),
+    "dpo_candidates",
+    "dpo_pairs",
+    "run",
+)
 
 
 def read() -> dict:
@@ -55,6 +63,9 @@ def main() -> None:
     stages = {  # the scripts of a stage run side by side
         "reliability": {"reliability": ["reliability.py", *data, *curve]},  # embeds for all
         "annotation_curve": {"annotation_curve": ["annotation_curve.py", *data, *curve]},
+        "rounds": {
+            f"rounds_{kind}": ["rounds.py", kind, *data, *curve] for kind in (ROUNDS if data else ("candidates",))
+        },
         "dpo": {
             f"dpo_{kind}": ["dpo.py", kind, *data, *dpo]
             for kind in (("candidates", "pairs") if data else ("candidates",))

@@ -190,7 +190,7 @@ def test_wrong_labels_are_named(labels, error, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"pair_id": "x", "label": "a"}\n{"pair', r"labels\.jsonl, line 2: expected JSON, found '\{\"pair'"),
+        (b'{"pair_id": "x", "label": "a"}\n{"pair}', r"labels\.jsonl, line 2: expected JSON, found '\{\"pair\}'"),
         (b"[1]\n", r"labels\.jsonl, line 1: expected an object with `pair_id` and `label`, found list"),
         (b'{"pair_id": "\xff"}\n', r"labels\.jsonl is not UTF-8"),
     ],

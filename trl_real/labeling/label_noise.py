@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit, ndtr, xlog1py, xlogy
-from scipy.stats import binom, chi2
+from scipy.stats import binom, binomtest, chi2
 from sklearn.linear_model import BayesianRidge
 from sklearn.model_selection import GroupKFold
 
@@ -39,6 +39,14 @@ class Estimate:
     value: float
     low: float
     high: float
+
+
+def share_estimate(n_for: float, n_against: float) -> Estimate:
+    """A share with Wilson's interval. Weighted counts are rounded, down to whole prompts."""
+    n = max(int(n_for + n_against + 1e-9), 1)
+    test = binomtest(min(round(n * n_for / (n_for + n_against)), n), n)
+    interval = test.proportion_ci(method="wilson")
+    return Estimate(float(n_for / (n_for + n_against)), float(interval.low), float(interval.high))
 
 
 def cross_fit(difference: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

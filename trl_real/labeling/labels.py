@@ -2,8 +2,6 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,15 +9,14 @@ from datasets import Dataset, Features, Value
 
 from ..candidates.eligibility import SKIP_REASONS
 from ..config import ON_SKIP
-from ..core.columns import kind
 from ..core.messages import as_json
 from ..core.transform import Transform, map_rows
-from .tasks import TASK, as_splits, check_columns, read_jsonl
+from .label_log import OTHER_SIDE, LabelRecord, first_names, is_turned
+from .sources import read_labels
+from .tasks import TASK, as_splits, check_columns
 
 
 logger = logging.getLogger(__name__)
-
-OTHER_SIDE: dict[str | None, str | None] = {"a": "b", "b": "a", "tie": "tie", None: None}
 
 
 def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
@@ -35,8 +32,9 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
         labels (`str`, `Path`, `dict` or `list`):
             A label is `"a"`, `"b"`, `"tie"` or `None`. They come as a JSONL file, each line with a `pair_id`, a `label` and
             perhaps an `annotator`; as a list of such records; as a dict of `pair_id` to label; or as a list of labels, one
-            a row. Where a record has `response_a` and `response_b`, its label is about these, whichever side of the
-            dataset they are on.
+            a row. Where a record has `response_a` and `response_b`, or `response_a_sha256`, its label is about these,
+            whichever side of the dataset they are on. Of an annotator who has decided again, the record with the latest
+            `time` counts, and none if it is `undone`.
         on_skip (`str`, *optional*, defaults to `"drop"`):
             What happens to a pair of which no side is preferred: `"drop"` it, `"keep"` it with its responses, nulls and
             a `skip_reason`, `"missing_label"` or `"tied_labels"`, or `"error"`.
@@ -68,24 +66,14 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
     for rows in splits.values():
         if not _is_labelled(rows):
             check_columns(rows)
-    records = _read_records(labels, splits)
-    if isinstance(records, dict):
-        shown = {
-            task["pair_id"]: (task["response_a"], task["response_b"])
-            for rows in splits.values()
-            if not _is_labelled(rows)
-            for task in reversed(rows.select_columns(list(TASK)).to_list())
-        }
-        for pair, votes in records.items():  # what does not say which sides it is about is about what annotators saw
-            records[pair] = [vote._replace(sides=vote.sides or shown.get(pair)) for vote in votes]
-    decided = {name: _decide(rows, records) for name, rows in splits.items()}
-    if isinstance(records, dict):
-        known = {pair for rows in splits.values() for pair in rows["pair_id"][:]}
-        unknown = [pair for pair in records if pair not in known]
-        # Of pairs that are labelled already, those that were left out are not known any more.
-        if unknown and not all(map(_is_labelled, splits.values())):
-            raise ValueError(f"`labels` has {len(unknown)} `pair_id`s that no pair has: {_some(unknown)}.")
-    several = isinstance(records, dict) and any(len(votes) > 1 for votes in records.values())
+    votes = _votes(read_labels(labels, splits.values()), splits)
+    decided = {name: _decide(rows, votes) for name, rows in splits.items()}
+    known = {pair for rows in splits.values() for pair in rows["pair_id"][:]}
+    unknown = [pair for pair in votes if isinstance(pair, str) and pair not in known]
+    # Of pairs that are labelled already, those that were left out are not known any more.
+    if unknown and not all(map(_is_labelled, splits.values())):
+        raise ValueError(f"`labels` has {len(unknown)} `pair_id`s that no pair has: {first_names(unknown)}.")
+    several = any(len(of_pair) > 1 for of_pair in votes.values())
     results = {name: _apply(rows, decided[name], several, on_skip) for name, rows in splits.items()}
 
     reasons = Counter(decision.reason for rows in decided.values() for decision in rows if decision.reason)
@@ -100,10 +88,14 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
 
 
 class Vote(NamedTuple):
-    """A label, and the responses that it was given to, if they are known."""
+    """A label, and the sides that it is about, if they are known."""
 
     label: str | None
     sides: tuple[Any, Any] | None
+
+
+# Those of each pair by its `pair_id`, or by its row where labels come as a list.
+Votes = dict[str | int, list[Vote]]
 
 
 class Decision(NamedTuple):
@@ -118,67 +110,42 @@ class Decision(NamedTuple):
     n_labels: int
 
 
+def check_pairs(pairs: Any) -> None:
+    """Raise unless `pairs` is a dataset of unlabelled pairs."""
+    if not isinstance(pairs, Dataset):
+        raise TypeError(
+            f"`pairs` must be a `datasets.Dataset`, got {type(pairs).__name__}. Take one split of a `DatasetDict`, and read a "
+            "stream into one with `Dataset.from_list(list(stream))`."
+        )
+    check_columns(pairs)
+
+
 def _is_labelled(rows: Dataset) -> bool:
     return {"pair_id", "chosen", "rejected"} <= set(rows.column_names) and "response_a" not in rows.column_names
 
 
-def _read_records(labels: Any, splits: dict[str, Dataset]) -> dict[str, list[Vote]] | list[list[Vote]]:
-    """The labels of each pair, by `pair_id`; or of each row, where they come as a list."""
-    if isinstance(labels, list) and not (labels and all(isinstance(label, Mapping) for label in labels)):
-        n_pairs = sum(map(len, splits.values()))
-        if len(splits) > 1 or len(labels) != n_pairs:
-            raise ValueError(
-                f"`labels` is a list of {len(labels)} for {n_pairs} pairs. Give one label a row of one dataset, None where "
-                "there is none, or a dict of `pair_id` to label."
-            )
-        return [[Vote(check_label(label, f"of row {r}"), None)] for r, label in enumerate(labels)]
-    if isinstance(labels, str | Path):
-        records = [record for _, record in read_jsonl(Path(labels))]
-    elif isinstance(labels, Mapping):
-        records = [{"pair_id": pair, "label": label} for pair, label in labels.items()]
-    elif isinstance(labels, list):
-        records = labels
-    else:
-        raise TypeError(f"`labels` must be a path, a dict or a list, got {kind(labels)}.")
-
-    votes: dict[str, list[Vote]] = {}
-    seen: set[tuple[str, str]] = set()
-    repeated = []
-    for n, record in enumerate(records, 1):
-        pair = record.get("pair_id")
-        if not isinstance(pair, str):
-            raise ValueError(f"Label {n} of `labels`: expected a `pair_id`, found {kind(pair)}.")
-        # Who labelled may be a name or a number.
-        voter = (pair, str(record.get("annotator")))
-        if voter in seen:
-            repeated.append(pair)
-        seen.add(voter)
-        sides = (record.get("response_a"), record.get("response_b"))
-        label = check_label(record.get("label"), f"of the pair {pair!r}")
-        votes.setdefault(pair, []).append(Vote(label, None if None in sides else sides))
-    if records and not any("label" in record for record in records):
-        raise ValueError(f"None of the {len(records)} records of `labels` has a `label`. Found: {sorted(records[0])}.")
-    repeated = list(dict.fromkeys(repeated))
-    if repeated:
-        raise ValueError(
-            f"`labels` has {len(repeated)} `pair_id`s twice: {_some(repeated)}. Where several people label, tell them apart "
-            "by `annotator`."
-        )
+def _votes(records: list[LabelRecord], splits: dict[str, Dataset]) -> Votes:
+    """The labels of each pair, in terms of the sides that annotators saw, those of its first row."""
+    shown = {
+        task["pair_id"]: (task["response_a"], task["response_b"])
+        for rows in splits.values()
+        if not _is_labelled(rows)
+        for task in reversed(rows.select_columns(list(TASK)).to_list())
+    }
+    votes: Votes = {}
+    for record in records:
+        sides = shown.get(record.pair)
+        turned = sides is not None and is_turned(record, *sides)
+        votes.setdefault(record.pair, []).append(Vote(OTHER_SIDE[record.label] if turned else record.label, sides))
     return votes
 
 
-def check_label(label: Any, where: str) -> str | None:
-    if isinstance(label, str | None) and label in OTHER_SIDE:
-        return label
-    raise ValueError(f"The label {where} must be 'a', 'b', 'tie' or None, found {kind(label)}.")
-
-
-def _decide(rows: Dataset, records: dict[str, list[Vote]] | list[list[Vote]]) -> list[Decision]:
+def _decide(rows: Dataset, votes: Votes) -> list[Decision]:
     """What the labels say of each row."""
     decisions = []
     for r, row in enumerate(rows.select_columns([name for name in TASK if name in rows.column_names])):
-        votes = records[r] if isinstance(records, list) else records.get(row["pair_id"], [])
-        counts = Counter(label for vote in votes if (label := _label_of(row, vote)) is not None)
+        of_row = votes.get(r) or votes.get(row["pair_id"], [])
+        counts = Counter(label for vote in of_row if (label := _label_of(row, vote)) is not None)
         if not counts or None in (row["pair_id"], row.get("response_a", ""), row.get("response_b", "")):
             decisions.append(Decision(None, "missing_label", None, 0))
             continue
@@ -192,18 +159,11 @@ def _decide(rows: Dataset, records: dict[str, list[Vote]] | list[list[Vote]]) ->
 
 
 def _label_of(row: dict[str, Any], vote: Vote) -> str | None:
-    """The label in terms of the sides of the row: of another selection the same pair may have them the other way round."""
-    if vote.label is None or vote.sides is None or "response_a" not in row:
+    """The label in terms of the sides of the row: where a pair comes twice, they may be the other way round."""
+    if vote.sides is None or "response_a" not in row:
         return vote.label
-    shown, sides = [as_json(side) for side in vote.sides], [as_json(row[side]) for side in TASK[2:]]
-    if shown == sides:
-        return vote.label
-    if shown == sides[::-1]:
-        return OTHER_SIDE[vote.label]
-    raise ValueError(
-        f"The label of the pair {row['pair_id']!r} is about other responses than those of the pair: {vote.sides[0]!r:.60} and "
-        f"{vote.sides[1]!r:.60}. Leave the responses out of `labels`, or as `to_label_tasks` gave them."
-    )
+    same = [as_json(side) for side in vote.sides] == [as_json(row[side]) for side in TASK[2:]]
+    return vote.label if same else OTHER_SIDE[vote.label]
 
 
 def _apply(rows: Dataset, decisions: list[Decision], several: bool, on_skip: str) -> Dataset:
@@ -212,7 +172,7 @@ def _apply(rows: Dataset, decisions: list[Decision], several: bool, on_skip: str
         if undecided:
             raise ValueError(
                 f"The pairs are labelled already, and `labels` decides nothing about {len(undecided)} of them: "
-                f"{_some([rows[r]['pair_id'] for r in undecided])}. Apply all labels to the unlabelled pairs."
+                f"{first_names([rows[r]['pair_id'] for r in undecided])}. Apply all labels to the unlabelled pairs."
             )
         return rows
     if undecided and on_skip == "error":
@@ -258,6 +218,13 @@ def _write_sides(
     }
     batch["chosen"] = [sides[label][r] for r, label in enumerate(labels)]
     batch["rejected"] = [sides[OTHER_SIDE[label]][r] for r, label in enumerate(labels)]
+    if (
+        "embeddings" in batch and "responses" not in batch and "skip_reason" not in columns
+    ):  # those of the sides, in their order
+        batch["embeddings"] = [
+            vectors[::-1] if label == "b" else vectors
+            for label, vectors in zip(labels, batch["embeddings"], strict=True)
+        ]
     if "skip_reason" in columns:
         earlier = batch["skip_reason"] if "skip_reason" in batch else [None] * len(indices)
         unpicked = [pair is None for pair in batch["pair_id"]]
@@ -265,8 +232,3 @@ def _write_sides(
     if "label_agreement" in columns:
         batch["label_agreement"], batch["n_labels"] = list(shares), list(counts)
     return batch
-
-
-def _some(names: list[str]) -> str:
-    """The first names of a list, for messages."""
-    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
-from scipy.stats import binomtest, chi2_contingency
+from scipy.stats import chi2_contingency
 
 from ..candidates.conversion import Converted, ConvertedPairs, convert
 from ..config import SelectionConfig
@@ -17,7 +17,8 @@ from ..core.checks import check_count, check_seed
 from ..selection.budget import prompt_numbers
 from ..selection.preferences import embed_stage, pick_stage, skipped_reasons, usable_columns, with_pairs
 from ..selection.similarity import pair_vectors
-from .label_noise import Estimate, cross_fit, flip_rates, wrong_majority
+from .label_noise import Estimate, cross_fit, flip_rates, share_estimate, wrong_majority
+from .labels import apply_labels
 
 
 # Pairs of a prompt that has scores: more of them say little that is new.
@@ -144,6 +145,7 @@ class ReliabilityReport:
 
 def label_reliability(
     dataset: Dataset,
+    labels: Any = None,
     *,
     embedder: Any = SelectionConfig.embedder,
     embedder_max_length: int | None = SelectionConfig.embedder_max_length,
@@ -165,6 +167,8 @@ def label_reliability(
             Labelled pairs, or candidates with scores, in any layout that [`to_candidates`] knows. Of candidates up to five
             random pairs a prompt are looked at. Columns `label_agreement` and `n_labels`, from [`apply_labels`], say how
             several annotators voted. `embeddings` from [`embed_responses`] are used if there are any.
+        labels (`str`, `Path`, `dict` or `list`, *optional*):
+            Labels of unlabeled pairs, as [`apply_labels`] takes them.
         embedder, embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
             As in [`embed_responses`].
         bins (`int`, *optional*, defaults to `4`):
@@ -203,6 +207,8 @@ def label_reliability(
         embedder_batch_size=embedder_batch_size,
         embedder_dtype=embedder_dtype,
     )
+    if labels is not None:
+        dataset = apply_labels(dataset, labels)
     converted = convert(dataset)
     pairs, unpaired, name = _labeled_pairs(converted, config)
     prompts = prompt_numbers(pairs)
@@ -212,6 +218,12 @@ def label_reliability(
             f"`label_reliability` needs labelled pairs of at least 20 prompts, and {MIN_PROMPTS} to say anything. Found "
             f"{len(pairs)} pairs of {n_prompts}; rows without: {skipped or 'none'}."
         )
+    report = _estimate(pairs, prompts, bins, seed)
+    return dataclasses.replace(report, embedder=name, skipped=skipped)
+
+
+def _estimate(pairs: Dataset, prompts: np.ndarray, bins: int, seed: int) -> ReliabilityReport:
+    """The report on pairs with embeddings, `prompts` being the number of each pair's prompt, `(n,)`."""
     vectors = pair_vectors(pairs)
     similarity = np.round((vectors[:, 0] * vectors[:, 1]).sum(1), 9)
     score, spread = cross_fit(vectors[:, 0] - vectors[:, 1], prompts, seed)
@@ -228,9 +240,9 @@ def label_reliability(
     differ = len(parts) > 1 and counts.sum(0).all()
     return ReliabilityReport(
         pairs=len(pairs),
-        prompts=n_prompts,
-        embedder=name,
-        agreement=_share(*counts.sum(0)),
+        prompts=len(np.unique(prompts)),
+        embedder="",
+        agreement=share_estimate(*counts.sum(0)),
         flip_rate=_of_labels(rate, votes, weight),
         p_agreement=float(chi2_contingency(counts, correction=False).pvalue) if differ else 1.0,
         p_flip_rate=p_flip_rate,
@@ -239,13 +251,12 @@ def label_reliability(
                 low=round(float(similarity[part].min()), 6),
                 high=round(float(similarity[part].max()), 6),
                 pairs=int(part.sum()),
-                agreement=_share(*counts[b]),
+                agreement=share_estimate(*counts[b]),
                 flip_rate=_of_labels(rates[b], votes[part], weight[part]),
                 label_agreement=None if label_agreement is None else float(label_agreement[part].mean()),
             )
             for b, part in enumerate(parts)
         ],
-        skipped=skipped,
     )
 
 
@@ -289,14 +300,6 @@ def _votes(pairs: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
     several = 2 * n_for > n_labels  # else nobody, or no majority, stands behind the label: it counts as one vote
     votes[several] = np.column_stack([n_for, n_labels])[several]
     return votes, agreement
-
-
-def _share(n_for: float, n_against: float) -> Estimate:
-    """A share with Wilson's interval. Weighted counts are rounded, down to whole prompts."""
-    n = max(int(n_for + n_against), 1)
-    test = binomtest(min(round(n * n_for / (n_for + n_against)), n), n)
-    interval = test.proportion_ci(method="wilson")
-    return Estimate(float(n_for / (n_for + n_against)), float(interval.low), float(interval.high))
 
 
 def _of_labels(rate: Estimate, votes: np.ndarray, weight: np.ndarray) -> Estimate:

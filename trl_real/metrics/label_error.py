@@ -5,7 +5,7 @@ from typing import Any
 from datasets import ClassLabel
 from evaluate import EvaluationModuleInfo
 
-from ..labeling.labels import check_label
+from ..labeling.label_log import check_label
 from .base import ColumnsModule
 from .intervals import share
 

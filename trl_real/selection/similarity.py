@@ -179,6 +179,15 @@ def pair_vectors(pairs: Dataset) -> np.ndarray:
     The column `embeddings` has one a side, or one for each of the column `responses` that the sides were picked from. Of
     two responses, two vectors are taken for those of `responses`.
     """
+    return np.concatenate(list(_pair_blocks(pairs)))
+
+
+def pair_differences(pairs: Dataset) -> np.ndarray:
+    """The first less the second of the vectors of [`pair_vectors`], `(n, dim)` float32, in a quarter of the memory."""
+    return np.concatenate([(block[:, 0] - block[:, 1]).astype(np.float32) for block in _pair_blocks(pairs)])
+
+
+def _pair_blocks(pairs: Dataset) -> Iterator[np.ndarray]:
     sides = [name for name in ("chosen", "rejected", "response_a", "response_b") if name in pairs.column_names]
     if len(sides) != 2 or "embeddings" not in pairs.column_names:
         raise ValueError(
@@ -187,16 +196,17 @@ def pair_vectors(pairs: Dataset) -> np.ndarray:
         )
     texts = pairs.select_columns([*sides, *({"responses"} & {*pairs.column_names})]).with_format(None)
     vectors = pairs.select_columns(["embeddings"]).with_format("arrow")
-    parts = []
-    for start in range(0, len(pairs), PAIRS):
+    for start in range(0, max(len(pairs), 1), PAIRS):
         rows = range(start, min(start + PAIRS, len(pairs)))
         counts, array = vectors_from_arrow(vectors[rows.start : rows.stop]["embeddings"].combine_chunks())
-        positions = [
-            _side_positions(texts[r], sides, count, r) for r, count in zip(rows, counts.tolist(), strict=True)
-        ]
-        found = array[(np.cumsum(counts) - counts)[:, None] + positions].astype(np.float64)
-        parts.append(found / np.maximum(np.linalg.norm(found, axis=2, keepdims=True), 1e-12))
-    return np.concatenate(parts)
+        if "responses" not in pairs.column_names and (counts == 2).all():  # the sides, in their order
+            found = array.reshape(len(rows), 2, -1).astype(np.float64)
+        else:
+            positions = [
+                _side_positions(texts[r], sides, count, r) for r, count in zip(rows, counts.tolist(), strict=True)
+            ]
+            found = array[(np.cumsum(counts) - counts)[:, None] + positions].astype(np.float64)
+        yield found / np.maximum(np.linalg.norm(found, axis=2, keepdims=True), 1e-12)
 
 
 def _side_positions(row: dict[str, Any], sides: list[str], count: int, r: int) -> list[int]:

@@ -1,0 +1,132 @@
+"""What came out where labeling was played through: `LabelingSimulation`."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from .label_noise import Estimate
+
+
+class SimulatedRound(NamedTuple):
+    """
+    The state after a round.
+
+    Attributes:
+        labels (`int`): How many labels there are.
+        accuracy (`float`): How often a model of them is right about pairs that were held out.
+        gain_all (`float`): How much all other labels are expected to add to its agreement with labels.
+        stop (`bool`): Whether [`LabelProgress`] says stop.
+    """
+
+    labels: int
+    accuracy: float
+    gain_all: float
+    stop: bool
+
+
+@dataclass
+class SimulatedStrategy:
+    """
+    How a strategy did, on average over the seeds, with intervals of 95%.
+
+    Attributes:
+        labels (`list[int]`): Labels after each round.
+        accuracy (`list[Estimate]`): How often a model of so many labels is right about pairs that were held out.
+        less_random (`Estimate`): That less the accuracy of `"random"`, on average over the rounds.
+        labels_at_stop (`Estimate`): How many labels there are at the stop, all of them where it never stops.
+        loss_at_stop (`Estimate`): The accuracy with all labels less that at the stop.
+    """
+
+    labels: list[int]
+    accuracy: list[Estimate]
+    less_random: Estimate
+    labels_at_stop: Estimate
+    loss_at_stop: Estimate
+
+
+@dataclass
+class LabelingSimulation:
+    r"""
+    How labeling in rounds would go.
+
+    Attributes:
+        pairs (`int`): Pairs that are labeled in the end.
+        seeds (`int`): How many times it was played.
+        strategies (`dict[str, SimulatedStrategy]`): What came out, by strategy.
+    """
+
+    pairs: int
+    seeds: int
+    strategies: dict[str, SimulatedStrategy]
+
+    @classmethod
+    def of(cls, played: dict[str, list[list[SimulatedRound]]], pairs: int, held_out: float) -> "LabelingSimulation":
+        """Sum up what was played, by strategy and seed, where each seed holds out a share of the prompts."""
+        # Seeds may have a pair more or less; the shortest curve says how many rounds are compared.
+        n_rounds = min(len(rounds) for of_strategy in played.values() for rounds in of_strategy)
+        curves = {
+            name: np.array([[step.accuracy for step in rounds[:n_rounds]] for rounds in of_strategy])
+            for name, of_strategy in played.items()
+        }
+        strategies = {}
+        for name, of_strategy in played.items():
+            stops = [next((step for step in rounds if step.stop), rounds[-1]) for rounds in of_strategy]
+            losses = [rounds[-1].accuracy - stop.accuracy for rounds, stop in zip(of_strategy, stops, strict=True)]
+            strategies[name] = SimulatedStrategy(
+                labels=[step.labels for step in of_strategy[0][:n_rounds]],
+                accuracy=[over_splits(column, held_out) for column in curves[name].T],
+                less_random=over_splits((curves[name] - curves["random"]).mean(1), held_out),
+                labels_at_stop=over_splits(np.array([stop.labels for stop in stops]), held_out),
+                loss_at_stop=over_splits(np.array(losses), held_out),
+            )
+        return cls(pairs, len(played["random"]), strategies)
+
+    @property
+    def recommended(self) -> str:
+        """The best strategy whose interval is above `"random"`; else `"random"`."""
+        better = {name: row.less_random.value for name, row in self.strategies.items() if row.less_random.low > 0}
+        return max(better, key=better.__getitem__, default="random")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain Python objects, for JSON."""
+        return dataclasses.asdict(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        rows = [["strategy", "minus random", "labels at the stop", "lost by it", "with all labels"]]
+        for name, row in self.strategies.items():
+            less = "" if name == "random" else _points(row.less_random)
+            at = row.labels_at_stop
+            stop = f"{at.value:.0f} of {self.pairs:,} ({at.value / self.pairs:.0%})"
+            rows.append([name, less, stop, _points(row.loss_at_stop), f"{row.accuracy[-1].value:.1%}"])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
+        return "\n".join(
+            [*lines, f"Percentage points of accuracy over {self.seeds} seeds. Recommended: {self.recommended}."]
+        )
+
+
+def _points(estimate: Estimate) -> str:
+    value, low, high = (round(100 * end, 1) + 0.0 for end in (estimate.value, estimate.low, estimate.high))  # never -0
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def over_splits(values: np.ndarray, held_out: float) -> Estimate:
+    """
+    A mean over random splits of the same rows, with the interval of Nadeau and Bengio (Inference for the Generalization Error,
+    2003): the splits share their rows, so that the plain one is too narrow.
+    """
+    n = len(values)
+    error = np.std(values, ddof=1) * np.sqrt(1 / n + held_out / (1 - held_out))
+    margin, mean = float(student_t.ppf(0.975, n - 1) * error), float(np.mean(values))
+    return Estimate(mean, mean - margin, mean + margin)

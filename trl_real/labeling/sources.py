@@ -1,0 +1,70 @@
+"""Where labels come from: each source is a function that turns what the user has into label records."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+
+from ..core.columns import kind
+from .label_log import LabelRecord, check_label, current_records, parse_record, read_log
+
+
+class Source(NamedTuple):
+    """
+    A kind of labels.
+
+    Attributes:
+        fits (`Callable`): Whether labels are of this kind.
+        read (`Callable`): The records of such labels, from the labels and the number of rows of each dataset.
+    """
+
+    fits: Callable[[Any], bool]
+    read: Callable[[Any, list[int]], Iterable[LabelRecord]]
+
+
+def read_labels(labels: Any, datasets: Iterable[Dataset]) -> list[LabelRecord]:
+    """The decisions that count, of labels of any kind."""
+    for source in SOURCES.values():
+        if source.fits(labels):
+            return current_records(source.read(labels, [len(rows) for rows in datasets]))
+    raise TypeError(f"`labels` must be a path, a dict or a list, got {kind(labels)}.")
+
+
+def _from_path(path: Any, sizes: list[int]) -> list[LabelRecord]:
+    return _from_records(list(read_log(path)), sizes)
+
+
+def _from_records(records: list[Mapping[str, Any]], sizes: list[int]) -> list[LabelRecord]:
+    read = [parse_record(record, f"{n} of `labels`") for n, record in enumerate(records, 1)]
+    if records and not any("label" in record for record in records):
+        raise ValueError(f"None of the {len(records)} records of `labels` has a `label`. Found: {sorted(records[0])}.")
+    return read
+
+
+def _from_dict(labels: Mapping[Any, Any], sizes: list[int]) -> list[LabelRecord]:
+    return [
+        parse_record({"pair_id": pair, "label": label}, f"{n} of `labels`")
+        for n, (pair, label) in enumerate(labels.items(), 1)
+    ]
+
+
+def _from_rows(labels: list[Any], sizes: list[int]) -> list[LabelRecord]:
+    if sizes != [len(labels)]:
+        raise ValueError(
+            f"`labels` is a list of {len(labels)} for {sum(sizes)} pairs. Give one label a row of one dataset, None where "
+            "there is none, or a dict of `pair_id` to label."
+        )
+    return [LabelRecord(r, check_label(label, f"of row {r}")) for r, label in enumerate(labels)]
+
+
+# The first that fits is taken.
+SOURCES = {
+    "path": Source(lambda labels: isinstance(labels, str | Path), _from_path),
+    "dict": Source(lambda labels: isinstance(labels, Mapping), _from_dict),
+    "records": Source(
+        lambda labels: isinstance(labels, list) and bool(labels) and all(isinstance(x, Mapping) for x in labels),
+        _from_records,
+    ),
+    "rows": Source(lambda labels: isinstance(labels, list), _from_rows),
+}
