@@ -1,6 +1,8 @@
+import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -288,3 +290,45 @@ def test_four_strategies_cost_one_embedding_pass(embedder):
     for strategy in ("easy", "hard", "centroid", "aepo"):
         dataset.map(real_select, batched=True, fn_kwargs={"strategy": strategy})
     assert len(embedder.calls) == asked
+
+
+def test_threads_that_embed_at_once_get_the_vectors_of_one(tiny_encoder, rng):
+    options = EmbedderOptions(tiny_encoder, dtype="float32")
+    batches = [[sentence(rng, int(rng.integers(1, 90))) for _ in range(12)] for _ in range(40)]
+    expected = [encode(batch, options) for batch in batches]
+    with ThreadPoolExecutor(5) as pool:
+        found = list(pool.map(lambda batch: encode(batch, options), batches))
+    for (vectors_of_one, cut_of_one), (vectors_of_many, cut_of_many) in zip(expected, found, strict=True):
+        np.testing.assert_allclose(vectors_of_many, vectors_of_one, atol=1e-6)
+        np.testing.assert_array_equal(cut_of_many, cut_of_one)
+
+
+WITH_TORCH = """
+import sys
+import torch
+from datasets import Dataset
+from trl_real import embed_responses
+
+class Torch:
+    weight = torch.randn(512, 512)
+    def encode(self, sentences):
+        return (torch.tensor([[float(len(s))] * 512 for s in sentences]) @ self.weight).numpy()
+
+embedder = Torch()
+embedder.encode(["the parent computes first"] * 256)
+Dataset.from_list([{"prompt": "p", "responses": ["a", "b" * n]} for n in range(1, 400)]).save_to_disk(sys.argv[1])
+data = Dataset.load_from_disk(sys.argv[1])
+found = data.map(embed_responses, batched=True, num_proc=2, fn_kwargs={"embedder": embedder})
+print(len(found[0]["embeddings"][0]))
+"""
+
+
+def test_an_object_that_uses_torch_does_not_hang_in_workers(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", WITH_TORCH, str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
+    )
+    assert result.stdout.splitlines()[-1:] == ["512"], result.stderr[-2000:]
