@@ -30,12 +30,12 @@ def read(name: str, folder: Path) -> dict | None:
 
 def table() -> str:
     """What docs/speed.md shows, from the results."""
-    text, gpu, aepo, selection, training, grouping, scaling = (
+    text, gpu, aepo, selection, rounds, training, grouping, scaling = (
         read(*where)
         for where in (
             ("text_to_pairs", HERE / "results"),
             ("text_to_pairs", HERE / "results" / "gpu"),
-            *((name, HERE / "results") for name in ("aepo", "selection", "training", "grouping", "scaling")),
+            *((name, HERE / "results") for name in ("aepo", "selection", "rounds", "training", "grouping", "scaling")),
         )
     )
     machine = text["machine"]
@@ -81,6 +81,8 @@ def table() -> str:
         f"| Selecting a pair from embeddings ({selection['responses']} x {selection['dim']}), embeddings removed or carried along | "
         f"{min(removed):.0f} to {max(removed):.0f} or {min(carried):.0f} to {max(carried):.0f} µs a prompt |",
         f"| A loop over prompts and pairs | {selection['microseconds_a_prompt']['loop']:.0f} µs a prompt |",
+        f"| The next {rounds['batch']} of {rounds['pairs']:,} embedded pairs to label, {rounds['labels']:,} of them labeled: "
+        f"{', '.join(f'`{name}`' for name in rounds['seconds'])} | {', '.join(f'{s:.1f}' for s in rounds['seconds'].values())} s |",
         f"| Grouping {grouping['rows']:,} pairs by prompt | {grouping['seconds']:.0f} s |",
         f"| A training step, times one of `DPOTrainer` ({training['rounds']} rounds) | {training['step_ratio']:.3f} |",
         f"| Peak memory of training, `DPOTrainer` and `RealDPOTrainer` | {training['peak_memory_mb']['DPOTrainer']} and "
@@ -118,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=os.environ.get("TRL_REAL_DATA"), help="Folder of the AlpacaEval candidates.")
     parser.add_argument("--aepo_python", help="Python of an environment that has `aepo`; without it that row stays.")
-    names = ["text_to_pairs", "aepo", "selection", "scaling", "grouping", "training"]
+    names = ["text_to_pairs", "aepo", "selection", "rounds", "scaling", "grouping", "training"]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--table", action="store_true", help="Only write the texts.")
     args = parser.parse_args()
@@ -129,6 +131,7 @@ def main() -> None:
         "text_to_pairs": ["--data", args.data],
         "aepo": ["--data", args.data, "--aepo_python", args.aepo_python],
         "selection": [],
+        "rounds": [],
         "scaling": ["--plot", str(FIGURE)],
         "grouping": [],
         "training": [],

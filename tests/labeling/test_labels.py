@@ -250,3 +250,12 @@ def test_a_pair_that_occurs_twice_gets_one_label():
     swapped = PAIR | {"response_a": "b", "response_b": "a"}
     labelled = apply_labels(Dataset.from_list([PAIR, swapped]), {"x": "a"})  # of the first, which annotators see
     assert labelled["chosen"][:] == ["a", "a"]
+
+
+def test_vectors_of_the_sides_follow_them():
+    rows = [PAIR | {"pair_id": f"{i}", "embeddings": [[1.0, i], [2.0, i]]} for i in range(2)]
+    labelled = apply_labels(Dataset.from_list(rows), {"0": "a", "1": "b"})
+    assert labelled["embeddings"][:] == [[[1.0, 0.0], [2.0, 0.0]], [[2.0, 1.0], [1.0, 1.0]]]
+    # Those of `responses` stay as these do.
+    of_responses = Dataset.from_list([row | {"responses": ["a", "b"]} for row in rows])
+    assert apply_labels(of_responses, {"0": "b", "1": "b"})["embeddings"][:] == [row["embeddings"] for row in rows]

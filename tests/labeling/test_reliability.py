@@ -14,6 +14,7 @@ from trl_real import (
     label_reliability,
     real_select,
 )
+from trl_real.labeling.label_log import append_decision
 from trl_real.labeling.label_noise import Estimate, cross_fit, flip_rates, wrong_majority
 from trl_real.labeling.reliability import ReliabilityBin
 
@@ -288,3 +289,23 @@ def test_reports_on_real_text(name):
         assert isinstance(estimate, Estimate)
         assert 0 <= estimate.low <= estimate.value <= estimate.high <= 0.5
     assert report.verdict in str(report)
+
+
+def test_unlabeled_pairs_take_their_labels_along(rng, tmp_path):
+    """A label log beside unlabeled pairs says the same as the preferences that are made of both."""
+    vectors = rng.normal(size=(60, 2, 4))
+    pairs = Dataset.from_dict(
+        {
+            "pair_id": [f"{i}" for i in range(60)],
+            "prompt": [f"question {i}" for i in range(60)],
+            "response_a": [f"one {i}" for i in range(60)],
+            "response_b": [f"two {i}" for i in range(60)],
+            "embeddings": vectors.tolist(),
+        }
+    )
+    better = vectors[:, 0, 0] > vectors[:, 1, 0]
+    for pair, first in zip(pairs["pair_id"], better, strict=True):
+        append_decision(tmp_path / "labels.jsonl", {"pair_id": pair, "label": "a" if first else "b"})
+    report = label_reliability(pairs, tmp_path / "labels.jsonl")
+    assert report == label_reliability(apply_labels(pairs, tmp_path / "labels.jsonl"))
+    assert report.agreement.low > 0.7

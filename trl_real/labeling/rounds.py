@@ -14,7 +14,7 @@ from .preference_model import NODES, WEIGHTS, PreferenceModel, fit, without_labe
 
 
 # Pairs whose gain is looked at anew at once.
-BLOCK = 64
+BLOCK = 128
 
 
 def next_pairs(
@@ -166,13 +166,13 @@ def most_gain(
     """
 
     def pick(model: PreferenceModel, difference: np.ndarray, n: int) -> np.ndarray:
-        logits, covariance = model.logits(difference), model.covariance.copy()
+        logits, covariance = model.logits(difference), model.covariance.astype(difference.dtype)
         most = gain(logits, model.variances(difference))
         picked: list[int] = []
         while len(picked) < n:
             block = np.argpartition(-most, min(BLOCK, len(most)) - 1)[:BLOCK]
             block = np.sort(block[most[block] > -np.inf])
-            vectors = difference[block].astype(np.float64)
+            vectors = difference[block]
             moved = vectors @ covariance
             variances = np.einsum("ij,ij->i", moved, vectors)
             most[block] = gain(logits[block], variances)
@@ -195,12 +195,10 @@ def d_optimal(logits: np.ndarray, variances: np.ndarray) -> np.ndarray:
 
 def bald(logits: np.ndarray, variances: np.ndarray) -> np.ndarray:
     """How much a label is expected to tell about the weights: their mutual information (BALD, arXiv 1112.5745)."""
-    total, known = np.zeros((2, len(logits)))
-    for node, weight in zip(NODES, WEIGHTS, strict=True):
-        chances = expit(logits + np.sqrt(np.maximum(variances, 0.0)) * node)
-        total += weight * chances
-        known += weight * (entr(chances) + entr(1 - chances))
-    return entr(total) + entr(1 - total) - known
+    spread = np.sqrt(np.maximum(variances, 0.0))
+    chances = expit(logits[:, None] + spread[:, None] * NODES.astype(logits.dtype))  # (n_pairs, n_nodes)
+    mean, known = chances @ WEIGHTS, (entr(chances) + entr(1 - chances)) @ WEIGHTS
+    return entr(mean) + entr(1 - mean) - known
 
 
 # To add a strategy: a function of a model, the differences of pairs `(n_pairs, dim)` and a number, that returns which of the pairs
