@@ -225,8 +225,8 @@ def rounds_parts(results: dict[str, Any]) -> list[str]:
         "held-out accuracy against all labels, of the linear model of `label_progress`. The threshold was chosen on "
         f"{found['chosen_on']} seeds, with a look at thirty more, and is judged on {found['judged_on']} that nobody had looked at. Intervals here are over the draws of splits and annotators of these texts.",
         rounds_table(results),
-        "The second line of each shows what the rule itself buys: a fixed share at the same cost loses as much. The rule finds that share "
-        "without knowing the accuracy, on pools of different sizes. The third line knows the held-out accuracy, which nobody has.",
+        "The second line of each shows what the rule itself buys: a fixed share at the same cost loses about as much, but which share that is "
+        "nobody knows beforehand. The third line knows the held-out accuracy, which nobody has.",
         f"On the {found['chosen_on']} seeds that it was chosen on:",
         thresholds_table(results),
         f"Other strategies of `next_pairs`, with a fifth of each round drawn at random, over the {found['judged_on']} seeds:",
