@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub import HfApi
 from local_hub import ALICE, ALICE_READS
 
-from trl_real.hub import access, requests
+from trl_real.hub import access
 from trl_real.hub.access import check_can_push
 
 
@@ -74,7 +74,7 @@ def test_organizations(answer, allowed, hub, monkeypatch):
 
 
 def test_a_hub_that_does_not_answer(hub, monkeypatch):
-    monkeypatch.setattr(requests, "WAIT", 0.0)
+    monkeypatch.setattr(retries, "WAIT", 0.0)
     hub.fail("GET", "whoami", 503, times=2)
     check_can_push("new", "model", token=ALICE)
     hub.fail("GET", "whoami", "drop", times=math.inf)

@@ -12,7 +12,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, SelectionReport
-from trl_real.hub import requests
+from trl_real.hub import retries
 from trl_real.hub.model_card import add_selection
 from trl_real.training import real_dpo_trainer
 
@@ -184,7 +184,7 @@ def test_model_and_dataset_are_pushed_and_link_each_other(
 
 @pytest.mark.parametrize("fault", [503, "drop", "lose"])
 def test_a_fault_while_the_model_is_pushed(fault, options, candidates, tiny_lm, hub, monkeypatch):
-    monkeypatch.setattr(requests, "WAIT", 0.0)
+    monkeypatch.setattr(retries, "WAIT", 0.0)
     args = RealDPOConfig(**options, hub_model_id="alice/aligned", hub_token=ALICE)
     trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates)
     hub.fail("POST", "/api/models/.*/commit/", fault)

@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi
 from local_hub import ALICE, ALICE_READS, CAROL
 
 from trl_real import SelectionConfig, push_selected_dataset, select_preferences
-from trl_real.hub import requests
+from trl_real.hub import retries
 
 
 CONFIG = SelectionConfig(embedder=HashEmbedder(), budget=0.5)
@@ -21,7 +21,7 @@ REPO = "alice/pairs"
 
 @pytest.fixture(autouse=True)
 def no_wait(monkeypatch):
-    monkeypatch.setattr(requests, "WAIT", 0.0)
+    monkeypatch.setattr(retries, "WAIT", 0.0)
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_a_fault_while_the_card_that_is_there_is_read(method, fault, selected, h
 
 @pytest.mark.slow
 def test_a_card_that_cannot_be_read_is_not_overwritten(selected, hub, repo, monkeypatch):
-    monkeypatch.setattr(requests, "TRIES", 1)  # the client tries several times itself
+    monkeypatch.setattr(retries, "TRIES", 1)  # the client tries several times itself
     push((selected[0].select([0]), None), config_name="third")
     hub.fail("HEAD", "/resolve/.*README.md", 503, times=math.inf)
     before = dict(repo())
@@ -280,7 +280,7 @@ def test_a_branch_that_could_not_be_filled_is_taken_back(selected, hub):
 
 
 def test_a_commit_whose_answer_was_lost_is_not_taken_back(selected, hub, repo, monkeypatch):
-    monkeypatch.setattr(requests, "TRIES", 1)
+    monkeypatch.setattr(retries, "TRIES", 1)
     hub.fail("POST", "/commit/", "lose")
     with pytest.raises(ConnectionError):
         push(selected)
@@ -289,7 +289,7 @@ def test_a_commit_whose_answer_was_lost_is_not_taken_back(selected, hub, repo, m
 
 def test_a_branch_whose_commit_has_landed_stays(selected, hub, repo, monkeypatch):
     push(selected)
-    monkeypatch.setattr(requests, "TRIES", 1)
+    monkeypatch.setattr(retries, "TRIES", 1)
     hub.fail("POST", "/commit/", "lose")
     with pytest.raises(ConnectionError):
         push((selected[0].select([0]), None), revision="small")

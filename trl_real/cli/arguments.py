@@ -19,7 +19,7 @@ DATA_FILES = "Local files instead: JSON, JSONL, CSV, Parquet or Arrow, perhaps c
 @dataclass
 class ColumnArguments:
     """
-    Arguments of both commands: what [`to_candidates`] has to be told of the data, where its columns leave a doubt.
+    Arguments of `select` and `dpo`: what [`to_candidates`] has to be told of the data, where its columns leave a doubt.
 
     Parameters:
         layout (`str`, *optional*):

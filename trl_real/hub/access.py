@@ -5,7 +5,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError, RepositoryNotFoundEr
 from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
-from .requests import explained, retried
+from .retries import explained, retried
 
 
 def check_can_push(repo_id: str, repo_type: str, private: bool | None = None, token: str | None = None) -> None:

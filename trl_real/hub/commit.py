@@ -8,7 +8,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from .card_parts import endpoint
-from .requests import retried
+from .retries import retried
 
 
 logger = logging.getLogger(__name__)

@@ -112,7 +112,7 @@ def create_dataset_card(
         pretty_name = data.pretty_name or (repo_id.split("/")[-1] if repo_id else "Selected preference pairs")
     data.pretty_name = markdown.one_line(pretty_name)
     section = render(
-        "selection.md.jinja",
+        "dataset_selection.md.jinja",
         heading="Selection" if config_name == "default" else f"Selection {markdown.code(config_name)}",
         source=_source(origin),
         licence=_licence(license or data.license, origin.name),

@@ -34,7 +34,7 @@ from .card_metadata import Source, data_folder, describe_download, describe_file
 from .card_parts import is_repo_id
 from .commit import Operations, Target, commit
 from .dataset_card import as_splits, create_dataset_card, split_reports
-from .requests import explained, retried
+from .retries import explained, retried
 
 
 logger = logging.getLogger(__name__)

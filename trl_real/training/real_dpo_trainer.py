@@ -22,14 +22,14 @@ from ..embedding.policy import PolicyEmbedder
 from ..hub.card_parts import REAL_CITATION, is_repo_id
 from ..hub.model_card import add_selection
 from ..hub.push import push_selected_dataset
-from ..hub.requests import explained, retried
+from ..hub.retries import explained, retried
 from ..selection.preferences import needs_embeddings, select_stream
 from ..selection.report import REASONS, SelectionReport
 from .data import check_labels, given_pairs, read, select_on_all_ranks
 from .log_selection import LogSelection
-from .policy import policy_of, untrained_policy
 from .real_dpo_config import RealDPOConfig, selection_of
 from .run_files import CARD, EMBEDDINGS, REPORT, card_lent, check_before_work, checkpoint_to_resume, model_repo
+from .untrained_policy import policy_of, untrained_policy
 
 
 logger = logging.getLogger(__name__)
