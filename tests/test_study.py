@@ -148,9 +148,7 @@ def test_stops_are_summed_up(load):
 
 @pytest.mark.slow
 def test_rounds(tmp_path):
-    found = run_on_the_sample(
-        tmp_path, "rounds.py", "candidates", "--seeds", "12", "--strategy_seeds", "2", "--round", "20"
-    )
+    found = run_on_the_sample(tmp_path, "rounds.py", "candidates", "--seeds", "2", "--round", "20")
     assert (found["chosen_on"], found["judged_on"]) == (10, 2)
     assert set(found["less_random"]) == {"easy", "d_optimal", "bald"}
     # So few labels never stop.
