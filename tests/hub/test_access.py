@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub import HfApi
 from local_hub import ALICE, ALICE_READS
 
-from trl_real.hub import access
+from trl_real.hub import access, retries
 from trl_real.hub.access import check_can_push
 
 
