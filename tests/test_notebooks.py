@@ -71,7 +71,7 @@ def test_select_and_train(tmp_path, tiny_lm, monkeypatch):
     notebook.cells.append(nbformat.v4.new_code_cell(numbers, id="numbers"))
     settings = {"MODEL": tiny_lm, "LEARNING_RATE": 1e-2, "NEW_TOKENS": 5}
     shown = run(notebook, settings, tmp_path, monkeypatch)
-    assert "pairs out             14 labelled" in printed(shown["select"])
+    assert "pairs out             14 labeled" in printed(shown["select"])
     assert "random, mean of 20" in shown["describe"][-1].data["text/plain"]
     assert "selected pairs" in shown["after"][-1].data["text/html"]
     assert printed(shown["answers"]).count("before: ") == printed(shown["answers"]).count("after: ") == 2
@@ -110,12 +110,12 @@ def test_label_round_trip(tmp_path, tiny_lm, monkeypatch):
     (form,) = (cell for cell in notebook.cells if cell.id == "buttons")
     # A click a task on the form, half of them on another one, as after an interruption.
     clicks = (
-        "labelled = []\n"
+        "labeled = []\n"
         "for clicks in (len(tasks) // 2, len(tasks)):\n"
-        "    view, buttons = labelling_form(tasks, ANNOTATOR).children\n"
-        "    while len(labelled) < clicks:\n"
-        "        labelled.append(view.value)\n"
-        "        buttons.children[len(labelled) % 4].click()\n"
+        "    view, buttons = labeling_form(tasks, ANNOTATOR).children\n"
+        "    while len(labeled) < clicks:\n"
+        "        labeled.append(view.value)\n"
+        "        buttons.children[len(labeled) % 4].click()\n"
         "assert 'Go on' in view.value and buttons.layout.display == 'none'"
     )
     notebook.cells.insert(notebook.cells.index(form) + 1, nbformat.v4.new_code_cell(clicks, id="clicks"))

@@ -67,7 +67,7 @@ class SelectionConfig:
         pairs_per_prompt (`int`, *optional*, defaults to `1`):
             How many pairs to pick from each prompt, at most.
         min_score_gap (`float`, *optional*, defaults to `0.0`):
-            Two responses form a pair only if their scores differ by *more* than this; ties are never labelled.
+            Two responses form a pair only if their scores differ by *more* than this; ties are never labeled.
         budget (`int` or `float`, *optional*):
             How many of the picked pairs to keep, as in scikit-learn's `train_size`: a float between 0 and 1 is a
             share, an int is a count. If `None`, all.

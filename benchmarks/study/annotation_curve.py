@@ -40,7 +40,7 @@ class Offer:
     Attributes:
         name (`str`): What the tables call it.
         order (`str`): The strategy in whose order a budget takes them; `"random"` draws them.
-        pairs ([`~datasets.Dataset`]): The labelled pairs, with a column `row`.
+        pairs ([`~datasets.Dataset`]): The labeled pairs, with a column `row`.
         difference (`np.ndarray` of shape `(n, dim)`): The embedding of `chosen` less that of `rejected`.
         held_out (`np.ndarray` of shape `(n_held_out, dim)`): The same of pairs that are right.
         longer_is_better (`float`): In which share of these pairs `chosen` is the longer response.

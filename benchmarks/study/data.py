@@ -1,4 +1,4 @@
-"""The real text of the study, each response embedded once: candidates with scores, and pairs that people have labelled."""
+"""The real text of the study, each response embedded once: candidates with scores, and pairs that people have labeled."""
 
 import hashlib
 from pathlib import Path

@@ -85,7 +85,7 @@ def fine_tune(model: str, rows: Dataset, args: argparse.Namespace, seed: int, fo
 def align(
     model: str, rows: Dataset, held_out: Dataset, args: argparse.Namespace, seed: int, folder: Path, **selection
 ) -> dict:
-    """Margin and accuracy on held-out pairs, and what was labelled for them."""
+    """Margin and accuracy on held-out pairs, and what was labeled for them."""
     config = RealDPOConfig(
         str(folder),
         learning_rate=args.learning_rate,
@@ -133,7 +133,7 @@ def compare(rows: Dataset, args: argparse.Namespace, noise: float | None) -> dic
     for seed in range(args.seeds):
         train, held_out = split(rows, seed)
         texts = texts_of_candidates(train) if noise is not None else texts_of_pairs(train)
-        labelled = train if noise is None else annotate(train, "by gap", noise, seed)
+        labeled = train if noise is None else annotate(train, "by gap", noise, seed)
         with tempfile.TemporaryDirectory() as folder:
             model = args.model
             if model is None:
@@ -144,7 +144,7 @@ def compare(rows: Dataset, args: argparse.Namespace, noise: float | None) -> dic
                 )
             model = fine_tune(model, texts, args, seed, Path(folder) / "fine_tuned")
             for arm, selection in ARMS[args.kind].items():
-                aligned = align(model, labelled, held_out, args, seed, Path(folder) / arm, **selection)
+                aligned = align(model, labeled, held_out, args, seed, Path(folder) / arm, **selection)
                 for name, value in aligned.items():
                     found[arm][name].append(value)
                 print(

@@ -62,12 +62,12 @@ def with_truth(rows: Dataset, noise: float, seeds: int) -> dict:
         flipped = np.random.default_rng(seed).random(len(pairs)) < wrong
         sides = np.column_stack([flipped, ~flipped]).astype(int)
         chosen, rejected = np.take_along_axis(texts, sides, 1).T
-        labelled = {
+        labeled = {
             "chosen": chosen,
             "rejected": rejected,
             "embeddings": vectors[np.arange(len(pairs))[:, None], sides],
         }
-        reports.append(label_reliability(Dataset.from_dict({"prompt": pairs["prompt"], **labelled})))
+        reports.append(label_reliability(Dataset.from_dict({"prompt": pairs["prompt"], **labeled})))
     edges = [row.low for row in reports[0].bins[1:]]
     where = np.searchsorted(edges, np.array(pairs["similarity"]) + 1e-5, side="right")
     bins = [

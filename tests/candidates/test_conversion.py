@@ -322,7 +322,7 @@ def test_scores_that_are_all_missing_are_no_scores():
         assert to_candidates(dataset).column_names == ["prompt", "responses"]
     pairs, report = select_preferences(Dataset.from_list(rows), SelectionConfig(strategy="random"))
     assert {"response_a", "response_b", "pair_id"} <= set(pairs.column_names)
-    assert not report.labelled
+    assert not report.labeled
 
 
 def test_features_do_not_depend_on_the_rows():

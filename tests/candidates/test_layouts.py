@@ -51,7 +51,7 @@ SHP = {"history": "p", "human_ref_A": "a", "human_ref_B": "b", "score_A": 1, "sc
          {"prompt": "prompt", "responses": "completion", "scores": "score"}),
     ],
 )  # fmt: skip
-def test_layouts_are_recognised_by_their_columns(row, layout, columns, streaming):
+def test_layouts_are_recognized_by_their_columns(row, layout, columns, streaming):
     dataset = Dataset.from_list([row])
     if streaming == "yes":
         dataset = dataset.to_iterable_dataset()
@@ -97,7 +97,7 @@ def test_named_columns():
          "`scores_column='votes'` is not a column. Found: ['prompt', 'responses']."),
     ],
 )  # fmt: skip
-def test_what_is_not_recognised_is_named(row, options, message):
+def test_what_is_not_recognized_is_named(row, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         find_layout(Dataset.from_list([row]), **options)
 

@@ -20,8 +20,8 @@ def data(rng, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = candidate_rows(rng, 20)
     Dataset.from_list(rows).to_json("candidates.jsonl")
-    Dataset.from_list(rows).remove_columns("scores").to_parquet("unlabelled.parquet")
-    Dataset.from_list(rows).remove_columns("scores").to_json("unlabelled.jsonl")
+    Dataset.from_list(rows).remove_columns("scores").to_parquet("unlabeled.parquet")
+    Dataset.from_list(rows).remove_columns("scores").to_json("unlabeled.jsonl")
     Dataset.from_list(rows).to_json("candidates.jsonl.gz", compression="gzip")
     return Dataset.from_list(rows)
 
@@ -54,7 +54,7 @@ def test_select_writes_what_select_preferences_gives(data, tiny_encoder, capsys,
 
 
 def test_select_without_scores_writes_label_tasks(data, tiny_encoder):
-    assert main(["select", "--data_files", "unlabelled.parquet", "--embedder", tiny_encoder]) == 0
+    assert main(["select", "--data_files", "unlabeled.parquet", "--embedder", tiny_encoder]) == 0
     tasks = [json.loads(line) for line in Path("selected/tasks.jsonl").read_text().splitlines()]
     assert len(tasks) == 20
     assert set(tasks[0]) == {"pair_id", "prompt", "response_a", "response_b"}
@@ -165,7 +165,7 @@ def test_mistakes_are_named_in_one_line(command, code, message, data, tiny_lm, c
 
 def test_local_files_are_evaluated_and_a_run_goes_on(data, tiny_lm, tiny_encoder, capsys):
     Path("recipe.yaml").write_text(
-        f"model_name_or_path: {tiny_lm}\ndata_files: candidates.jsonl\neval_data_files: unlabelled.jsonl\n"
+        f"model_name_or_path: {tiny_lm}\ndata_files: candidates.jsonl\neval_data_files: unlabeled.jsonl\n"
         f"embedder: {tiny_encoder}\noutput_dir: out\nuse_cpu: true\nbf16: false\nreport_to: none\nsave_steps: 1\n"
         "eval_strategy: steps\neval_steps: 1\nmax_steps: 2\n"
     )
@@ -202,7 +202,7 @@ def test_select_and_dpo_push(data, tiny_lm, tiny_encoder, hub, capsys, monkeypat
 def test_outputs_of_an_earlier_run_do_not_stay(data, tiny_encoder, capsys):
     Path("other.txt").write_text("")
     flags = ["--embedder", tiny_encoder, "--output_dir", "."]
-    assert main(["select", "--data_files", "unlabelled.parquet", *flags]) == 0
+    assert main(["select", "--data_files", "unlabeled.parquet", *flags]) == 0
     assert Path("tasks.jsonl").is_file()
     assert main(["select", "--data_files", "candidates.jsonl", *flags]) == 0
     assert not Path("tasks.jsonl").exists()

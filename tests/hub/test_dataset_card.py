@@ -59,7 +59,7 @@ def test_says_what_was_selected_how_and_how_to_do_it_again(selected):
     for fact in (
         "| source | [bob/candidates](",
         f", revision `{'a' * 40}` |",
-        "| licence | `apache-2.0` |",
+        "| license | `apache-2.0` |",
         "| trained on it | [alice/model](",
         "| strategy | `easy`: The least similar pair (REAL, arXiv 2409.17169) |",
         "| embedder | `HashEmbedder` |",
@@ -67,7 +67,7 @@ def test_says_what_was_selected_how_and_how_to_do_it_again(selected):
         "| seed | 0 |",
         "| prompts in | 20 with ",
         "| pairs dropped | ",
-        f"| pairs out | {report.pairs} labelled |",
+        f"| pairs out | {report.pairs} labeled |",
         "![Similarities, score gaps and lengths of all pairs and of the selected ones](figures/data-train.png)",
         'load_dataset("alice/pairs", split="train")',
         'candidates = load_dataset("bob/candidates", revision="' + "a" * 40 + '", split="train")',
@@ -111,14 +111,14 @@ def test_sizes(n, size):
     assert create_dataset_card(pairs).data.size_categories == [size]
 
 
-def test_an_unknown_licence_is_asked_for(selected):
+def test_an_unknown_license_is_asked_for(selected):
     pairs, report = selected
     card = create_dataset_card(pairs, report, CONFIG)
     assert card.data.license is None
-    assert "| licence | **not known**: before you use or publish this, find out under what licence" in card.text
+    assert "| license | **not known**: before you use or publish this, find out under what license" in card.text
 
 
-def test_unlabelled_pairs_say_how_to_label_them(rng):
+def test_unlabeled_pairs_say_how_to_label_them(rng):
     rows = Dataset.from_list(candidate_rows(rng, 6, scores=False, dim=4))
     pairs, report = select_preferences(rows)
     text = create_dataset_card(pairs, report).text
@@ -234,20 +234,20 @@ def test_the_policy_and_given_pairs_are_not_what_they_are_not(selected):
     assert "Nothing was selected: all given pairs are there." in given
 
 
-def test_the_licence_of_another_source_does_not_stay(selected):
+def test_the_license_of_another_source_does_not_stay(selected):
     pairs, report = selected
     first = create_dataset_card(pairs, report, CONFIG, source="bob/a", license="mit")
     assert create_dataset_card(pairs, report, CONFIG, source="bob/a", previous=first).data.license == "mit"
     other = create_dataset_card(pairs, report, CONFIG, source="carol/b", previous=first)
     assert other.data.license is None
     assert other.data.source_datasets == ["carol/b"]
-    assert "| licence | **not known**" in other.text
+    assert "| license | **not known**" in other.text
     both = create_dataset_card(
         pairs, report, CONFIG, source="carol/b", license="cc0-1.0", config_name="b", previous=first
     )
     assert both.data.license == ["mit", "cc0-1.0"]
     assert both.data.source_datasets == ["bob/a", "carol/b"]
-    assert both.text.count("| licence | `mit` |") == both.text.count("| licence | `cc0-1.0` |") == 1
+    assert both.text.count("| license | `mit` |") == both.text.count("| license | `cc0-1.0` |") == 1
 
 
 @pytest.mark.parametrize("damage", ["no end", "no begin", "begin twice", "crlf", "trailing space"])

@@ -54,7 +54,7 @@ def test_is_written_at_each_checkpoint_with_what_was_selected(options, candidate
         "| strategy | `hard`: The most similar pair (REAL, arXiv 2409.17169) |",
         f"| embedder | `model`, revision `{trainer.selection_report.embedder_revision}`, the first 64 tokens of a response |",
         "| budget | 50% of the pairs |",
-        f"| pairs out | {trainer.selection_report.pairs} labelled |",
+        f"| pairs out | {trainer.selection_report.pairs} labeled |",
         "strategy: hard\nembedder: model\n",
         "- TRL: ",
         "Versions: trl-real ",
@@ -238,10 +238,10 @@ def test_the_dataset_is_all_that_was_selected_whatever_fits_the_model(options, t
     )
     trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list(rows))
     trainer.push_to_hub()
-    assert "| pairs out | 7 labelled |" in DatasetCard.load("alice/pairs").text
+    assert "| pairs out | 7 labeled |" in DatasetCard.load("alice/pairs").text
     model_card = ModelCard.load("alice/aligned").text
     assert "| pairs dropped | 2: the prompt alone fills `max_length` |" in model_card
-    assert "| pairs out | 5 labelled |" in model_card
+    assert "| pairs out | 5 labeled |" in model_card
 
 
 def test_a_dataset_that_cannot_be_pushed_is_one_error(options, candidates, tiny_lm, hub):

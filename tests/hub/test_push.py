@@ -183,7 +183,7 @@ def test_a_name_alone_is_in_the_users_namespace(selected, hub):
     assert "[alice/model](" in hub.repos["dataset", "alice/short"].files()["README.md"].decode()
 
 
-def test_the_licence_of_the_source_is_carried_over(hub, repo, tmp_path, rng, caplog):
+def test_the_license_of_the_source_is_carried_over(hub, repo, tmp_path, rng, caplog):
     api = HfApi(token=ALICE)
     Dataset.from_list(candidate_rows(rng, 6, dim=4)).push_to_hub("alice/source", token=ALICE)
     card = DatasetCard.load("alice/source")
@@ -199,9 +199,9 @@ def test_the_licence_of_the_source_is_carried_over(hub, repo, tmp_path, rng, cap
     assert data.source_datasets == ["alice/source"]
     push((pairs, report), "alice/stated", license="mit")
     assert DatasetCard.load("alice/stated").data.license == "mit"
-    assert "The licence of the pairs is not known" not in caplog.text
+    assert "The license of the pairs is not known" not in caplog.text
     push((pairs, report), "alice/elsewhere", source="my own prompts")
-    assert "The licence of the pairs is not known: find out that of their source and pass `license`" in caplog.text
+    assert "The license of the pairs is not known: find out that of their source and pass `license`" in caplog.text
 
 
 ENDPOINTS = [

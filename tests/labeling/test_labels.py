@@ -13,7 +13,7 @@ from trl_real import apply_labels, real_select, to_label_tasks
 from trl_real.labeling.tasks import TASK
 
 
-def unlabelled(rng, n=12, seed=0, **options):
+def unlabeled(rng, n=12, seed=0, **options):
     rows = [row | {"topic": i} for i, row in enumerate(candidate_rows(rng, n, scores=False))]
     options = {"strategy": "random", "selection_seed": seed, **options}
     return Dataset.from_list(rows).map(real_select, batched=True, remove_columns=["responses"], fn_kwargs=options)
@@ -26,7 +26,7 @@ def sides(pairs):
 
 @pytest.fixture
 def pairs(rng):
-    return unlabelled(rng)
+    return unlabeled(rng)
 
 
 def test_round_trip_through_a_file(pairs, tmp_path):
@@ -36,13 +36,13 @@ def test_round_trip_through_a_file(pairs, tmp_path):
     labels = ["a", "b", "tie", None]
     with open(tmp_path / "labels.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(line | {"label": labels[i % 4]}) + "\n" for i, line in enumerate(lines))
-    labelled = apply_labels(pairs, tmp_path / "labels.jsonl")
-    assert labelled.column_names == ["prompt", "topic", "chosen", "rejected", "similarity", "pair_id"]
+    labeled = apply_labels(pairs, tmp_path / "labels.jsonl")
+    assert labeled.column_names == ["prompt", "topic", "chosen", "rejected", "similarity", "pair_id"]
     expected = [row for i, row in enumerate(pairs) if i % 4 < 2]
-    for row, pair in zip(labelled, expected, strict=True):
+    for row, pair in zip(labeled, expected, strict=True):
         right, wrong = ("response_a", "response_b") if pair["topic"] % 4 == 0 else ("response_b", "response_a")
         assert (row["chosen"], row["rejected"], row["topic"]) == (pair[right], pair[wrong], pair["topic"])
-    # Labelled again by the same file, or by what else says the same, nothing changes.
+    # Labeled again by the same file, or by what else says the same, nothing changes.
     by_id = {line["pair_id"]: labels[i % 4] for i, line in enumerate(lines)}
     for same in (
         by_id,
@@ -50,10 +50,10 @@ def test_round_trip_through_a_file(pairs, tmp_path):
         [{"pair_id": i, "label": x} for i, x in by_id.items()],
     ):
         assert apply_labels(pairs, same).remove_columns("similarity").to_list() == (
-            labelled.remove_columns("similarity").to_list()
+            labeled.remove_columns("similarity").to_list()
         )
-    again = apply_labels(labelled, tmp_path / "labels.jsonl")
-    assert again.remove_columns("similarity").to_list() == labelled.remove_columns("similarity").to_list()
+    again = apply_labels(labeled, tmp_path / "labels.jsonl")
+    assert again.remove_columns("similarity").to_list() == labeled.remove_columns("similarity").to_list()
 
 
 @pytest.mark.parametrize("on_skip", ["drop", "keep"])
@@ -72,7 +72,7 @@ def test_messages_survive_the_file(tmp_path, on_skip):
 
 def test_a_label_is_about_the_responses_it_was_given_to(rng, tmp_path):
     """Of another seed the sides are swapped, and the ids are the same."""
-    pairs = unlabelled(rng)
+    pairs = unlabeled(rng)
     swapped = pairs.rename_columns({"response_a": "response_b", "response_b": "response_a"})
     labels = [task | {"label": "a"} for task in to_label_tasks(pairs)]
     for rows in (pairs, swapped):
@@ -122,7 +122,7 @@ def test_what_is_left_out_and_agreement_are_reported(pairs, caplog):
         apply_labels(pairs, records[:-3])
     assert (
         "`apply_labels` left out 5 of 12 pairs: of 4 the labels prefer neither side by more than half (tied_labels); of 1 "
-        "nobody has labelled the pair (missing_label)."
+        "nobody has labeled the pair (missing_label)."
     ) in caplog.messages
     # Four pairs at two thirds, three at one.
     assert (
@@ -131,21 +131,21 @@ def test_what_is_left_out_and_agreement_are_reported(pairs, caplog):
     )
 
 
-def test_nothing_labelled_yet(pairs):
-    labelled = apply_labels(pairs, {})
-    assert len(labelled) == 0
-    assert {"prompt", "chosen", "rejected", "pair_id"} <= set(labelled.column_names)
-    assert labelled.features["chosen"] == pairs.features["response_a"]
+def test_nothing_labeled_yet(pairs):
+    labeled = apply_labels(pairs, {})
+    assert len(labeled) == 0
+    assert {"prompt", "chosen", "rejected", "pair_id"} <= set(labeled.column_names)
+    assert labeled.features["chosen"] == pairs.features["response_a"]
 
 
-def test_rows_without_a_pair_are_neither_tasks_nor_labelled(rng):
+def test_rows_without_a_pair_are_neither_tasks_nor_labeled(rng):
     rows = Dataset.from_list([{"prompt": "p", "responses": ["x"]}, {"prompt": "q", "responses": ["x", "y"]}])
     kept = rows.map(
         real_select, batched=True, remove_columns=["responses"], fn_kwargs={"strategy": "random", "on_skip": "keep"}
     )
     assert to_label_tasks(kept)["prompt"][:] == ["q"]
-    labelled = apply_labels(kept, ["a", "a"])
-    assert labelled["prompt"][:] == ["q"]
+    labeled = apply_labels(kept, ["a", "a"])
+    assert labeled["prompt"][:] == ["q"]
     assert apply_labels(kept, ["a", "a"], on_skip="keep")["skip_reason"][:] == ["too_few_responses", None]
 
 
@@ -156,9 +156,9 @@ def test_each_pair_is_one_task(pairs):
 
 def test_a_dict_of_splits_shares_its_labels(pairs):
     splits = DatasetDict(train=pairs.select(range(8)), test=pairs.select(range(8, 12)))
-    labelled = apply_labels(splits, dict.fromkeys(pairs["pair_id"], "b"))
-    assert isinstance(labelled, DatasetDict)
-    assert labelled["test"]["chosen"][:] == pairs["response_b"][8:]
+    labeled = apply_labels(splits, dict.fromkeys(pairs["pair_id"], "b"))
+    assert isinstance(labeled, DatasetDict)
+    assert labeled["test"]["chosen"][:] == pairs["response_b"][8:]
 
 
 PAIR = {"pair_id": "x", "prompt": "p", "response_a": "a", "response_b": "b"}
@@ -212,9 +212,9 @@ def test_wrong_datasets_are_named():
     for function in (to_label_tasks, lambda rows: apply_labels(rows, {})):
         with pytest.raises(ValueError, match=re.escape("['pair_id', 'response_a', 'response_b'] are missing")):
             function(Dataset.from_list([{"prompt": "p", "responses": ["a", "b"]}]))
-    with pytest.raises(ValueError, match=r"No side is preferred of 1 pairs\. The first is 'x': nobody has labelled"):
+    with pytest.raises(ValueError, match=r"No side is preferred of 1 pairs\. The first is 'x': nobody has labeled"):
         apply_labels(Dataset.from_list([PAIR]), [None], on_skip="error")
-    with pytest.raises(ValueError, match=r"labelled already, and `labels` decides nothing about 1 of them: 'x'"):
+    with pytest.raises(ValueError, match=r"labeled already, and `labels` decides nothing about 1 of them: 'x'"):
         apply_labels(apply_labels(Dataset.from_list([PAIR]), {"x": "a"}), {})
 
 
@@ -248,14 +248,14 @@ def test_any_labels_are_applied_or_one_error(labels, on_skip):
 
 def test_a_pair_that_occurs_twice_gets_one_label():
     swapped = PAIR | {"response_a": "b", "response_b": "a"}
-    labelled = apply_labels(Dataset.from_list([PAIR, swapped]), {"x": "a"})  # of the first, which annotators see
-    assert labelled["chosen"][:] == ["a", "a"]
+    labeled = apply_labels(Dataset.from_list([PAIR, swapped]), {"x": "a"})  # of the first, which annotators see
+    assert labeled["chosen"][:] == ["a", "a"]
 
 
 def test_vectors_of_the_sides_follow_them():
     rows = [PAIR | {"pair_id": f"{i}", "embeddings": [[1.0, i], [2.0, i]]} for i in range(2)]
-    labelled = apply_labels(Dataset.from_list(rows), {"0": "a", "1": "b"})
-    assert labelled["embeddings"][:] == [[[1.0, 0.0], [2.0, 0.0]], [[2.0, 1.0], [1.0, 1.0]]]
+    labeled = apply_labels(Dataset.from_list(rows), {"0": "a", "1": "b"})
+    assert labeled["embeddings"][:] == [[[1.0, 0.0], [2.0, 0.0]], [[2.0, 1.0], [1.0, 1.0]]]
     # Those of `responses` stay as these do.
     of_responses = Dataset.from_list([row | {"responses": ["a", "b"]} for row in rows])
     assert apply_labels(of_responses, {"0": "b", "1": "b"})["embeddings"][:] == [row["embeddings"] for row in rows]

@@ -24,7 +24,7 @@ def unit(vectors):
 
 
 def planted(rng, n, dim, rate, n_labels=1):
-    """Pairs of responses of a prompt, labelled by a linear reward, of which a share (by similarity) is flipped."""
+    """Pairs of responses of a prompt, labeled by a linear reward, of which a share (by similarity) is flipped."""
     middle, apart = rng.standard_normal((n, 1, dim)), rng.uniform(0.2, 1.5, (n, 1, 1))
     vectors = unit(middle + apart * rng.standard_normal((n, 2, dim)))
     similarity = (vectors[:, 0] * vectors[:, 1]).sum(1)
@@ -230,10 +230,10 @@ def test_candidates_given_pairs_and_labels_of_people_are_read(rng, embedder):
     assert str(same[0]) == str(same[1])
     assert same[0].embedder == "column `embeddings`"
 
-    unlabelled = data.remove_columns("scores").map(real_select, batched=True, fn_kwargs={"embedder": embedder})
-    records = [{"pair_id": name, "label": "a", "annotator": who} for name in unlabelled["pair_id"] for who in "xyz"]
-    labelled = apply_labels(unlabelled, records)
-    assert label_reliability(labelled, embedder=embedder).bins[0].label_agreement == 1.0
+    unlabeled = data.remove_columns("scores").map(real_select, batched=True, fn_kwargs={"embedder": embedder})
+    records = [{"pair_id": name, "label": "a", "annotator": who} for name in unlabeled["pair_id"] for who in "xyz"]
+    labeled = apply_labels(unlabeled, records)
+    assert label_reliability(labeled, embedder=embedder).bins[0].label_agreement == 1.0
 
 
 def test_the_rate_is_a_label_smoothing_of_the_robust_loss(rng, tmp_path):
@@ -255,10 +255,10 @@ def test_the_rate_is_a_label_smoothing_of_the_robust_loss(rng, tmp_path):
             "pairs",
             {},
             ValueError,
-            "needs labelled pairs of at least 20 prompts, and 100 to say anything. Found 5 pairs of 5; rows",
+            "needs labeled pairs of at least 20 prompts, and 100 to say anything. Found 5 pairs of 5; rows",
         ),
         (
-            "unlabelled",
+            "unlabeled",
             {},
             ValueError,
             "`label_reliability` needs labels: `chosen` and `rejected`, or `responses` and `sco",
@@ -268,7 +268,7 @@ def test_the_rate_is_a_label_smoothing_of_the_robust_loss(rng, tmp_path):
 def test_wrong_input_is_named(data, options, error, message, rng, embedder):
     if data == "pairs":
         data = as_pairs(rng.standard_normal((5, 2, 4)))
-    elif data == "unlabelled":
+    elif data == "unlabeled":
         data = Dataset.from_list(candidate_rows(rng, 30, scores=False))
     with pytest.raises(error, match=re.escape(message)):
         label_reliability(data, embedder=embedder, **options)

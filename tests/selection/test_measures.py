@@ -71,8 +71,8 @@ def test_pairs_are_measured_as_they_are(rng):
         np.testing.assert_allclose(numbers(found[name]), np.sort(values))
     lengths = sorted(len(row[s]) for row in pairs for s in ("chosen", "rejected"))
     assert numbers(found["response_length"]).tolist() == lengths
-    unlabelled = data.remove_columns("scores").map(real_select, batched=True)
-    assert set(measure_pairs(unlabelled).values) == {"similarity", "response_length"}
+    unlabeled = data.remove_columns("scores").map(real_select, batched=True)
+    assert set(measure_pairs(unlabeled).values) == {"similarity", "response_length"}
 
 
 def test_rows_that_were_given_up_before_are_not_measured(rng):

@@ -12,9 +12,9 @@ from trl_real.config import EmbedderOptions
 
 
 @pytest.mark.parametrize("strategy", ["easy", "hard", "centroid", "random"])
-@pytest.mark.parametrize("labelled", [True, False])
-def test_is_the_stages_run_by_hand(strategy, labelled, tiny_encoder, rng):
-    data = Dataset.from_list(candidate_rows(rng, 40, scores=labelled))
+@pytest.mark.parametrize("labeled", [True, False])
+def test_is_the_stages_run_by_hand(strategy, labeled, tiny_encoder, rng):
+    data = Dataset.from_list(candidate_rows(rng, 40, scores=labeled))
     config = SelectionConfig(strategy=strategy, embedder=tiny_encoder, budget=0.4, pairs_per_prompt=2, min_score_gap=1)
     pairs, report = select_preferences(data, config)
 
@@ -34,7 +34,7 @@ def test_is_the_stages_run_by_hand(strategy, labelled, tiny_encoder, rng):
     assert pairs.column_names == by_hand.column_names
     assert report.pairs == len(pairs)
     assert report.dropped == {"over_budget": n_picked - len(pairs)}
-    assert report.labelled == labelled
+    assert report.labeled == labeled
 
 
 def test_every_row_is_accounted_for(rng):
@@ -53,7 +53,7 @@ def test_every_row_is_accounted_for(rng):
         select_preferences(data, SelectionConfig(on_skip="error"))
 
 
-def test_eligible_pairs_are_all_that_could_be_labelled(embedder):
+def test_eligible_pairs_are_all_that_could_be_labeled(embedder):
     rows = [
         {"prompt": "p", "responses": ["a", "b", "c", "a "], "scores": [1, 2, 2, 1]},  # a-b, a-c
         {"prompt": "q", "responses": ["d", "e"], "scores": [1, 1]},  # none

@@ -16,7 +16,7 @@ def report():
         budget_cost=None,
         layout="candidates",
         given_pairs=False,
-        labelled=True,
+        labeled=True,
         rows=10,
         skipped={"tied_scores": 2},
         policies={"grouped_rows": 3, "equal_responses": 1},
@@ -81,8 +81,8 @@ responses merged      1: equal to another one (Unicode NFC, stripped)
 responses cut         7: longer than the embedder's limit, 1,234 tokens in all
 prompts skipped       2: no two scores differ by more than `min_score_gap`
 pairs dropped         4: picked, but not within the limits of the budget
-pairs out             4 labelled
-labels needed         4 instead of 80, 5.0% of labelling every pair
+pairs out             4 labeled
+labels needed         4 instead of 80, 5.0% of labeling every pair
 time                  reading 0.0 s, embedding 61.3 s
 median (middle half)  all pairs            pairs out
 similarity            0.40 (0.10 to 0.70)  0.05 (-0.05 to 0.10)
@@ -100,7 +100,7 @@ def test_a_report_of_nothing_but_counts():
 strategy   none
 embedder   none
 pairs in   3 with 6 responses
-pairs out  3 labelled"""
+pairs out  3 labeled"""
     )
 
 
@@ -116,7 +116,7 @@ def test_plot(report, tmp_path):
     figure = report.plot(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["all 80 pairs that could be labelled", "4 pairs picked by 'easy'"]
+    assert labels == ["all 80 pairs that could be labeled", "4 pairs picked by 'easy'"]
     assert [axes.get_xlabel() for axes in figure.axes] == [
         "cosine similarity",
         "score gap",
@@ -127,3 +127,10 @@ def test_plot(report, tmp_path):
 def test_plot_of_what_was_not_embedded():
     figure = SelectionReport.of_given_pairs(3).plot()
     assert [text.get_text() for text in figure.axes[0].texts] == ["nothing to compare"]
+
+
+def test_a_report_of_the_first_version_is_read(report):
+    values = report.to_dict()
+    values["labelled"] = values.pop("labeled")
+    assert SelectionReport.from_dict(values) == report
+    assert report.labelled is report.labeled is True

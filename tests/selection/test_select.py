@@ -292,7 +292,7 @@ def test_remove_columns_really_removes_and_other_columns_ride_along(rng):
         np.testing.assert_allclose(row["embeddings"], by_prompt[row["prompt"]]["embeddings"], rtol=1e-6)
 
 
-def test_unlabelled_pairs_have_ids_and_sides_shuffled_by_seed(rng):
+def test_unlabeled_pairs_have_ids_and_sides_shuffled_by_seed(rng):
     rows = candidate_rows(rng, 300, (2, 4), scores=False, dim=8)
     pairs = select(rows)
     assert set(pairs[0]) == {"prompt", "responses", "embeddings", "response_a", "response_b", "similarity", "pair_id"}
@@ -317,12 +317,12 @@ def test_pair_id_is_of_the_content():
     assert pair_id("p", [message], []) == pair_id("p", [{**message, "tool_calls": None}], [])
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_conversational_in_conversational_out(labelled):
+@pytest.mark.parametrize("labeled", [True, False])
+def test_conversational_in_conversational_out(labeled):
     data = load_sample("conversational")
-    data = data if labelled else data.remove_columns("scores")
+    data = data if labeled else data.remove_columns("scores")
     pairs = data.map(real_select, batched=True)
-    for name in ("chosen", "rejected") if labelled else ("response_a", "response_b"):
+    for name in ("chosen", "rejected") if labeled else ("response_a", "response_b"):
         for row in pairs:
             assert row[name] in row["responses"]
             assert row[name][0]["role"] == "assistant"
@@ -366,7 +366,7 @@ def test_random_loads_no_embedder():
     assert 5 < sum(a["chosen"] == b["chosen"] for a, b in zip(found, other, strict=True)) < 45
 
 
-def test_only_what_may_be_labelled_is_embedded(embedder):
+def test_only_what_may_be_labeled_is_embedded(embedder):
     rows = [
         {"prompt": "p", "responses": ["a", "b", "a ", ""], "scores": [1, 2, 1, 3]},
         {"prompt": "q", "responses": ["c", "d"], "scores": [1, 1]},
@@ -429,7 +429,7 @@ def reply(text, **keys):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 1000])
-@pytest.mark.parametrize("layout", ["labelled", "unlabelled", "implicit", "mixed"])
+@pytest.mark.parametrize("layout", ["labeled", "unlabeled", "implicit", "mixed"])
 def test_batches_of_skipped_messages(layout, batch_size, tiny_encoder):
     if layout == "implicit":
         good = {"chosen": user("q") + reply("a"), "rejected": user("q") + reply("b")}
@@ -440,12 +440,12 @@ def test_batches_of_skipped_messages(layout, batch_size, tiny_encoder):
     if layout == "mixed":
         good, bad = {**good, "responses": ["a", "b"]}, {**bad, "responses": ["a", "a "]}
     rows = [bad, bad, good, bad, good]
-    if layout == "unlabelled":
+    if layout == "unlabeled":
         rows = [{"prompt": row["prompt"], "responses": row["responses"]} for row in rows]
     data = Dataset.from_list(rows)
     options = {"on_skip": "keep", "embedder": tiny_encoder}
     kept = data.map(real_select, batched=True, batch_size=batch_size, fn_kwargs=options)
-    first, second = ("response_a", "response_b") if layout == "unlabelled" else ("chosen", "rejected")
+    first, second = ("response_a", "response_b") if layout == "unlabeled" else ("chosen", "rejected")
     assert [row["skip_reason"] is None for row in kept] == [False, False, True, False, True]
     for row in kept:
         if row["skip_reason"] is None:

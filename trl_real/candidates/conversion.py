@@ -251,7 +251,7 @@ def _is_converted(reason: str | None, on_skip: str) -> bool:
 
 
 def _has_no_score(dataset: Dataset) -> bool:
-    """Whether a column `scores` is null or NaN throughout, so that the data is unlabelled."""
+    """Whether a column `scores` is null or NaN throughout, so that the data is unlabeled."""
     for table in dataset.select_columns(["scores"]).with_format("arrow").iter(batch_size=10_000):
         scores = table["scores"].combine_chunks()
         if pa.types.is_struct(scores.type):

@@ -23,8 +23,8 @@ SKIP_REASONS = {
     "duplicate_responses": "fewer than two responses differ",
     "missing_scores": "fewer than two distinct responses have a score",
     "tied_scores": "no two scores differ by more than `min_score_gap`",
-    "no_pair_for_strategy": "the strategy can use none of the pairs that may be labelled",
-    "missing_label": "nobody has labelled the pair",
+    "no_pair_for_strategy": "the strategy can use none of the pairs that may be labeled",
+    "missing_label": "nobody has labeled the pair",
     "tied_labels": "the labels prefer neither side by more than half",
 }
 
@@ -36,7 +36,7 @@ POLICIES = {
     "equal_responses": ("responses merged", "equal to another one (Unicode NFC, stripped)"),
     "averaged_scores": ("scores averaged", "merged responses had different ones"),
     "unscored_responses": ("responses unscored", "without a score, left out"),
-    "tied_pairs": ("pairs tied", "scores differ by no more than `min_score_gap`, never labelled"),
+    "tied_pairs": ("pairs tied", "scores differ by no more than `min_score_gap`, never labeled"),
 }
 
 

@@ -86,7 +86,7 @@ def read_responses(dataset: Any, layout: Any, columns: dict[str, str], grouped: 
 
 
 def _warn_of_unused_scores(dataset: Any, columns: dict[str, str]) -> None:
-    """Say which columns look like scores where none were recognised, before people are asked for labels."""
+    """Say which columns look like scores where none were recognized, before people are asked for labels."""
     others = [name for name in column_names(dataset) or [] if name not in columns.values()]
     if found := score_lists(dataset, columns["responses"], others):
         logger.warning(

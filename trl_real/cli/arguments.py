@@ -12,7 +12,7 @@ from ..candidates.layouts import LAYOUTS
 
 
 COLUMN_PARTS = ("prompt", "responses", "scores", "chosen", "rejected")
-LICENSE = "Licence of the data, for its card. Default: what the source's card on the Hub says."
+LICENSE = "License of the data, for its card. Default: what the source's card on the Hub says."
 DATA_FILES = "Local files instead: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed."
 
 
@@ -65,7 +65,7 @@ class SelectArguments:
         hub_private_repo (`bool`, *optional*):
             Whether a dataset that is created there is private. If `None`, as the Hub decides for its owner.
         license (`str`, *optional*):
-            The licence of the data, for the card. If `None`, what the source's card on the Hub says.
+            The license of the data, for the card. If `None`, what the source's card on the Hub says.
     """
 
     dataset_name: str | None = field(
@@ -102,7 +102,7 @@ class DPOArguments(ScriptArguments):
         eval_data_files (`list[str]`, *optional*):
             Local files to evaluate on.
         license (`str`, *optional*):
-            The licence of the data, for the card of the selected dataset. If `None`, what the source's card on the Hub says.
+            The license of the data, for the card of the selected dataset. If `None`, what the source's card on the Hub says.
     """
 
     data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})

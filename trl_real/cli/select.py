@@ -37,7 +37,7 @@ def select(argv: list[str]) -> None:
         pairs, report = select_converted(converted, config)
         with folder.replacing(OUTPUTS) as stage:
             note = write_pairs(pairs, stage)
-            if not report.labelled:
+            if not report.labeled:
                 to_label_tasks(pairs, stage / "tasks.jsonl")
             report.save(stage / "selection_report.json")
             if importlib.util.find_spec("matplotlib") is not None:

@@ -33,7 +33,7 @@ def describe_rows(splits: dict[str, Dataset], reports: dict[str, SelectionReport
     first = next(iter(splits.values()))
     return {
         "reports": {split: reports.get(split) for split in splits},
-        "labelled": "chosen" in first.column_names,
+        "labeled": "chosen" in first.column_names,
         "columns": [
             (name, _type(feature), MEANINGS.get(name, "as in the source")) for name, feature in first.features.items()
         ],

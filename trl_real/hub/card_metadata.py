@@ -1,4 +1,4 @@
-"""What the Hub reads of the card of a dataset: its files, sizes, sources and licence."""
+"""What the Hub reads of the card of a dataset: its files, sizes, sources and license."""
 
 import math
 import re
@@ -65,7 +65,7 @@ def describe_download(data: Any, config_name: str, size: int) -> None:
 
 
 def describe_source(data: Any, source: str | None, license: str | None) -> None:
-    """Licence and sources: of this configuration alone, or added to those of others that are there."""
+    """License and sources: of this configuration alone, or added to those of others that are there."""
     others = len(DatasetInfosDict.from_dataset_card_data(data)) > 1
     sources = [source] if is_repo_id(source) else []
     if data.source_datasets and sources and source not in data.source_datasets and not others:

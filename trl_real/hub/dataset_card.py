@@ -68,7 +68,7 @@ def create_dataset_card(
         source_revision (`str`, *optional*):
             Its commit.
         license (`str`, *optional*):
-            The licence of the source, as the Hub spells it. Where none is given or known, the card asks for it.
+            The license of the source, as the Hub spells it. Where none is given or known, the card asks for it.
         pretty_name (`str`, *optional*):
             The title.
         model_id (`str`, *optional*):
@@ -115,7 +115,7 @@ def create_dataset_card(
         "dataset_selection.md.jinja",
         heading="Selection" if config_name == "default" else f"Selection {markdown.code(config_name)}",
         source=_source(origin),
-        licence=_licence(license or data.license, origin.name),
+        license=_license(license or data.license, origin.name),
         model=None if model_id is None else link(model_id, "models"),
         plots=plots or {},
         load_code=_load_code(repo_id, config_name, next(iter(splits))),
@@ -218,10 +218,10 @@ def _source(source: Source) -> str | None:
     return (link(source.name, "datasets") if is_repo_id(source.name) else markdown.escape(source.name)) + config + at
 
 
-def _licence(license: str | list[str] | None, source: str | None) -> str:
+def _license(license: str | list[str] | None, source: str | None) -> str:
     if not license:
         return (
-            "**not known**: before you use or publish this, find out under what licence the source may be shared"
+            "**not known**: before you use or publish this, find out under what license the source may be shared"
             f"{'' if source is None else ' (' + markdown.escape(source) + ')'}, and name it with `license=`"
         )
     return ", ".join(markdown.code(str(each)) for each in extended(license, []))

@@ -60,6 +60,7 @@ def add_selection(
     if adapter:
         data["library_name"] = "peft"
         data["base_model_relation"] = "adapter" if on_hub else None
+    data.pop("licence", None)  # a leftover of TRL's template
     data["tags"] = sorted(data.get("tags") or ())
     data["model_name"] = data.get("model_name") or "model"
     data["eval_results"] = [

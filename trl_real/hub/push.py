@@ -87,7 +87,7 @@ def push_selected_dataset(
         token (`str`, *optional*):
             A token with write access. If `None`, that of `hf auth login`.
         license (`str`, *optional*):
-            The licence of the source. If `None`, what its card on the Hub says.
+            The license of the source. If `None`, what its card on the Hub says.
         source (`str`, *optional*):
             Where the candidates come from, see [`create_dataset_card`].
         source_revision (`str`, *optional*):
@@ -153,7 +153,7 @@ def push_selected_dataset(
                 readme.data[name] = readme.data.get(name) or value
             if not readme.data.get("license"):
                 logger.warning(
-                    "The licence of the pairs is not known: find out that of their source and pass `license`."
+                    "The license of the pairs is not known: find out that of their source and pass `license`."
                 )
             pairs = _operations({**files.paths, "README.md": str(readme).encode()}, there, config_name, list(splits))
             return pairs + (_operations(dict(other_files.paths), there, others_name, list(others)) if others else [])
@@ -282,7 +282,7 @@ def _card(api: HfApi, repo_id: str, revision: str) -> DatasetCard:
 
 
 def _source_data(api: HfApi, source: Source) -> dict[str, Any]:
-    """What the card of the source says of its licence and language; nothing if it cannot be asked."""
+    """What the card of the source says of its license and language; nothing if it cannot be asked."""
     names = ("license", "license_name", "license_link", "language")
     if source.name is None or not is_repo_id(source.name):
         return {}
@@ -290,7 +290,7 @@ def _source_data(api: HfApi, source: Source) -> dict[str, Any]:
         data: Any = api.dataset_info(source.name, revision=source.revision).card_data or {}
     except (HTTPError, OSError, ValueError) as error:
         logger.warning(
-            "The licence of %s is not known, for its card cannot be read: %s", source.name, type(error).__name__
+            "The license of %s is not known, for its card cannot be read: %s", source.name, type(error).__name__
         )
         return {}
     return {name: data.get(name) for name in names if data.get(name)}

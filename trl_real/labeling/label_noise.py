@@ -78,7 +78,7 @@ def flip_rates(
     """
     Estimate how often a label is flipped.
 
-    The model: the labelled side is the better one with the chance `link(slope * score)`, and each annotator, of whom more
+    The model: the labeled side is the better one with the chance `link(slope * score)`, and each annotator, of whom more
     than half decide, says the opposite with the chance `rate`. Slope and link are unknown, too; intervals hold all
     rates whose profile likelihood is near the greatest.
 
@@ -134,7 +134,7 @@ def _likelihoods(
 
 def _likelihood(better: np.ndarray, kinds: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """
-    The log likelihood of the votes, `(n_slopes, n_rates, n_bins)`, where the labelled side is the better one with the
+    The log likelihood of the votes, `(n_slopes, n_rates, n_bins)`, where the labeled side is the better one with the
     chances `better`, `(n_slopes, n_cells)`, and `counts`, `(n_kinds, n_bins, n_cells)`, says how often each kind of vote
     was cast.
     """

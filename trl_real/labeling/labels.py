@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 
 def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
     r"""
-    Turn unlabelled pairs and their labels into preferences.
+    Turn unlabeled pairs and their labels into preferences.
 
-    Where several annotators labelled a pair, the side counts that more than half of them prefer. Pairs without such a
-    side, and those that nobody has labelled yet, are left out with a warning that counts them.
+    Where several annotators labeled a pair, the side counts that more than half of them prefer. Pairs without such a
+    side, and those that nobody has labeled yet, are left out with a warning that counts them.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
-            Unlabelled pairs, with the columns that [`to_label_tasks`] shows.
+            Unlabeled pairs, with the columns that [`to_label_tasks`] shows.
         labels (`str`, `Path`, `dict` or `list`):
             A label is `"a"`, `"b"`, `"tie"` or `None`. They come as a JSONL file, each line with a `pair_id`, a `label` and
             perhaps an `annotator`; as a list of such records; as a dict of `pair_id` to label; or as a list of labels, one
@@ -41,7 +41,7 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
 
     Returns:
         As `dataset`, with `chosen` and `rejected` in place of `response_a` and `response_b`, and `label_agreement`, the
-        share of the labels that are for the chosen side, if there are several annotators. Pairs that have been labelled
+        share of the labels that are for the chosen side, if there are several annotators. Pairs that have been labeled
         by the same labels before come back as they are.
 
     Raises:
@@ -64,14 +64,14 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
         raise ValueError(f"`on_skip` must be one of {list(ON_SKIP)}, got {on_skip!r}.")
     splits = as_splits(dataset)
     for rows in splits.values():
-        if not _is_labelled(rows):
+        if not _is_labeled(rows):
             check_columns(rows)
     votes = _votes(read_labels(labels, splits.values()), splits)
     decided = {name: _decide(rows, votes) for name, rows in splits.items()}
     known = {pair for rows in splits.values() for pair in rows["pair_id"][:]}
     unknown = [pair for pair in votes if isinstance(pair, str) and pair not in known]
-    # Of pairs that are labelled already, those that were left out are not known any more.
-    if unknown and not all(map(_is_labelled, splits.values())):
+    # Of pairs that are labeled already, those that were left out are not known any more.
+    if unknown and not all(map(_is_labeled, splits.values())):
         raise ValueError(f"`labels` has {len(unknown)} `pair_id`s that no pair has: {first_names(unknown)}.")
     several = any(len(of_pair) > 1 for of_pair in votes.values())
     results = {name: _apply(rows, decided[name], several, on_skip) for name, rows in splits.items()}
@@ -111,7 +111,7 @@ class Decision(NamedTuple):
 
 
 def check_pairs(pairs: Any) -> None:
-    """Raise unless `pairs` is a dataset of unlabelled pairs."""
+    """Raise unless `pairs` is a dataset of unlabeled pairs."""
     if not isinstance(pairs, Dataset):
         raise TypeError(
             f"`pairs` must be a `datasets.Dataset`, got {type(pairs).__name__}. Take one split of a `DatasetDict`, and read a "
@@ -120,7 +120,7 @@ def check_pairs(pairs: Any) -> None:
     check_columns(pairs)
 
 
-def _is_labelled(rows: Dataset) -> bool:
+def _is_labeled(rows: Dataset) -> bool:
     return {"pair_id", "chosen", "rejected"} <= set(rows.column_names) and "response_a" not in rows.column_names
 
 
@@ -129,7 +129,7 @@ def _votes(records: list[LabelRecord], splits: dict[str, Dataset]) -> Votes:
     shown = {
         task["pair_id"]: (task["response_a"], task["response_b"])
         for rows in splits.values()
-        if not _is_labelled(rows)
+        if not _is_labeled(rows)
         for task in reversed(rows.select_columns(list(TASK)).to_list())
     }
     votes: Votes = {}
@@ -168,11 +168,11 @@ def _label_of(row: dict[str, Any], vote: Vote) -> str | None:
 
 def _apply(rows: Dataset, decisions: list[Decision], several: bool, on_skip: str) -> Dataset:
     undecided = [r for r, decision in enumerate(decisions) if decision.reason]
-    if _is_labelled(rows):
+    if _is_labeled(rows):
         if undecided:
             raise ValueError(
-                f"The pairs are labelled already, and `labels` decides nothing about {len(undecided)} of them: "
-                f"{first_names([rows[r]['pair_id'] for r in undecided])}. Apply all labels to the unlabelled pairs."
+                f"The pairs are labeled already, and `labels` decides nothing about {len(undecided)} of them: "
+                f"{first_names([rows[r]['pair_id'] for r in undecided])}. Apply all labels to the unlabeled pairs."
             )
         return rows
     if undecided and on_skip == "error":

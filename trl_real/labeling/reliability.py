@@ -1,4 +1,4 @@
-"""Does dissimilarity help on my data? `label_reliability` answers from a labelled sample."""
+"""Does dissimilarity help on my data? `label_reliability` answers from a labeled sample."""
 
 import dataclasses
 from collections import Counter
@@ -58,7 +58,7 @@ class ReliabilityReport:
     How far labels can be trusted, by similarity.
 
     Attributes:
-        pairs (`int`): Labelled pairs.
+        pairs (`int`): Labeled pairs.
         prompts (`int`): Their prompts.
         embedder (`str`): Id, path or class of the embedder.
         agreement (`Estimate`): In which share of the pairs a model that has not seen their prompts agrees with the label.
@@ -66,7 +66,7 @@ class ReliabilityReport:
         p_agreement (`float`): Chance of bins that differ as much in agreement if there were no difference.
         p_flip_rate (`float`): The same for the shares of wrong labels.
         bins (`list[ReliabilityBin]`): From the least to the most similar pairs.
-        skipped (`dict[str, int]`): Rows without a labelled pair, by reason.
+        skipped (`dict[str, int]`): Rows without a labeled pair, by reason.
     """
 
     pairs: int
@@ -155,7 +155,7 @@ def label_reliability(
     seed: int = 0,
 ) -> ReliabilityReport:
     r"""
-    Estimate from a labelled sample how far labels can be trusted, by the similarity of the pair.
+    Estimate from a labeled sample how far labels can be trusted, by the similarity of the pair.
 
     A linear model of the embeddings learns to predict the labels and is asked about prompts that it has not seen
     (cross-fitting). Where it is sure and the label says otherwise, the label is likely to be wrong; the share of such labels
@@ -164,7 +164,7 @@ def label_reliability(
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            Labelled pairs, or candidates with scores, in any layout that [`to_candidates`] knows. Of candidates up to five
+            Labeled pairs, or candidates with scores, in any layout that [`to_candidates`] knows. Of candidates up to five
             random pairs a prompt are looked at. Columns `label_agreement` and `n_labels`, from [`apply_labels`], say how
             several annotators voted. `embeddings` from [`embed_responses`] are used if there are any.
         labels (`str`, `Path`, `dict` or `list`, *optional*):
@@ -182,7 +182,7 @@ def label_reliability(
 
     Raises:
         `TypeError`: If `dataset` is no [`~datasets.Dataset`].
-        `ValueError`: If it has no labels, fewer than 20 prompts with a labelled pair, or an option is not valid.
+        `ValueError`: If it has no labels, fewer than 20 prompts with a labeled pair, or an option is not valid.
 
     Example:
 
@@ -215,7 +215,7 @@ def label_reliability(
     n_prompts, skipped = len(np.unique(prompts)), dict((converted.skipped + unpaired).most_common())
     if n_prompts < 20:
         raise ValueError(
-            f"`label_reliability` needs labelled pairs of at least 20 prompts, and {MIN_PROMPTS} to say anything. Found "
+            f"`label_reliability` needs labeled pairs of at least 20 prompts, and {MIN_PROMPTS} to say anything. Found "
             f"{len(pairs)} pairs of {n_prompts}; rows without: {skipped or 'none'}."
         )
     report = _estimate(pairs, prompts, bins, seed)

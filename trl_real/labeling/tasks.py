@@ -22,7 +22,7 @@ def to_label_tasks(dataset: Any, path: str | Path | None = None) -> Dataset:
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
-            Unlabelled pairs, as [`real_select`] picks them from responses without scores.
+            Unlabeled pairs, as [`real_select`] picks them from responses without scores.
         path (`str` or `Path`, *optional*):
             A JSONL file to write, one task per line. Tasks that are there are replaced, unless somebody has added to them or
             changed them. Annotators add a `"label"` to each: `"a"`, `"b"`, `"tie"` or null,
@@ -105,7 +105,7 @@ def check_columns(rows: Dataset) -> Dataset:
     missing = [name for name in TASK if name not in rows.column_names]
     if missing:
         raise ValueError(
-            f"Unlabelled pairs have the columns {list(TASK)}; {missing} are missing. Found: {rows.column_names}. Make them "
+            f"Unlabeled pairs have the columns {list(TASK)}; {missing} are missing. Found: {rows.column_names}. Make them "
             "with `real_select` from `prompt` and `responses` without `scores`."
         )
     return rows

@@ -41,7 +41,7 @@ class Measures:
         self.policies.update(eligible.policies)
 
     def add_group(self, group: Group, lengths: np.ndarray) -> None:
-        """Measure all pairs of some prompts that could be labelled, from the length of each response of the batch, `(m,)`."""
+        """Measure all pairs of some prompts that could be labeled, from the length of each response of the batch, `(m,)`."""
         i, j = np.triu_indices(group.positions.shape[1], 1)
         self.policies["tied_pairs"] += int((~group.may_pair).sum())
         length = lengths[group.positions]  # (n, k)

@@ -160,7 +160,7 @@ def select_embedded(
         budget_cost=config.budget_cost,
         layout=converted.layout,
         given_pairs=isinstance(converted, ConvertedPairs),
-        labelled=converted.labeled,
+        labeled=converted.labeled,
         rows=converted.rows,
         skipped=skipped_reasons(picked),
         dropped={"over_budget": len(pairs) - len(selected)} if len(pairs) > len(selected) else {},
@@ -329,7 +329,7 @@ def _warn_of_length(report: SelectionReport, differences: ValueCounts) -> None:
     if counts[values != 0].sum() >= MIN_PAIRS and report.chosen_longer["picked"] > LONGER_WINS:
         logger.warning(
             "Of the selected pairs that differ in length the longer response is chosen in %.0f%% (%.0f%% of all pairs that "
-            "could be labelled): a model may learn to write more rather than better. Look at what the scores reward, or "
+            "could be labeled): a model may learn to write more rather than better. Look at what the scores reward, or "
             "compare lengths before and after training.",
             100 * report.chosen_longer["picked"],
             100 * report.chosen_longer["eligible"],

@@ -65,10 +65,10 @@ class Distribution:
 @dataclass
 class Comparison:
     """
-    A measure of all pairs that could be labelled beside the picked ones.
+    A measure of all pairs that could be labeled beside the picked ones.
 
     Attributes:
-        eligible (`Distribution`): All pairs that could be labelled.
+        eligible (`Distribution`): All pairs that could be labeled.
         picked (`Distribution`): The picked pairs, before training dropped any for their length.
         low (`float`): Where the histograms begin.
         high (`float`): Where they end.
@@ -104,7 +104,7 @@ class SelectionReport:
         budget_cost (`str` or `None`): Its unit; `None` for pairs.
         layout (`str` or `None`): The layout of the rows, see [`to_candidates`]; `None` if pairs are all taken.
         given_pairs (`bool`): Whether the rows came as pairs.
-        labelled (`bool`): Whether the pairs that came out have a chosen and a rejected side.
+        labeled (`bool`): Whether the pairs that came out have a chosen and a rejected side.
         rows (`int`): Rows that went in: prompts, given pairs, or rows that are grouped by prompt.
         skipped (`dict[str, int]`): Prompts or given pairs without a valid pair, by reason.
         policies (`dict[str, int]`): What was done to rows and responses that stay, or were left out of a prompt, by
@@ -129,7 +129,7 @@ class SelectionReport:
     budget_cost: str | None
     layout: str | None
     given_pairs: bool
-    labelled: bool
+    labeled: bool
     rows: int
     skipped: dict[str, int]
     policies: dict[str, int]
@@ -147,6 +147,11 @@ class SelectionReport:
     embedder_max_length: int | None = None
     budget_strategy: str | None = None
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
+
+    @property
+    def labelled(self) -> bool:
+        """The former name of `labeled`."""
+        return self.labeled
 
     def compare(self, eligible: dict[str, ValueCounts], picked: dict[str, ValueCounts]) -> None:
         """Fill in the comparisons from the numbers of both, by measure."""
@@ -168,7 +173,7 @@ class SelectionReport:
             budget_cost=None,
             layout=None,
             given_pairs=True,
-            labelled=True,
+            labeled=True,
             rows=n_pairs,
             skipped={},
             policies={},
@@ -201,6 +206,8 @@ class SelectionReport:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SelectionReport":
         """The report that `to_dict` has made `values` of."""
+        if "labelled" in values:  # as version 0.1.0 has saved it
+            values = {("labeled" if name == "labelled" else name): value for name, value in values.items()}
         report = cls(**values)
         for name, value in values.items():
             if isinstance(value, dict) and "eligible" in value and isinstance(value["eligible"], dict):
@@ -229,12 +236,12 @@ class SelectionReport:
             facts.append(("responses cut", f"{self.responses_cut:,}: longer than the embedder's limit{limit}{tokens}"))
         facts += [(f"{what} skipped", f"{n:,}: {REASONS[reason]}") for reason, n in self.skipped.items()]
         facts += [("pairs dropped", f"{n:,}: {REASONS[reason]}") for reason, n in self.dropped.items()]
-        facts.append(("pairs out", f"{self.pairs:,} {'labelled' if self.labelled else 'to label'}"))
+        facts.append(("pairs out", f"{self.pairs:,} {'labeled' if self.labeled else 'to label'}"))
         n_eligible = self.similarity.eligible.count
         if n_eligible and self.strategy is not None:
             share = self.pairs / n_eligible
             facts.append(
-                ("labels needed", f"{self.pairs:,} instead of {n_eligible:,}, {share:.1%} of labelling every pair")
+                ("labels needed", f"{self.pairs:,} instead of {n_eligible:,}, {share:.1%} of labeling every pair")
             )
         return facts
 
@@ -279,7 +286,7 @@ class SelectionReport:
 
     def plot(self, path: str | Path | None = None) -> "Figure":
         r"""
-        Draw the picked pairs over all that could have been labelled: their similarities and, with labels, their score gaps
+        Draw the picked pairs over all that could have been labeled: their similarities and, with labels, their score gaps
         and differences in length.
 
         Args:
@@ -311,7 +318,7 @@ class SelectionReport:
             edges = np.linspace(comparison.low, comparison.high, BINS + 1)[::merged]
             shown = []
             for distribution, name, color, dark in (
-                (comparison.eligible, "all {:,} pairs that could be labelled", "#b8bfc8", "#5f6a78"),
+                (comparison.eligible, "all {:,} pairs that could be labeled", "#b8bfc8", "#5f6a78"),
                 (comparison.picked, f"{{:,}} pairs picked by '{self.strategy}'", "#d9541e", "#9c3206"),
             ):
                 counts = np.reshape(distribution.histogram, (-1, merged)).sum(1)

@@ -38,7 +38,7 @@ def real_select(
     Pick the pair(s) of each prompt that are worth a label. For `dataset.map(..., batched=True)`.
 
     Responses that are equal (after Unicode NFC and `strip()`) merge, empty ones and, where there are scores, those
-    without one are left out. Ties in score are never labelled. Picks depend on the responses and their scores alone: not on
+    without one are left out. Ties in score are never labeled. Picks depend on the responses and their scores alone: not on
     the prompt, the order of the responses, or the batch.
 
     Args:

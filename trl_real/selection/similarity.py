@@ -122,7 +122,7 @@ class Group:
         positions (`np.ndarray` of shape `(n, k)`): Where their eligible responses stand in `Rows.responses`.
         similarity (`np.ndarray` of shape `(n, k, k)`): Cosines, NaN without embeddings.
         scores (`np.ndarray` of shape `(n, k)` or `None`): Scores, if there are any.
-        may_pair (`np.ndarray` of shape `(n, k * (k - 1) / 2)`, bool): Which pairs may be labelled, in the order of
+        may_pair (`np.ndarray` of shape `(n, k * (k - 1) / 2)`, bool): Which pairs may be labeled, in the order of
             `numpy.triu_indices(k, 1)`.
     """
 

@@ -180,7 +180,7 @@ class RealDPOTrainer(DPOTrainer):
 
         Args:
             license (`str`, *optional*):
-                The licence of the data, for the card of the pairs. If `None`, what the source's card on the Hub says.
+                The license of the data, for the card of the pairs. If `None`, what the source's card on the Hub says.
             *args, **kwargs:
                 Those of `Trainer.push_to_hub`.
         """
