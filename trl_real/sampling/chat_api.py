@@ -144,7 +144,7 @@ def ask_all(jobs: list[Job], ask: Callable[[Job], Any], record: Record, concurre
     finally:
         pool.shutdown(cancel_futures=True)
     for future in futures:
-        if not future.canceled():
+        if not future.cancelled():
             future.result()
 
 
