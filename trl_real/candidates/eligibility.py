@@ -73,11 +73,8 @@ class Eligible:
 def find_eligible(rows: Candidates | GivenPairs, min_score_gap: float) -> Eligible:
     """Which responses of each prompt may form a pair, and why there is none."""
     reasons = np.full(len(rows.counts), None, dtype=object)
-    if isinstance(rows, GivenPairs):  # taken as they are unless a label says nothing about them
+    if isinstance(rows, GivenPairs):  # taken as they are unless something is null
         eligible = Eligible(rows.counts, np.arange(2 * len(reasons)), None, [])
-        forms = _forms(rows.texts).to_numpy(zero_copy_only=False).reshape(-1, 2)
-        reasons[forms[:, 0] == forms[:, 1]] = "duplicate_responses"
-        reasons[(forms == "").any(1)] = "too_few_responses"
         missing = _are_null(rows.responses).reshape(-1, 2).any(1)
     else:
         eligible = _distinct(rows, reasons)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.columns import kind
+from ..core.files import open_log
 from ..core.messages import as_json
 
 
@@ -60,7 +61,7 @@ def append_decision(path: str | Path, decision: Mapping[str, Any]) -> None:
     """
     parse_record(decision, f"of the pair {decision.get('pair_id')!r}")
     line = (json.dumps(dict(decision)) + "\n").encode()
-    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    file = open_log(Path(path))
     try:
         size = os.fstat(file).st_size
         if size and os.pread(file, 1, size - 1) != b"\n":

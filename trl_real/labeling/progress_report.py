@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.files import whole_file, write_text
 from .label_noise import Estimate
 
 
@@ -119,7 +120,7 @@ class LabelProgress:
 
     def save(self, path: str | Path) -> None:
         """Write the progress as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "LabelProgress":
@@ -197,7 +198,8 @@ class LabelProgress:
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(frameon=False, loc="outside upper left", ncols=3, fontsize=9)
         if path is not None:
-            figure.savefig(path, dpi=150)
+            with whole_file(path) as unfinished:
+                figure.savefig(unfinished, dpi=150)
         return figure
 
 

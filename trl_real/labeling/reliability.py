@@ -14,6 +14,7 @@ from scipy.stats import chi2_contingency
 from ..candidates.conversion import Converted, ConvertedPairs, convert
 from ..config import SelectionConfig
 from ..core.checks import check_count, check_seed
+from ..core.messages import response_text
 from ..selection.budget import prompt_numbers
 from ..selection.preferences import embed_stage, pick_stage, skipped_reasons, usable_columns, with_pairs
 from ..selection.similarity import pair_vectors
@@ -273,7 +274,16 @@ def _labeled_pairs(converted: Converted, config: SelectionConfig) -> tuple[Datas
         return converted.dataset.select(paired), Counter(skipped_reasons(picked)), "column `embeddings`"
     embedded = embed_stage(converted, config)
     picked, _ = pick_stage(embedded.dataset, config, keep_embeddings=True)
-    return with_pairs(picked), Counter(skipped_reasons(picked)), embedded.embedder or "none"
+    pairs, skipped = with_pairs(picked), Counter(skipped_reasons(picked))
+    differ = np.array([_differ(**row) for row in pairs.select_columns(["chosen", "rejected"])], dtype=bool)
+    if not differ.all():
+        skipped["duplicate_responses"] += int(np.count_nonzero(~differ))
+    return pairs.select(np.flatnonzero(differ)), skipped, embedded.embedder or "none"
+
+
+def _differ(chosen: Any, rejected: Any) -> bool:
+    """Whether a pair says something about preferences."""
+    return response_text(chosen).strip() != response_text(rejected).strip()
 
 
 def _carries_vectors(dataset: Dataset) -> bool:

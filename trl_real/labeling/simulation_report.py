@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student_t
 
+from ..core.files import write_text
 from .label_noise import Estimate
 
 
@@ -98,7 +99,7 @@ class LabelingSimulation:
 
     def save(self, path: str | Path) -> None:
         """Write the report as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     def __str__(self) -> str:
         rows = [["strategy", "minus random", "labels at the stop", "lost by it", "with all labels"]]
