@@ -114,13 +114,17 @@ def _keys(parts: list[Dataset], identity: Identity) -> Iterator[str]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a chunk is there with the bytes that were written; a damaged one is removed."""
+    """
+    Whether a chunk is there with the bytes that were written; a damaged one is removed.
+
+    Other files are no damage: `datasets` caches beside the data what is computed from them.
+    """
     if not path.exists():
         return False
     try:
-        written, found = json.loads((path / HASHES).read_text()), _hashes(path)
-        damaged = [name for name in sorted({*written, *found}) if written.get(name) != found.get(name)]
-    except (OSError, ValueError, AttributeError):
+        written = json.loads((path / HASHES).read_text())
+        damaged = [name for name in sorted(written) if sha256(path / name) != written[name]]
+    except (OSError, ValueError, TypeError):
         damaged = [HASHES]
     if damaged:
         logger.warning("%s is damaged and embedded again: %s is not as it was written.", path, damaged[0])
@@ -128,15 +132,10 @@ def _is_whole(path: Path) -> bool:
     return not damaged
 
 
-def _hashes(path: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a chunk."""
-    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
-    return {name: sha256(file) for name, file in files.items() if name != HASHES}
-
-
 def _write(part: Dataset, options: EmbedderOptions, path: Path) -> None:
     """Embed a chunk and put it in its place in one go, so that no half of one is ever found there."""
     embedded, _ = embed(part, options, in_memory=True)
     with whole_folder(path) as unfinished:
         embedded.select_columns(COLUMNS).save_to_disk(str(unfinished / DATA))
-        (unfinished / HASHES).write_text(json.dumps(_hashes(unfinished)))
+        files = {file.relative_to(unfinished).as_posix(): file for file in unfinished.rglob("*") if file.is_file()}
+        (unfinished / HASHES).write_text(json.dumps({name: sha256(file) for name, file in files.items()}))
