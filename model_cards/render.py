@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
     parts = sample.train_test_split(0.2, seed=0)
     with tempfile.TemporaryDirectory() as temporary:
         config = RealDPOConfig(
-            **TINY_DEFAULTS,
+            **TINY_DEFAULTS | {"num_train_epochs": 2},
             output_dir=temporary,
             strategy="easy",
             budget=0.5,
