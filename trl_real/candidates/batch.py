@@ -4,19 +4,29 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from datasets.formatting.formatting import LazyRow
 
-from ..core.columns import as_arrow, as_text_array, cell, is_text_array, is_untouched, kind, lengths, read_column
+from ..core.columns import (
+    as_arrow,
+    as_text_array,
+    cell,
+    is_number,
+    is_text_array,
+    is_untouched,
+    kind,
+    lengths,
+    read_column,
+)
 from ..core.messages import as_message, is_messages, response_text, split_prompt
 
 
 # The columns that are read.
-COLUMNS = ("prompt", "responses", "scores", "chosen", "rejected", "embeddings", "skip_reason")
+PAIR_SCORES = ("score_chosen", "score_rejected")
+COLUMNS = ("prompt", "responses", "scores", "chosen", "rejected", *PAIR_SCORES, "embeddings", "skip_reason")
 RowsType = TypeVar("RowsType", bound="Rows")
 
 
@@ -34,6 +44,7 @@ class Rows:
             `None`.
         rewritten (`bool`): Whether prompts or responses are no longer as they came in: an implicit prompt was split off,
             or text became messages.
+        scores (`np.ndarray` of shape `(m,)` or `None`): NaN where missing; `None` if there is no such column.
     """
 
     prompts: Any
@@ -42,6 +53,7 @@ class Rows:
     texts: pa.Array
     reasons: list[str | None]
     rewritten: bool = False
+    scores: np.ndarray | None = None
 
     @property
     def starts(self) -> np.ndarray:
@@ -54,19 +66,10 @@ class Rows:
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
 
-@dataclass
 class Candidates(Rows):
-    """
-    Prompts with any number of responses, from which pairs are picked.
-
-    Attributes:
-        scores (`np.ndarray` of shape `(m,)` or `None`): NaN where missing; `None` if there is no such column.
-    """
-
-    scores: np.ndarray | None = None
+    """Prompts with any number of responses, from which pairs are picked."""
 
 
-@dataclass
 class GivenPairs(Rows):
     """Prompts with the two sides of a pair, which came as `chosen` and `rejected`: in `responses` chosen, then rejected."""
 
@@ -148,8 +151,17 @@ def _read_given_pairs(batch: Any) -> GivenPairs:
         texts=as_text_array(text for row in texts for text in row),
         reasons=reasons,
         rewritten=rewritten,
+        scores=_read_pair_scores(batch),
     )
     return _as_messages(given, batch, ["prompt", "chosen", "rejected"])
+
+
+def _read_pair_scores(batch: Any) -> np.ndarray | None:
+    """The scores of both sides of each pair, those of a pair one after the other."""
+    if not all(name in batch for name in PAIR_SCORES):
+        return None
+    sides = [[read_number(value, name, r) for r, value in enumerate(read_column(batch, name))] for name in PAIR_SCORES]
+    return np.array(sides, dtype=np.float64).T.ravel()
 
 
 def _repeats_prompt(prompt: Any, pair: list[Any]) -> bool:
@@ -212,10 +224,19 @@ def read_scores(value: Any, n_responses: int, column: str, r: int) -> list[float
             f"{cell(column, r)}: found {len(scores)} scores for {n_responses} responses. Give one score a response, "
             "None where it is missing."
         )
-    for score in scores:
-        if score is not None and (isinstance(score, bool) or not isinstance(score, Real)):
-            raise TypeError(f"{cell(column, r)}: expected numbers or None, found {kind(score)}.")
-    return [math.nan if score is None else float(score) for score in scores]
+    return [read_number(score, column, r, "List(Value('float64'))") for score in scores]
+
+
+def read_number(value: Any, column: str, r: int, feature: str = "Value('float64')") -> float:
+    """A score as a float, NaN for a missing one; `feature` is what its column would have to be cast to."""
+    if value is None:
+        return math.nan
+    if not is_number(value):
+        raise TypeError(
+            f"{cell(column, r)}: expected numbers or None, found {kind(value)}. If it stands for a number, cast the column: "
+            f"`dataset.cast_column({column!r}, {feature})`."
+        )
+    return float(value)
 
 
 def read_text(response: Any, column: str, r: int) -> str:

@@ -150,7 +150,7 @@ def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] |
             for field, names in known.fields.items()
         }
         if not (known.single or known.pairs) and options["responses"] and not any(map(options.get, known.optional)):
-            options["scores"] = score_lists(dataset, options["responses"][0], [c for c in SCORE if c in columns])
+            options["scores"] = score_lists(dataset, options["responses"][0], [c for c in SCORE if c in columns], True)
         if all(options[field] for field in known.required):
             found = Found(name, {f: _only(f, options[f], known.fields[f]) for f in known.fields if options[f]})
             if layout is not None or _rows_fit(dataset, found):

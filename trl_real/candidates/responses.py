@@ -5,15 +5,14 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import Any
 
 from datasets import Features, List, Value
 
-from ..core.columns import cell, column_names, first_values, kind, read_column
+from ..core.columns import cell, column_names, first_values, is_number, kind, read_column
 from ..core.messages import MESSAGES, as_conversation, common_feature, is_list, item_feature
 from ..core.transform import Transform, map_rows
-from .batch import check_prompt, read_list, read_scores, read_text
+from .batch import check_prompt, read_list, read_number, read_scores, read_text
 
 
 logger = logging.getLogger(__name__)
@@ -104,8 +103,8 @@ def _fields(dataset: Any, column: str) -> list[str]:
     return list(dict.fromkeys(field for row in rows for item in row if isinstance(item, Mapping) for field in item))
 
 
-def score_lists(dataset: Any, responses: str, columns: list[str]) -> list[str]:
-    """Those of `columns` that hold a list of numbers in the first rows, one number a response."""
+def score_lists(dataset: Any, responses: str, columns: list[str], bools: bool = False) -> list[str]:
+    """Those of `columns` that hold a list of numbers in the first rows, one number a response; perhaps of bools."""
     features = dataset.features
     columns = [column for column in columns if features is None or is_list(features[column])]
     if not columns:
@@ -114,15 +113,15 @@ def score_lists(dataset: Any, responses: str, columns: list[str]) -> list[str]:
     found = []
     for column in columns:
         known = [row for row in rows if row.get(column) is not None]
-        if known and all(_is_one_a_response(row[column], row.get(responses)) for row in known):
+        if known and all(_is_one_a_response(row[column], row.get(responses), bools) for row in known):
             found.append(column)
     return found
 
 
-def _is_one_a_response(value: Any, responses: Any) -> bool:
+def _is_one_a_response(value: Any, responses: Any, bools: bool) -> bool:
     if not (isinstance(value, list) and isinstance(responses, list) and len(value) == len(responses)):
         return False
-    return all(item is None or (isinstance(item, Real) and not isinstance(item, bool)) for item in value)
+    return all(item is None or (is_number(item) and (bools or not isinstance(item, bool))) for item in value)
 
 
 @Transform
@@ -171,7 +170,7 @@ def one_response(
     """One response per row, perhaps with a label or score."""
     scores = None
     if "scores" in cells:
-        scores = [[_number(value, columns["scores"], r)] for r, value in enumerate(cells["scores"])]
+        scores = [[read_number(value, columns["scores"], r)] for r, value in enumerate(cells["scores"])]
     return [[response] for response in cells["responses"]], scores
 
 
@@ -180,7 +179,7 @@ def two_scored_responses(
 ) -> tuple[list[Any], list[Any] | None]:
     """Two responses per row, each with a score."""
     scores = [
-        [_number(value, columns[field], r) for field, value in (("score_A", a), ("score_B", b))]
+        [read_number(value, columns[field], r) for field, value in (("score_A", a), ("score_B", b))]
         for r, (a, b) in enumerate(zip(cells["score_A"], cells["score_B"], strict=True))
     ]
     return [list(pair) for pair in zip(cells["human_ref_A"], cells["human_ref_B"], strict=True)], scores
@@ -191,12 +190,6 @@ def _response(item: Any, text_field: str | None) -> Any:
     if not isinstance(item, Mapping):
         return item
     return [item] if text_field is None else item.get(text_field)
-
-
-def _number(value: Any, column: str, r: int) -> float | None:
-    if value is None or isinstance(value, Real):  # a label may be a bool
-        return None if value is None else float(value)
-    raise TypeError(f"{cell(column, r)}: expected a number, a bool or None, found {kind(value)}.")
 
 
 def _ratings(items: list[Any]) -> list[float | None]:
@@ -218,6 +211,6 @@ def _rating(value: Any, field: str) -> float | None:
         return sum(known) / len(known) if known else None
     if isinstance(value, str):
         value = float(value) if NUMBER.fullmatch(value) else None
-    if not isinstance(value, Real) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         return None
     return -float(value) if field == "rank" else float(value)

@@ -2,6 +2,8 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -82,6 +84,11 @@ def is_text_array(column: Any) -> bool:
 def as_numbers(column: pa.Array) -> np.ndarray:
     """An array of numbers as float64, NaN for null."""
     return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number of any type that a column may hold: a bool is one, and so are decimals and those of NumPy."""
+    return isinstance(value, Real | Decimal | np.bool_)
 
 
 def as_text_array(texts: Iterable[str]) -> pa.Array:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from datasets import Features, Value
 
 from ..candidates.batch import Candidates, GivenPairs, read_rows
-from ..candidates.eligibility import SKIP_REASONS
+from ..candidates.eligibility import SKIP_REASONS, check_gap
 from ..config import SelectionConfig
 from ..core.columns import is_untouched, read_column, take
 from ..core.messages import as_json, item_feature, joint_features
@@ -58,7 +58,8 @@ def real_select(
         pairs_per_prompt (`int`, *optional*, defaults to `1`):
             How many pairs to pick from each prompt, at most, the best first.
         min_score_gap (`float`, *optional*, defaults to `0.0`):
-            Two responses form a pair only if their scores differ by more than this.
+            Two responses form a pair only if their scores differ by more than this. Those of given pairs are in
+            `score_chosen` and `score_rejected`.
         on_skip (`str`, *optional*, defaults to `"drop"`):
             What happens to a prompt without a valid pair: `"drop"` it, `"keep"` its row with nulls and a `skip_reason`,
             or `"error"`.
@@ -69,7 +70,7 @@ def real_select(
         `dict`: The batch, one row a pair, every other column repeated along with its row. With scores: `prompt`,
         `chosen`, `rejected`, `score_chosen`, `score_rejected` and `similarity` (cosine, float32, NaN if nothing was
         embedded). Without: `prompt`, `response_a`, `response_b`, `similarity` and `pair_id`. Given pairs keep their
-        sides and get an explicit `prompt` and `similarity`.
+        sides and get an explicit `prompt` and `similarity`; those whose sides are equal, empty or tied are no valid pairs.
 
     Raises:
         `ValueError`: If the columns or an option are not known, the strategy needs scores and there are none, scores or
@@ -129,6 +130,7 @@ def select_batch(
     """
     rows = read_rows(batch, "real_select")
     check_scores(config.strategy, batch)
+    check_gap(config.min_score_gap, batch)
     compared = compare(batch, rows, config, rank)
     picks = pick(compared, config, measures)
     reasons = compared.eligible.reasons

@@ -259,7 +259,7 @@ class RealDPOTrainer(DPOTrainer):
             return dataset, None
         streams = isinstance(converted.dataset, IterableDataset)
         if isinstance(converted, ConvertedPairs) and not selection.is_budgeted:
-            return (converted.dataset, None) if streams else given_pairs(converted)
+            return given_pairs(converted, selection)
         check_labels(converted, name)
         if selection.embedder == "policy" and needs_embeddings(converted, selection):
             if self._policy is None or streams:
