@@ -387,7 +387,7 @@ def test_the_gap_of_given_pairs(embedder):
     kept = select(rows, strategy="random", min_score_gap=0.5, on_skip="keep")
     assert [row["skip_reason"] for row in kept] == ["tied_scores", "tied_scores", None, "missing_scores"]
     with pytest.raises(
-        ValueError, match=re.escape("`min_score_gap=0.5` needs scores: `score_chosen` and `score_rejected`")
+        ValueError, match=re.escape("`min_score_gap=0.5` needs the columns `score_chosen` and `score_rejected`")
     ):
         select([{"prompt": "p", "chosen": "a", "rejected": "b"}], strategy="random", min_score_gap=0.5)
 

@@ -91,15 +91,12 @@ def find_eligible(rows: Candidates | GivenPairs, min_score_gap: float) -> Eligib
 
 
 def check_gap(min_score_gap: float, columns: Collection[str]) -> None:
-    """Raise if a gap is asked for between scores that there are none of."""
-    pairs = {"chosen", "rejected"} <= set(columns)
-    if not min_score_gap or ({*PAIR_SCORES} if pairs else {"scores"}) <= set(columns):
-        return
-    needed = "`score_chosen` and `score_rejected` beside given pairs" if pairs else "`scores`, one number a response"
-    raise ValueError(
-        f"`min_score_gap={min_score_gap}` needs scores: {needed}. Found: {sorted(columns)}. Rename the columns that hold them, "
-        "or leave `min_score_gap` at 0."
-    )
+    """Raise if a gap is asked for between the scores of given pairs, and they have none."""
+    if min_score_gap and {"chosen", "rejected"} <= set(columns) and not {*PAIR_SCORES} <= set(columns):
+        raise ValueError(
+            f"`min_score_gap={min_score_gap}` needs the columns `score_chosen` and `score_rejected` beside given pairs. Found: "
+            f"{sorted(columns)}. Rename the columns that hold the scores, or leave `min_score_gap` at 0."
+        )
 
 
 def _judge_pairs(pairs: GivenPairs, min_score_gap: float, reasons: np.ndarray) -> int:

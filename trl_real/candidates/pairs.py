@@ -1,10 +1,11 @@
 """Layouts of given pairs: how `chosen` and `rejected` are read, with or without a prompt."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from datasets import Features, IterableDataset, List, Value
 
-from ..core.columns import column_blocks
+from ..core.columns import cell, column_blocks, column_names, kind, read_column
 from ..core.messages import (
     MESSAGES,
     as_conversation,
@@ -17,10 +18,12 @@ from ..core.messages import (
 from ..core.transform import Transform, map_rows
 from .batch import read_rows
 from .grouping import DIFFERING_PROMPTS
+from .options import ReadOptions
 
 
-def read_pairs(dataset: Any, layout: Any, columns: dict[str, str], grouped: bool, conversational: bool) -> Any:
+def read_pairs(dataset: Any, layout: Any, columns: dict[str, str], options: ReadOptions) -> Any:
     """Pairs with an explicit prompt or, to be grouped, as candidates of which one has won."""
+    grouped, conversational = options.grouped, options.conversational
     dataset = dataset.rename_columns({column: field for field, column in columns.items() if field != column})
     features = dataset.features
     if features is not None:
@@ -46,6 +49,44 @@ def read_pairs(dataset: Any, layout: Any, columns: dict[str, str], grouped: bool
     )
 
 
+def read_inputs(dataset: Any, layout: Any, columns: dict[str, str], options: ReadOptions) -> Any:
+    """Pairs whose prompt is what a chat API gets: `messages`, and perhaps `tools`, which become a column."""
+    features = dataset.features
+    has_tools = "tools" not in (column_names(dataset) or [])
+    if features is not None:
+        source = features[columns["prompt"]]
+        fields = source if isinstance(source, dict) else {}
+        has_tools = has_tools and "tools" in fields
+        others = {name: feature for name, feature in features.items() if name not in columns.values()}
+        read = {"prompt": fields.get("messages", source), **({"tools": fields["tools"]} if has_tools else {})}
+        features = Features(read | {side: features[columns[side]] for side in ("chosen", "rejected")} | others)
+    pairs = map_rows(
+        dataset,
+        write_inputs,
+        features,
+        desc="Reading inputs",
+        fn_kwargs={"columns": columns, "has_tools": has_tools},
+        remove_columns=[column for field, column in columns.items() if field != column],
+    )
+    return read_pairs(pairs, layout, {field: field for field in columns}, options)
+
+
+@Transform
+def write_inputs(batch: Any, columns: dict[str, str], has_tools: bool) -> Any:
+    inputs = read_column(batch, columns["prompt"])
+    for r, value in enumerate(inputs):
+        if not (value is None or (isinstance(value, Mapping) and isinstance(value.get("messages"), list))):
+            raise TypeError(
+                f"{cell(columns['prompt'], r)}: expected {{'messages': [...]}} or None, found {kind(value)}."
+            )
+    for side in ("chosen", "rejected"):
+        batch[side] = read_column(batch, columns[side])
+    batch["prompt"] = [None if value is None else value["messages"] for value in inputs]
+    if has_tools:
+        batch["tools"] = [None if value is None else value.get("tools") for value in inputs]
+    return batch
+
+
 def _has_nulls(dataset: Any) -> bool:
     """Whether a pair has no prompt or lacks a side; of a stream nobody knows."""
     if isinstance(dataset, IterableDataset):
@@ -61,7 +102,7 @@ def write_pairs(batch: Any, grouped: bool, conversational: bool) -> Any:
     pairs = [list(pair) for pair in zip(rows.responses[::2], rows.responses[1::2], strict=True)]
     for r, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True)):
         if None in pair:
-            reasons[r] = "missing_response"
+            reasons[r] = reasons[r] or "missing_response"
         elif prompt is None:
             reasons[r] = reasons[r] or "missing_prompt"
         differing.append(int(prompts_differ(prompt, pair)))

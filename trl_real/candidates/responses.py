@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from datasets import Features, List, Value
@@ -13,6 +13,7 @@ from ..core.columns import cell, column_names, first_values, is_number, kind, re
 from ..core.messages import MESSAGES, as_conversation, common_feature, is_list, item_feature
 from ..core.transform import Transform, map_rows
 from .batch import check_prompt, read_list, read_number, read_scores, read_text
+from .options import ReadOptions
 
 
 logger = logging.getLogger(__name__)
@@ -26,14 +27,20 @@ TEXT_FIELDS = ("response", "text", "content", "completion", "answer", "generatio
 # UltraFeedback's `overall_score` runs to 10, its `fine-grained_score` and ratings to 5. Of a rank, 1 is the best.
 SCORE_FIELDS = ("overall_score", "fine-grained_score", "annotations", "score", "pm_score", "rating", "reward", "rank")
 NUMBER = re.compile(r"\s*[-+]?\d+(\.\d+)?\s*")
+# Numbers beside a response that are no mark.
+NO_MARK = re.compile(
+    r"(^|_)(id|idx|index|row|n|num|count|length|len|tokens|turn|turns|seed|timestamp|time|date|year)(_|$)",
+    re.IGNORECASE,
+)
 # The cells of a batch, by field.
 Cells = dict[str, list[Any]]
-# From these, the column of each field, the field of a text and whether items are rated, to responses and their scores.
-Reader = Callable[[Cells, dict[str, str], str | None, bool], tuple[list[Any], list[Any] | None]]
+# From these, the column of each field, the field of a text and those of a score, to responses and their scores.
+Reader = Callable[[Cells, dict[str, str], str | None, Collection[str]], tuple[list[Any], list[Any] | None]]
 
 
-def read_responses(dataset: Any, layout: Any, columns: dict[str, str], grouped: bool, conversational: bool) -> Any:
+def read_responses(dataset: Any, layout: Any, columns: dict[str, str], options: ReadOptions) -> Any:
     """Candidates: `prompt`, `responses` and perhaps `scores`."""
+    grouped, conversational = options.grouped, options.conversational
     features, fields = dataset.features, list[str]()
     if layout.single:
         item = features and common_feature([features[columns[field]] for field in layout.single])
@@ -48,9 +55,11 @@ def read_responses(dataset: Any, layout: Any, columns: dict[str, str], grouped: 
                 f"Column `{columns['responses']}` holds dicts without a text. Found: {fields}. Expected one of "
                 f"{list(TEXT_FIELDS)}, or a list of texts or messages."
             )
-    rated = bool({*SCORE_FIELDS} & {*fields})
-    if not (layout.single or rated or columns.keys() & SCORED):
-        _warn_of_unused_scores(dataset, columns)
+    score_fields = (
+        (options.score_field,) if options.score_field else SCORE_FIELDS if {*SCORE_FIELDS} & {*fields} else ()
+    )
+    if not (score_fields or columns.keys() & SCORED):
+        _warn_of_unused_scores(dataset, columns, one_each=bool(layout.single))
     if features is not None:
         usual = all(field == column for field, column in columns.items()) and columns.keys() <= {*OUTPUTS}
         lists = all(is_list(features[column]) for column in {"responses", "scores"} & {*columns.values()})
@@ -64,7 +73,7 @@ def read_responses(dataset: Any, layout: Any, columns: dict[str, str], grouped: 
         if conversational:
             prompt, item = (common_feature([MESSAGES, feature]) for feature in (prompt, item))
         read = {"prompt": prompt, "responses": List(item)}
-        if rated or columns.keys() & SCORED:
+        if score_fields or columns.keys() & SCORED:
             read["scores"] = List(Value("float64"))
         others = {name: feature for name, feature in features.items() if name not in columns.values()}
         features = Features(read | others)
@@ -77,17 +86,18 @@ def read_responses(dataset: Any, layout: Any, columns: dict[str, str], grouped: 
             "read": layout.read_cells,
             "columns": columns,
             "text_field": text_field,
-            "rated": rated,
+            "score_fields": score_fields,
             "conversational": conversational,
         },
         remove_columns=[column for column in columns.values() if column not in OUTPUTS] or None,
     )
 
 
-def _warn_of_unused_scores(dataset: Any, columns: dict[str, str]) -> None:
+def _warn_of_unused_scores(dataset: Any, columns: dict[str, str], one_each: bool) -> None:
     """Say which columns look like scores where none were recognized, before people are asked for labels."""
     others = [name for name in column_names(dataset) or [] if name not in columns.values()]
-    if found := score_lists(dataset, columns["responses"], others):
+    found = _marks(dataset, others) if one_each else score_lists(dataset, columns["responses"], others)
+    if found:
         logger.warning(
             "No scores are read, though %s one number a response. If these are scores, higher is better, pass "
             "`scores_column=%r` to `to_candidates`, or `--scores_column %s` on the command line.",
@@ -95,6 +105,29 @@ def _warn_of_unused_scores(dataset: Any, columns: dict[str, str]) -> None:
             found[0],
             found[0],
         )
+
+
+def _marks(dataset: Any, columns: list[str]) -> list[str]:
+    """Those of `columns` that hold a number in each of the first rows, and are by their name no id or count."""
+    found = []
+    for column in columns:
+        values = [value for value in first_values(dataset, column) if value is not None]
+        if values and all(is_number(value) for value in values) and not NO_MARK.search(column):
+            found.append(column)
+    return found
+
+
+def find_score_field(dataset: Any, name: str) -> bool:
+    """Whether `name` is no column, but a field of the responses that holds their scores, as in UltraFeedback."""
+    columns = column_names(dataset) or []
+    if name in columns:
+        return False
+    for column in columns:
+        for row in first_values(dataset, column):
+            items = [item for item in row if isinstance(item, Mapping)] if isinstance(row, list) else []
+            if any(name in item or name in (item.get("annotations") or ()) for item in items):
+                return True
+    return False
 
 
 def _fields(dataset: Any, column: str) -> list[str]:
@@ -126,14 +159,19 @@ def _is_one_a_response(value: Any, responses: Any, bools: bool) -> bool:
 
 @Transform
 def write_responses(
-    batch: Any, read: Reader, columns: dict[str, str], text_field: str | None, rated: bool, conversational: bool
+    batch: Any,
+    read: Reader,
+    columns: dict[str, str],
+    text_field: str | None,
+    score_fields: Collection[str],
+    conversational: bool,
 ) -> Any:
     """Write the prompts, responses and scores of a batch, from the columns that hold the fields of its layout."""
     cells = {field: read_column(batch, column) for field, column in columns.items()}
     prompts = cells["prompt"]
     for r, prompt in enumerate(prompts):
         check_prompt(prompt, columns["prompt"], r)
-    responses, scores = read(cells, columns, text_field, rated)
+    responses, scores = read(cells, columns, text_field, score_fields)
     names = [columns[field] for field in ("human_ref_A", "human_ref_B") if field in columns] or [columns["responses"]]
     for r, row in enumerate(responses):
         for i, response in enumerate(row):
@@ -150,7 +188,7 @@ def write_responses(
 
 
 def lists_of_responses(
-    cells: Cells, columns: dict[str, str], text_field: str | None, rated: bool
+    cells: Cells, columns: dict[str, str], text_field: str | None, score_fields: Collection[str]
 ) -> tuple[list[Any], list[Any] | None]:
     """A list of responses per row, with a list of scores or ranks, or with ratings inside the responses."""
     lists = [read_list(row, columns["responses"], r) or [] for r, row in enumerate(cells["responses"])]
@@ -161,11 +199,11 @@ def lists_of_responses(
     if "ranks" in cells:
         ranks = (read_scores(v, len(lists[r]), columns["ranks"], r) for r, v in enumerate(cells["ranks"]))
         return responses, [[-rank for rank in row] for row in ranks]
-    return responses, [_ratings(row) for row in lists] if rated else None
+    return responses, [_ratings(row, score_fields) for row in lists] if score_fields else None
 
 
 def one_response(
-    cells: Cells, columns: dict[str, str], text_field: str | None, rated: bool
+    cells: Cells, columns: dict[str, str], text_field: str | None, score_fields: Collection[str]
 ) -> tuple[list[Any], list[Any] | None]:
     """One response per row, perhaps with a label or score."""
     scores = None
@@ -175,7 +213,7 @@ def one_response(
 
 
 def two_scored_responses(
-    cells: Cells, columns: dict[str, str], text_field: str | None, rated: bool
+    cells: Cells, columns: dict[str, str], text_field: str | None, score_fields: Collection[str]
 ) -> tuple[list[Any], list[Any] | None]:
     """Two responses per row, each with a score."""
     scores = [
@@ -192,14 +230,23 @@ def _response(item: Any, text_field: str | None) -> Any:
     return [item] if text_field is None else item.get(text_field)
 
 
-def _ratings(items: list[Any]) -> list[float | None]:
+def _ratings(items: list[Any], fields: Collection[str]) -> list[float | None]:
     """The scores of a prompt, all from the one field that has most of them."""
     best: list[float | None] = [None] * len(items)
-    for field in SCORE_FIELDS:
-        scores = [_rating(item.get(field), field) if isinstance(item, Mapping) else None for item in items]
+    for field in fields:
+        scores = [_rating(_mark(item, field), field) if isinstance(item, Mapping) else None for item in items]
         if best.count(None) > scores.count(None):
             best = scores
     return best
+
+
+def _mark(item: Mapping[str, Any], field: str) -> Any:
+    """The value of a field of a response, or its rating in the aspect of that name."""
+    aspects = item.get("annotations")
+    if field in item or not isinstance(aspects, Mapping):
+        return item.get(field)
+    aspect = aspects.get(field)
+    return aspect.get("Rating") if isinstance(aspect, Mapping) else aspect
 
 
 def _rating(value: Any, field: str) -> float | None:
