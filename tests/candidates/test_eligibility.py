@@ -27,6 +27,27 @@ def test_equal_responses_merge_into_the_first_in_code_point_order_with_the_mean_
     assert reason is None
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"content": "x", "reasoning_content": "a"}, {"content": "x", "reasoning_content": "b"}),
+        ({"content": "x", "reasoning_content": "a"}, {"content": "x"}),
+        ({"content": "x", "thinking": "a"}, {"content": "x", "thinking": "b"}),
+        ({"content": "x", "tool_calls": [{"name": "f"}]}, {"content": "x", "tool_calls": [{"name": "g"}]}),
+        ({"content": None, "function_call": {"name": "f"}}, {"content": None, "function_call": {"name": "g"}}),
+        ({"content": [{"type": "image", "image": b"1"}]}, {"content": [{"type": "image", "image": b"2"}]}),
+        ({"content": [{"type": "text", "text": "x"}, {"type": "image", "image": b"1"}]}, {"content": "x"}),
+    ],
+)
+def test_what_a_model_would_be_trained_on_is_compared(first, second):
+    first, second = ([{"role": "assistant", **message}] for message in (first, second))
+    assert eligible([first, second], [1.0, 0.0])[2] is None
+    again = [{**first[0], "tool_call_id": None}]  # as Arrow adds keys
+    assert eligible([first, again], [1.0, 0.0])[2] == "duplicate_responses"
+    pair = {"prompt": ["p"] * 2, "chosen": [first, first], "rejected": [second, again]}
+    assert find_eligible(read_rows(pair, "test"), 0.0).reasons == [None, "duplicate_responses"]
+
+
 def test_responses_without_a_score_are_left_out_and_do_not_enter_a_mean():
     positions, scores, _ = eligible(["a", "a ", "b", "c", "d"], [3.0, None, math.nan, 1.0, 2.0])
     assert (positions, scores) == ([0, 3, 4], [3.0, 1.0, 2.0])

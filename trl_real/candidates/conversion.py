@@ -18,6 +18,7 @@ from .eligibility import POLICIES, SKIP_REASONS
 from .grouping import COUNTS, group_rows
 from .layouts import LAYOUTS, find_layout
 from .options import ReadOptions
+from .prompt_parts import join_input, warn_of_system
 from .responses import find_score_field
 
 
@@ -222,7 +223,9 @@ def convert(
         )
     if grouped:  # they would not fit the responses of a group
         source = source.remove_columns([c for c in EMBEDDED if c in (column_names(source) or [])])
-    rows = found.read(source, found, columns, ReadOptions(grouped, conversational, votes, score_field))
+    warn_of_system(source, columns, conversational)
+    joined = join_input(source, columns)
+    rows = found.read(joined, found, columns, ReadOptions(grouped, conversational, votes, score_field))
     if grouped:
         shared = [column for column in found.key if column in (column_names(rows) or [])]
         rows = group_rows(rows, ("prompt", *shared), wins=pairs)

@@ -18,6 +18,7 @@ from .batch import PAIR_SCORES, Candidates, GivenPairs
 SKIP_REASONS = {
     "missing_response": "`chosen` or `rejected` is null",
     "no_shared_turn": "the two sides begin with different turns",
+    "no_shared_words": "no column holds a prompt, and the two sides begin with different words",
     "missing_prompt": "the prompt is null",
     "too_few_responses": "fewer than two responses are not empty",
     "duplicate_responses": "fewer than two responses differ",

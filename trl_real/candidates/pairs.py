@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from datasets import Features, IterableDataset, List, Value
+from datasets import Features, List, Value
 
-from ..core.columns import cell, column_blocks, column_names, kind, read_column
+from ..core.columns import cell, column_names, first_values, kind, read_column
 from ..core.messages import (
     MESSAGES,
     as_conversation,
@@ -14,9 +14,11 @@ from ..core.messages import (
     is_text,
     joint_features,
     prompts_differ,
+    split_prompt,
 )
+from ..core.prompts import SYSTEM, with_system
 from ..core.transform import Transform, map_rows
-from .batch import read_rows
+from .batch import MAY_BE_PROMPT, is_ready, no_prompt, read_rows
 from .grouping import DIFFERING_PROMPTS
 from .options import ReadOptions
 
@@ -26,10 +28,12 @@ def read_pairs(dataset: Any, layout: Any, columns: dict[str, str], options: Read
     grouped, conversational = options.grouped, options.conversational
     dataset = dataset.rename_columns({column: field for field, column in columns.items() if field != column})
     features = dataset.features
+    if "prompt" not in columns:
+        _check_split(dataset)
     if features is not None:
         parts = [features.get("prompt", features["chosen"]), features["chosen"], features["rejected"]]
         alike = all(map(is_text, parts)) or all(map(is_list, parts))
-        if "prompt" in features and alike and not (grouped or conversational or _has_nulls(dataset)):
+        if "prompt" in features and alike and not (grouped or conversational) and is_ready(dataset):
             return dataset  # as it should be
         prompt, sides = joint_features(parts[0], parts[1:])
         if conversational:
@@ -87,12 +91,19 @@ def write_inputs(batch: Any, columns: dict[str, str], has_tools: bool) -> Any:
     return batch
 
 
-def _has_nulls(dataset: Any) -> bool:
-    """Whether a pair has no prompt or lacks a side; of a stream nobody knows."""
-    if isinstance(dataset, IterableDataset):
-        return True
-    columns = ("prompt", "chosen", "rejected")
-    return any(block.null_count for column in columns for block in column_blocks(dataset, column))
+def _check_split(dataset: Any) -> None:
+    """Raise if none of the first pairs begin alike, so that no prompt can be split off them."""
+    pairs = zip(*(first_values(dataset, side) for side in ("chosen", "rejected")), strict=True)
+    pairs = [
+        pair
+        for pair in pairs
+        if None not in pair and type(pair[0]) is type(pair[1]) and isinstance(pair[0], str | list)
+    ]
+    if pairs and not any(split_prompt(*pair)[0] for pair in pairs):
+        columns = column_names(dataset) or []
+        likely = (name for name in MAY_BE_PROMPT if name in columns)
+        likely = (name for name in likely if any(isinstance(v, str | list) for v in first_values(dataset, name)))
+        raise ValueError(no_prompt(columns, next(likely, None)))
 
 
 @Transform
@@ -108,6 +119,8 @@ def write_pairs(batch: Any, grouped: bool, conversational: bool) -> Any:
         differing.append(int(prompts_differ(prompt, pair)))
         if conversational:
             prompts[r], pairs[r] = as_conversation(prompt, pair)
+            for column in SYSTEM & batch.keys():
+                prompts[r] = with_system(prompts[r], batch[column][r])
     batch["prompt"] = prompts
     if grouped:
         batch["responses"], batch["scores"] = pairs, [[1.0, 0.0]] * len(pairs)

@@ -10,9 +10,19 @@ from typing import Any
 from datasets import Features, List, Value
 
 from ..core.columns import cell, column_names, first_values, is_number, kind, read_column
-from ..core.messages import MESSAGES, as_conversation, common_feature, is_list, item_feature
+from ..core.messages import (
+    MESSAGES,
+    as_conversation,
+    as_message,
+    common_feature,
+    is_list,
+    item_feature,
+    joint_features,
+)
+from ..core.prompts import SYSTEM, take_off_prompt, with_system
 from ..core.transform import Transform, map_rows
-from .batch import check_prompt, read_list, read_number, read_scores, read_text
+from .batch import is_ready
+from .cells import check_prompt, read_list, read_number, read_scores, read_text
 from .options import ReadOptions
 
 
@@ -63,13 +73,13 @@ def read_responses(dataset: Any, layout: Any, columns: dict[str, str], options: 
     if features is not None:
         usual = all(field == column for field, column in columns.items()) and columns.keys() <= {*OUTPUTS}
         lists = all(is_list(features[column]) for column in {"responses", "scores"} & {*columns.values()})
-        if usual and lists and not (layout.single or fields or conversational or grouped):
+        if usual and lists and not (layout.single or fields or conversational or grouped) and is_ready(dataset):
             return dataset  # as they should be
         if text_field:
             item = item[text_field] if isinstance(item, dict) else None
         elif fields:
             item = List(item)
-        prompt = common_feature([features[columns["prompt"]]])
+        prompt, (item,) = joint_features(common_feature([features[columns["prompt"]]]), [item])
         if conversational:
             prompt, item = (common_feature([MESSAGES, feature]) for feature in (prompt, item))
         read = {"prompt": prompt, "responses": List(item)}
@@ -87,6 +97,7 @@ def read_responses(dataset: Any, layout: Any, columns: dict[str, str], options: 
             "columns": columns,
             "text_field": text_field,
             "score_fields": score_fields,
+            "has_messages": features is not None and is_list(features["prompt"]) and not conversational,
             "conversational": conversational,
         },
         remove_columns=[column for column in columns.values() if column not in OUTPUTS] or None,
@@ -164,6 +175,7 @@ def write_responses(
     columns: dict[str, str],
     text_field: str | None,
     score_fields: Collection[str],
+    has_messages: bool,
     conversational: bool,
 ) -> Any:
     """Write the prompts, responses and scores of a batch, from the columns that hold the fields of its layout."""
@@ -179,8 +191,14 @@ def write_responses(
             read_text(response, column, r)
             if None not in (response, row[0]) and isinstance(response, str) != isinstance(row[0], str):
                 raise TypeError(f"{cell(column, r)}: expected texts or messages, not both, found {kind(response)}.")
+        prompts[r], row = take_off_prompt(prompts[r], row) or (prompts[r], row)
+        if has_messages or any(isinstance(part, list) for part in (prompts[r], *row)):
+            prompts[r], row = as_message(prompts[r], "user"), [as_message(response, "assistant") for response in row]
+        responses[r] = row
         if conversational:
             prompts[r], responses[r] = as_conversation(prompts[r], row)
+        for column in SYSTEM & batch.keys():
+            prompts[r] = with_system(prompts[r], batch[column][r])
     batch["prompt"], batch["responses"] = prompts, responses
     if scores is not None:
         batch["scores"] = [[None if s is None or math.isnan(s) else s for s in row] for row in scores]

@@ -1,8 +1,9 @@
 """Text and messages: what a prompt and a response are made of."""
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from datasets import LargeList, List, Value
@@ -12,6 +13,10 @@ from datasets import LargeList, List, Value
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 TURN = re.compile(r"\n\n(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
+
+# Where messages keep what a model thought before it spoke, and what it called after.
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+CALLS = ("tool_calls", "function_call")
 
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
@@ -68,18 +73,28 @@ def _is_content(value: Any) -> bool:
 
 
 def response_text(messages: Any) -> str:
-    """The text of a response: itself, or the contents and tool calls of its messages, one a line."""
+    """The text of a response: itself, or all of its messages that a model is trained on, one part a line."""
     if isinstance(messages, str):
         return messages
-    lines = []
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, list):  # parts, of which only text can be embedded
-            content = "".join(part.get("text") or "" for part in content)
-        lines.append(content or "")
-        if message.get("tool_calls"):
-            lines.append(as_json(message["tool_calls"]))
-    return "\n".join(line for line in lines if line)
+    return "\n".join(part for message in messages for part in _parts(message) if part)
+
+
+def _parts(message: Mapping[str, Any]) -> Iterator[str]:
+    yield from (_as_text(message.get(key)) for key in THOUGHTS)
+    content = message.get("content")
+    yield "".join(map(_part_text, content)) if isinstance(content, list) else content or ""
+    yield from (_as_text(message.get(key)) for key in CALLS)
+
+
+def _part_text(part: Mapping[str, Any]) -> str:
+    """The text of a part of a message; of an image and the like JSON, the same for the same content."""
+    if part.get("text"):
+        return str(part["text"])
+    return _as_text({key: value for key, value in part.items() if key not in ("type", "text") and value is not None})
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else as_json(value) if value else ""
 
 
 def as_json(value: Any) -> str:
@@ -90,7 +105,18 @@ def as_json(value: Any) -> str:
             return {key: clean(item) for key, item in value.items() if item is not None}
         return [clean(item) for item in value] if isinstance(value, list) else value
 
-    return json.dumps(clean(value), sort_keys=True, default=str)
+    return json.dumps(clean(value), sort_keys=True, default=_digest)
+
+
+def _digest(value: Any) -> str:
+    """What JSON has no form for: bytes and images by a hash of their content, numbers and dates as text."""
+    if hasattr(value, "tobytes") and hasattr(value, "mode"):  # an image of Pillow
+        value = f"{value.mode} {value.size}".encode() + value.tobytes()
+    elif hasattr(value, "__array__"):
+        value = f"{value.dtype} {value.shape}".encode() + value.tobytes()
+    if isinstance(value, bytes | bytearray):
+        return f"sha256:{hashlib.sha256(value).hexdigest()}"
+    return str(value)
 
 
 def as_message(value: Any, role: str) -> Any:
