@@ -76,6 +76,18 @@ def test_a_prompt_that_is_not_found_says_how_to_name_it(name, sides):
                 list(to_candidates(dataset))
 
 
+def test_words_that_both_sides_begin_with_may_be_no_prompt(caplog):
+    row = {"ask": "What colour?", "chosen": "The sky is blue.", "rejected": "The sky is red."}
+    for dataset in (Dataset.from_list([row]), Dataset.from_list([row]).to_iterable_dataset()):
+        caplog.clear()
+        assert next(iter(to_candidates(dataset)))["prompt"] == "The sky is"
+        assert (
+            "it is read as what both sides begin with, such as 'The sky is'. If one of the columns ['ask']"
+            in caplog.text
+        )
+        assert next(iter(to_candidates(dataset, prompt_column="ask")))["prompt"] == "What colour?"
+
+
 def test_messages_without_a_prompt_of_their_own():
     user, blue, red = (
         {"role": r, "content": c} for r, c in (("user", "What?"), ("assistant", "b"), ("assistant", "r"))
@@ -96,7 +108,7 @@ def test_pairs_that_begin_differently_have_no_prompt():
     ]
     for data in (Dataset.from_list(rows[:1]), Dataset.from_list(rows[:1]).to_iterable_dataset()):
         with pytest.raises(
-            ValueError, match=r"No prompt is found: .* Name the column of the prompt, for example `prompt_col"
+            ValueError, match=r"No prompt is found: .* Name it: `prompt_column='task'` of `to_candidates`"
         ):
             to_candidates(data)
     kept = to_candidates(Dataset.from_list(rows), on_skip="keep")

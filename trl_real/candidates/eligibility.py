@@ -115,7 +115,7 @@ def _judge_pairs(pairs: GivenPairs, min_score_gap: float, reasons: np.ndarray) -
             reasons[~known] = "missing_scores"
     reasons[np.bincount(rows[order[order == leaders]], minlength=n) < 2] = "duplicate_responses"
     reasons[np.bincount(rows[order], minlength=n) < 2] = "too_few_responses"
-    return int(np.count_nonzero(turned & np.equal(reasons, None)))
+    return sum(reason is None for reason in reasons[turned])
 
 
 def _refuse_ties(eligible: Eligible, min_score_gap: float, reasons: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 """Layouts of given pairs: how `chosen` and `rejected` are read, with or without a prompt."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ from datasets import Features, List, Value
 
 from ..core.columns import cell, column_names, first_values, kind, read_column
 from ..core.messages import (
+    HUMAN,
     MESSAGES,
     as_conversation,
     common_feature,
@@ -21,6 +23,9 @@ from ..core.transform import Transform, map_rows
 from .batch import MAY_BE_PROMPT, is_ready, no_prompt, read_rows
 from .grouping import DIFFERING_PROMPTS
 from .options import ReadOptions
+
+
+logger = logging.getLogger(__name__)
 
 
 def read_pairs(dataset: Any, layout: Any, columns: dict[str, str], options: ReadOptions) -> Any:
@@ -92,18 +97,32 @@ def write_inputs(batch: Any, columns: dict[str, str], has_tools: bool) -> Any:
 
 
 def _check_split(dataset: Any) -> None:
-    """Raise if none of the first pairs begin alike, so that no prompt can be split off them."""
-    pairs = zip(*(first_values(dataset, side) for side in ("chosen", "rejected")), strict=True)
+    """Raise if none of the first pairs begin alike, so that no prompt can be split off them; name what else may hold it."""
+    columns = column_names(dataset) or []
+    first = {name: first_values(dataset, name) for name in columns if name in ("chosen", "rejected", *MAY_BE_PROMPT)}
     pairs = [
         pair
-        for pair in pairs
-        if None not in pair and type(pair[0]) is type(pair[1]) and isinstance(pair[0], str | list)
+        for pair in zip(first["chosen"], first["rejected"], strict=True)
+        if all(isinstance(side, str) for side in pair) or all(isinstance(side, list) for side in pair)
     ]
-    if pairs and not any(split_prompt(*pair)[0] for pair in pairs):
-        columns = column_names(dataset) or []
-        likely = (name for name in MAY_BE_PROMPT if name in columns)
-        likely = (name for name in likely if any(isinstance(v, str | list) for v in first_values(dataset, name)))
-        raise ValueError(no_prompt(columns, next(likely, None)))
+    prompt = next(filter(None, (split_prompt(*pair)[0] for pair in pairs)), None)
+    if pairs and prompt is None:
+        likely = [
+            name for name in MAY_BE_PROMPT if any(isinstance(value, str | list) for value in first.get(name, ()))
+        ]
+        raise ValueError(no_prompt(columns, likely[0] if likely else None))
+    others = [
+        name for name in columns if name not in first and any(isinstance(v, str) for v in first_values(dataset, name))
+    ]
+    if others and isinstance(prompt, str) and not prompt.startswith(HUMAN):
+        logger.warning(
+            "There is no column `prompt`: it is read as what both sides begin with, such as %r. If one of the columns %s holds "
+            "it, pass `prompt_column=%r` to `to_candidates`, or `--prompt_column %s` on the command line.",
+            prompt[:60],
+            others,
+            others[0],
+            others[0],
+        )
 
 
 @Transform
