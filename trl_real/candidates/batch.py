@@ -25,7 +25,7 @@ from ..core.columns import (
 )
 from ..core.messages import HUMAN, as_message, response_text, split_prompt
 from ..core.prompts import SYSTEM, take_off_prompt, with_system
-from .cells import check_prompt, read_list, read_number, read_scores, read_text
+from .cells import check_alike, check_prompt, read_list, read_number, read_scores, read_text
 
 
 # The columns that may hold a prompt where none is called that.
@@ -136,6 +136,8 @@ def _read_candidates(batch: Any) -> Candidates:
         for r, prompt in enumerate(prompts):
             check_prompt(prompt, "prompt", r)
         rows = [read_list(row, "responses", r) or [] for r, row in enumerate(read_column(batch, "responses"))]
+        for r, row in enumerate(rows):
+            check_alike(row, "responses", r)
         texts = as_text_array(read_text(response, "responses", r) for r, row in enumerate(rows) for response in row)
         counts, responses = (
             np.array([len(row) for row in rows], dtype=np.int64),

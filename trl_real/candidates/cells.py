@@ -51,6 +51,16 @@ def read_text(response: Any, column: str, r: int) -> str:
     )
 
 
+def check_alike(responses: list[Any], column: str, r: int) -> None:
+    """Raise if some responses of a row are text and others messages."""
+    kinds = {isinstance(response, str): response for response in responses if response is not None}
+    if len(kinds) > 1:
+        raise TypeError(
+            f"{cell(column, r)}: expected texts or messages, not both, found {kind(kinds[False])}. Make messages of the texts: "
+            "`[{'role': 'assistant', 'content': text}]`."
+        )
+
+
 def check_prompt(prompt: Any, column: str, r: int) -> None:
     """Raise unless a prompt is text, messages or null."""
     if not (prompt is None or isinstance(prompt, str) or is_messages(prompt)):

@@ -10,10 +10,9 @@ from ..core.columns import cell, column_names, first_values, kind, read_column
 from ..core.messages import (
     HUMAN,
     MESSAGES,
+    are_alike,
     as_conversation,
     common_feature,
-    is_list,
-    is_text,
     joint_features,
     prompts_differ,
     split_prompt,
@@ -37,8 +36,7 @@ def read_pairs(dataset: Any, layout: Any, columns: dict[str, str], options: Read
         _check_split(dataset)
     if features is not None:
         parts = [features.get("prompt", features["chosen"]), features["chosen"], features["rejected"]]
-        alike = all(map(is_text, parts)) or all(map(is_list, parts))
-        if "prompt" in features and alike and not (grouped or conversational) and is_ready(dataset):
+        if "prompt" in features and are_alike(parts) and not (grouped or conversational) and is_ready(dataset):
             return dataset  # as it should be
         prompt, sides = joint_features(parts[0], parts[1:])
         if conversational:

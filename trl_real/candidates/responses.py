@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Features, List, Value
 
-from ..core.columns import cell, column_names, first_values, is_number, kind, read_column
+from ..core.columns import column_names, first_values, is_number, read_column
 from ..core.messages import (
     MESSAGES,
     as_conversation,
@@ -22,7 +22,7 @@ from ..core.messages import (
 from ..core.prompts import SYSTEM, take_off_prompt, with_system
 from ..core.transform import Transform, map_rows
 from .batch import is_ready
-from .cells import check_prompt, read_list, read_number, read_scores, read_text
+from .cells import check_alike, check_prompt, read_list, read_number, read_scores, read_text
 from .options import ReadOptions
 
 
@@ -187,10 +187,8 @@ def write_responses(
     names = [columns[field] for field in ("human_ref_A", "human_ref_B") if field in columns] or [columns["responses"]]
     for r, row in enumerate(responses):
         for i, response in enumerate(row):
-            column = names[i % len(names)]
-            read_text(response, column, r)
-            if None not in (response, row[0]) and isinstance(response, str) != isinstance(row[0], str):
-                raise TypeError(f"{cell(column, r)}: expected texts or messages, not both, found {kind(response)}.")
+            read_text(response, names[i % len(names)], r)
+        check_alike(row, names[-1], r)
         prompts[r], row = take_off_prompt(prompts[r], row) or (prompts[r], row)
         if has_messages or any(isinstance(part, list) for part in (prompts[r], *row)):
             prompts[r], row = as_message(prompts[r], "user"), [as_message(response, "assistant") for response in row]

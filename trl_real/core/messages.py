@@ -1,12 +1,13 @@
 """Text and messages: what a prompt and a response are made of."""
 
+import functools
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from datasets import LargeList, List, Value
+from datasets import Json, LargeList, List, Value
 
 
 # How HH-RLHF (arXiv 2204.05862) and what follows it write a dialogue as text.
@@ -19,6 +20,8 @@ THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 CALLS = ("tool_calls", "function_call")
 
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
+# Messages whose keys hold one kind of thing here and another there.
+ANY_MESSAGES = List(Json())
 
 
 def is_text(feature: Any) -> bool:
@@ -33,29 +36,50 @@ def is_list(feature: Any) -> bool:
 
 def item_feature(feature: Any) -> Any:
     """The feature of a response, from that of a list of them; of text where no row has any."""
-    item = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    item = _item(feature)
+    if isinstance(item, Json):  # texts beside messages, or messages of many forms
+        return ANY_MESSAGES
     return Value("string") if item is None or item == Value("null") else item
+
+
+def _item(feature: Any) -> Any:
+    return feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
 
 
 def common_feature(features: list[Any]) -> Any:
     """One feature for texts or messages of several columns: that of messages with all their keys, if there are any."""
-    lists = [feature for feature in features if is_list(feature)]
+    lists = [ANY_MESSAGES if isinstance(feature, Json) else feature for feature in features]
+    lists = [feature for feature in lists if is_list(feature)]
     if lists:
-        items = [item for item in map(item_feature, lists) if isinstance(item, dict)]
-        message = dict(MESSAGES.feature)
-        for item in items:
-            message |= {
-                key: feature for key, feature in item.items() if feature != Value("null") or key not in message
-            }
-        return List(message)
+        return List(functools.reduce(_merged, map(_item, lists), MESSAGES.feature))
     return next((feature for feature in features if feature != Value("null")), Value("string"))
+
+
+def _merged(a: Any, b: Any) -> Any:
+    """One feature for what two hold: JSON where they are of different kinds, and all keys of both where they are dicts."""
+    if a == b or b in (None, Value("null")):
+        return a
+    if a in (None, Value("null")):
+        return b
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a | {key: _merged(a.get(key), feature) for key, feature in b.items()}
+    if is_list(a) and is_list(b):
+        return List(_merged(_item(a), _item(b)))
+    return Value("string") if is_text(a) and is_text(b) else Json()
+
+
+def are_alike(features: list[Any]) -> bool:
+    """Whether a prompt and its responses are all text, or all messages."""
+    return all(map(is_text, features)) or all(map(is_list, features))
 
 
 def joint_features(prompt: Any, sides: list[Any]) -> tuple[Any, list[Any]]:
     """The features of a prompt and of responses where text becomes messages if anything is messages."""
     parts = [prompt, *sides]
-    if any(map(is_list, parts)):  # what is split off a whole conversation has all that its messages may have
-        parts = [common_feature(parts) if is_text(part) or is_list(part) else part for part in parts]
+    if any(is_list(part) or isinstance(part, Json) for part in parts):
+        # What is split off a whole conversation has all that its messages may have.
+        common = common_feature(parts)
+        parts = [common if is_text(part) or is_list(part) or isinstance(part, Json) else part for part in parts]
     return parts[0], parts[1:]
 
 
