@@ -14,6 +14,7 @@ from datasets import Dataset, IterableDataset
 
 from ..config import ON_SKIP
 from ..core.columns import column_names
+from .batch import PAIR_SCORES
 from .eligibility import POLICIES, SKIP_REASONS
 from .grouping import COUNTS, group_rows
 from .layouts import LAYOUTS, find_layout
@@ -179,6 +180,11 @@ class Converted:
         """Whether something tells the better response of a pair."""
         return "scores" in self.columns
 
+    @property
+    def scored(self) -> bool:
+        """Whether there are scores, between which a gap may be asked for."""
+        return "scores" in self.columns
+
 
 class ConvertedCandidates(Converted):
     """Prompts with any number of responses: `prompt`, `responses` and perhaps `scores`."""
@@ -188,6 +194,10 @@ class ConvertedPairs(Converted):
     """Given pairs: `prompt`, `chosen` and `rejected`."""
 
     labeled = True
+
+    @property
+    def scored(self) -> bool:
+        return {*PAIR_SCORES} <= {*self.columns}
 
 
 def convert(

@@ -22,6 +22,7 @@ REASONS = {
     **SKIP_REASONS,
     "over_budget": "picked, but not within the limits of the budget",
     "prompt_too_long": "the prompt alone fills `max_length`",
+    "identical_tokens": "chosen and rejected are the same tokens: they differ in what the chat template or tokenizer leaves out",
     "identical_when_truncated": "chosen and rejected are the same tokens once cut to `max_length`",
 }
 
