@@ -45,7 +45,9 @@ def test_options_that_cannot_be_kept_are_errors():
     with pytest.raises(ValueError, match="None of the 2 rows has a valid pair"):
         given_pairs(convert(Dataset.from_list(ROWS[1:3])), SelectionConfig())
     bare = Dataset.from_list(ROWS).remove_columns(["score_chosen", "score_rejected"])
-    with pytest.raises(ValueError, match=r"`min_score_gap=1\.0` needs the columns `score_chosen` and `score_rejected`"):
+    with pytest.raises(
+        ValueError, match=r"`min_score_gap=1\.0` needs the columns `score_chosen` and `score_rejected`"
+    ):
         given_pairs(convert(bare), SelectionConfig(min_score_gap=1.0))
 
 

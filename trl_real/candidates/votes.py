@@ -95,14 +95,9 @@ def _text_of_items(feature: Any) -> Any:
 def write_votes(batch: Any, columns: dict[str, str], scale: bool, meanings: Mapping[Any, str] | None) -> Any:
     """Write the sides of the pairs of a batch by the votes on them."""
     cells = {field: read_column(batch, column) for field, column in columns.items()}
-    if "responses" in cells:
-        left, right = zip(
-            *(_two(row, columns["responses"], r) for r, row in enumerate(cells["responses"])), strict=True
-        )
-        endings = ("0", "1")
-    else:
-        left, right = cells["left"], cells["right"]
-        endings = _endings(columns["left"], columns["right"])
+    two = [_two(row, columns["responses"], r) for r, row in enumerate(cells.get("responses", ()))]
+    left, right = cells.get("left") or [a for a, _ in two], cells.get("right") or [b for _, b in two]
+    endings = _endings(columns["left"], columns["right"]) if "left" in columns else ("0", "1")
     if "vote" in cells:
         reader = _Votes(columns["vote"], endings, scale, meanings)
         votes = [reader.read(value, r) for r, value in enumerate(cells["vote"])]
