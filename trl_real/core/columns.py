@@ -1,12 +1,15 @@
 """Columns of datasets and of the batches that `map` hands over."""
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, Json, LargeList, List
 from datasets.formatting.formatting import LazyBatch, PythonFormatter
 
 
@@ -74,6 +77,28 @@ def lengths(lists: pa.Array) -> np.ndarray:
     return lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
+def has_json(feature: Any) -> bool:
+    """Whether a feature is, or holds at any depth, `datasets.Json`."""
+    if isinstance(feature, dict):
+        return any(map(has_json, feature.values()))
+    return isinstance(feature, Json) or (isinstance(feature, List | LargeList) and has_json(feature.feature))
+
+
+def encode_json(value: Any, feature: Any) -> Any:
+    """
+    A value with what `datasets.Json` holds in it as JSON, for `datasets` to write.
+
+    Without it `datasets` writes a text that happens to be JSON as it is, and reads `"7"` as the number 7.
+    """
+    if value is None or not has_json(feature):
+        return value
+    if isinstance(feature, Json):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(feature, dict):
+        return {key: encode_json(item, feature.get(key)) for key, item in value.items()}
+    return [encode_json(item, feature.feature) for item in value]
+
+
 def is_text_array(column: Any) -> bool:
     """Whether a column is one of text."""
     return column is not None and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
@@ -82,6 +107,11 @@ def is_text_array(column: Any) -> bool:
 def as_numbers(column: pa.Array) -> np.ndarray:
     """An array of numbers as float64, NaN for null."""
     return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number of any type that a column may hold: a bool is one, and so are decimals and those of NumPy."""
+    return isinstance(value, Real | Decimal | np.bool_)
 
 
 def as_text_array(texts: Iterable[str]) -> pa.Array:

@@ -18,6 +18,7 @@ from ..config import EmbedderOptions, SelectionConfig
 from ..core.transform import Transform, TypedList, map_rows
 from .embedder import device_of, load_embedder
 from .identity import Identity, embedder_identity, embedder_name, find_model
+from .unreadable import warn_of_unreadable
 
 
 # Few enough prompts that the progress bar moves, enough that the embedder can sort their responses by length.
@@ -169,6 +170,7 @@ def encode(
         else:
             encoded, counts = model.encode(sentences), _count_tokens(model, sentences)
     vectors = _check_vectors(encoded, sentences, embedder_name(options.embedder))
+    warn_of_unreadable(sentences, vectors, model, embedder_name(options.embedder))
     cut = None if counts is None else np.maximum(counts - model.max_seq_length, 0)
 
     where = np.array([distinct.get(text, -1) for text in texts], dtype=np.int64)

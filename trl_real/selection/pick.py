@@ -128,7 +128,8 @@ def _take_given(rows: GivenPairs, compared: Compared, measures: Measures | None)
         similarity = cosines(compared.vectors, sides)[:, 0, 1]
     if measures is not None:
         lengths = pc.utf8_length(rows.texts).to_numpy().astype(np.int64)
-        measures.add_pairs(similarity, lengths[sides], None, labeled=True)
+        scores = None if rows.scores is None else rows.scores[sides]
+        measures.add_pairs(similarity, lengths[sides], scores, labeled=True)
     return Picks(taken, sides, np.full(sides.shape, np.nan), similarity)
 
 
