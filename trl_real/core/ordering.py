@@ -35,10 +35,7 @@ def cheapest_first(cost: np.ndarray, second: np.ndarray, tolerance: float, most:
     """
     if most == 1:  # needs no sorting
         return cheapest(cost, second, tolerance)[:, None]
-    if tolerance == 0:
-        order = np.lexsort((second, cost))
-    else:
-        order = _with_ties(cost, second, tolerance, most)
+    order = np.lexsort((second, cost)) if tolerance == 0 else _with_ties(cost, second, tolerance, most)
     order = order[:, :most]
     return np.where(np.take_along_axis(cost, order, 1) < np.inf, order, -1)
 
