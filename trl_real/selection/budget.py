@@ -313,6 +313,7 @@ def _spend(
         if min_distance is not None:
             middles = pair_vectors(dataset.select(block)).mean(1)  # (n_block, dim)
             middles /= np.maximum(np.linalg.norm(middles, axis=1, keepdims=True), 1e-12)
+            near = _distance(middles, middles) <= min_distance
             for others in kept_vectors:
                 too_close |= (_distance(middles, others) <= min_distance).any(1)
         taken = []
@@ -322,7 +323,7 @@ def _spend(
             if too_close[b] or pairs_left[prompts[row]] < 1 or spent + costs[row] > limit:
                 continue
             if min_distance is not None:
-                too_close |= _distance(middles, middles[b]) <= min_distance
+                too_close |= near[b]
             pairs_left[prompts[row]] -= 1
             spent += costs[row]
             taken.append(b)

@@ -23,7 +23,7 @@ from ..embedding.identity import Identity, embedder_name
 from ..strategies import STRATEGIES
 from .budget import check_cost, check_order, select_budget
 from .measures import Measures, measure_pairs
-from .pick import check_scores, compare, pick
+from .pick import batch_size, check_scores, compare, pick
 from .report import LONGER_WINS, SelectionReport
 from .select import pair_features, select_batch
 from .value_counts import ValueCounts
@@ -230,6 +230,7 @@ def pick_stage(dataset: Dataset, config: SelectionConfig, keep_embeddings: bool 
         key=[options, config.on_skip, used_up, pair_embeddings],
         fn_kwargs={"config": config, "measures": measures, "pair_embeddings": pair_embeddings},
         remove_columns=used_up,
+        batch_size=batch_size(dataset, config.pairs_per_prompt),
     )
     if measures.rows < len(dataset):  # they came from the cache
         measures = measure_rows(dataset, config)
