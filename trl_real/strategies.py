@@ -126,7 +126,8 @@ def _pairs(similarity: np.ndarray) -> np.ndarray:
 
 def _gaps(scores: np.ndarray) -> np.ndarray:
     i, j = np.triu_indices(scores.shape[1], 1)
-    with np.errstate(invalid="ignore"):  # infinity minus infinity is a tie, which is never eligible
+    # Infinity minus infinity is a tie, which is never eligible; what is too large for a number is infinite.
+    with np.errstate(invalid="ignore", over="ignore"):
         return np.abs(scores[:, i] - scores[:, j])
 
 
