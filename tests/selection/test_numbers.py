@@ -39,7 +39,7 @@ def test_numbers_of_any_size(scores, rng, tmp_path):
         }
     )
     for strategy in STRATEGIES:
-        config = SelectionConfig(strategy=strategy, pairs_per_prompt=3, budget=0.5, budget_strategy="max_min")
+        config = SelectionConfig(strategy=strategy, pairs_per_prompt=3, budget=3, budget_strategy="max_min")
         pairs, report = select_preferences(candidates, config)
         assert 1 <= len(pairs) == report.pairs
         assert (np.array(pairs["score_chosen"][:]) > np.array(pairs["score_rejected"][:])).all()
