@@ -125,7 +125,7 @@ def _refuse_ties(eligible: Eligible, min_score_gap: float, reasons: np.ndarray) 
     ends = np.cumsum(eligible.counts)
     bounds = np.column_stack([ends - eligible.counts, ends]).ravel()
     scores = np.append(eligible.scores, math.nan)  # so that the last end is an index
-    with np.errstate(invalid="ignore"):  # infinity minus infinity is a tie
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity minus infinity is a tie
         spread = np.maximum.reduceat(scores, bounds)[::2] - np.minimum.reduceat(scores, bounds)[::2]
     reasons[(eligible.counts >= 2) & ~(spread > min_score_gap)] = "tied_scores"
 

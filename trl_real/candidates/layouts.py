@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from datasets import Dataset
 
-from ..core.columns import column_blocks, column_names, first_values
+from ..core.columns import column_blocks, column_names, first_values, one_array
 from ..core.messages import HUMAN
 from .pairs import read_inputs, read_pairs
 from .responses import (
@@ -227,7 +227,7 @@ def check_utf8(dataset: Dataset) -> None:
         start = 0
         for block in column_blocks(dataset, column):
             try:
-                for texts in _texts(block.combine_chunks()):
+                for texts in _texts(one_array(block)):
                     texts.validate(full=True)
             except pa.ArrowInvalid as error:
                 for r, cell in enumerate(block, start):

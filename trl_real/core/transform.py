@@ -16,7 +16,7 @@ from datasets.features.features import generate_from_arrow_type
 from datasets.fingerprint import Hasher, get_temporary_cache_files_directory
 from datasets.formatting.formatting import LazyBatch, PythonFormatter
 
-from .columns import encode_json, has_json, is_untouched
+from .columns import encode_json, has_json, is_untouched, rows_at_once
 from .version import code_version
 
 
@@ -117,6 +117,7 @@ def map_rows(
         return Dataset.from_dict({name: [] for name in features}, features=features)
     name = f"{function.__module__}.{function.__qualname__}"
     fingerprint = Hasher.hash([dataset._fingerprint, name, code_version(), options if key is None else key, features])
+    options["batch_size"] = rows_at_once(dataset, options.get("batch_size", 1000))
     file = None
     if temporary and dataset.cache_files and not options.get("keep_in_memory"):
         file = os.path.join(get_temporary_cache_files_directory(), f"cache-{fingerprint}.arrow")

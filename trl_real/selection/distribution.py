@@ -66,5 +66,5 @@ class Comparison:
         """Compare numbers: `bounded` ones lie in -1 to 1, of others the histograms leave out the outermost percents."""
         low, high = -1.0, 1.0
         if not bounded and (ends := eligible.quantiles([0.01, 0.99])):
-            low, high = ends[0], max(ends[1], ends[0] + 1e-6)
+            low, high = ends[0], max(ends[1], ends[0] + 1e-6 * max(1.0, abs(ends[0])))
         return cls(Distribution.of(eligible, low, high), Distribution.of(picked, low, high), low, high)

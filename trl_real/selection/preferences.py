@@ -22,7 +22,7 @@ from ..embedding.identity import Identity, embedder_name
 from ..strategies import STRATEGIES
 from .budget import check_cost, check_order, select_budget
 from .measures import Measures, measure_pairs
-from .pick import check_scores, compare, pick
+from .pick import batch_size, check_scores, compare, pick
 from .report import SelectionReport
 from .select import pair_features, select_batch
 from .warn import warn_of_length, warn_of_reversed
@@ -227,6 +227,7 @@ def pick_stage(dataset: Dataset, config: SelectionConfig, keep_embeddings: bool 
         key=[options, config.on_skip, used_up, pair_embeddings],
         fn_kwargs={"config": config, "measures": measures, "pair_embeddings": pair_embeddings},
         remove_columns=used_up,
+        batch_size=batch_size(dataset, config.pairs_per_prompt),
     )
     if measures.rows < len(dataset):  # they came from the cache
         measures = measure_rows(dataset, config)

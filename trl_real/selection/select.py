@@ -177,9 +177,9 @@ def pair_id(prompt: Any, response_a: Any, response_b: Any) -> str:
     return hashlib.sha256("\n".join([as_json(prompt), *sides]).encode()).hexdigest()[:32]
 
 
-def _columns_of_given(rows: GivenPairs, picks: Picks) -> dict[str, list[Any]]:
+def _columns_of_given(rows: GivenPairs, picks: Picks) -> dict[str, Any]:
     """The columns that change where pairs were given."""
-    columns = {}
+    columns: dict[str, Any] = {}
     if rows.rewritten:
         columns["prompt"] = take(rows.prompts, picks.rows)
         for name, side in zip(("chosen", "rejected"), picks.sides.T, strict=True):
@@ -189,11 +189,11 @@ def _columns_of_given(rows: GivenPairs, picks: Picks) -> dict[str, list[Any]]:
 
 def _columns_of_picks(
     rows: Candidates, picks: Picks, config: SelectionConfig
-) -> tuple[dict[str, list[Any]], list[str | None] | None]:
+) -> tuple[dict[str, Any], list[str | None] | None]:
     """The columns of picked pairs, with nulls in rows that are kept without one; and, of unlabeled pairs, their ids."""
     skipped = picks.sides[:, 0] < 0
     first, second = (take(rows.responses, side) for side in picks.sides.T)
-    columns = {"prompt": take(rows.prompts, picks.rows)} if rows.rewritten else {}
+    columns: dict[str, Any] = {"prompt": take(rows.prompts, picks.rows)} if rows.rewritten else {}
     if rows.scores is not None:
         columns |= {"chosen": first, "rejected": second}
         for side, scores in zip(("score_chosen", "score_rejected"), picks.scores.T, strict=True):
@@ -207,14 +207,14 @@ def _columns_of_picks(
     return columns | {"response_a": first, "response_b": second}, ids
 
 
-def _vectors_of_sides(vectors: Vectors, picks: Picks) -> list[Any]:
-    """The vectors of both sides of each pair, `(2, dim)`; of given pairs they are there already."""
+def _vectors_of_sides(vectors: Vectors, picks: Picks) -> np.ndarray:
+    """The vectors of both sides of each pair, `(n_picks, 2, dim)`; of given pairs they are there already."""
     found = vectors.array[vectors.where[picks.sides]].astype(np.float32, copy=False)
     found[picks.sides < 0] = 0.0
-    return list(found)
+    return found
 
 
-def _write(batch: Any, columns: dict[str, list[Any]], rows: list[int], n: int) -> None:
+def _write(batch: Any, columns: dict[str, Any], rows: list[int], n: int) -> None:
     """Change the batch of n rows in place, since `datasets` would merge a new dict into the old rows."""
     if rows != list(range(n)):  # the columns that only ride along, too
         for name in set(batch) - set(columns):
@@ -223,18 +223,15 @@ def _write(batch: Any, columns: dict[str, list[Any]], rows: list[int], n: int) -
     if hasattr(batch, "pa_table"):  # from `Dataset.map`, which writes Arrow; a stream does not
         features = batch.formatter.features or Features.from_arrow_schema(batch.pa_table.schema)
         came_as_json = {name: feature for name, feature in features.items() if isinstance(feature, Json)}
-        features = Features(pair_features(features) | came_as_json)
-        schema = features.arrow_schema
+        schema = Features(pair_features(features) | came_as_json).arrow_schema
         columns = {
-            name: _TypedList((encode_json(value, features.get(name)) for value in values), _type(schema, name))
+            name: values
+            if isinstance(values, np.ndarray)
+            else _TypedList((encode_json(value, features.get(name)) for value in values), schema.field(name).type)
             for name, values in columns.items()
         }
     for name, values in columns.items():
         batch[name] = values
-
-
-def _type(schema: pa.Schema, name: str) -> pa.DataType:
-    return pa.list_(pa.list_(pa.float32())) if name == "embeddings" else schema.field(name).type
 
 
 def _embeddings(batch: Any) -> Any:
