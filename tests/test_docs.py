@@ -65,6 +65,7 @@ NOT_RUN = {"make", "pip", "ray", ".venv/bin/python"}
         "to_label_tasks",
         "apply_labels",
         "next_pairs",
+        "LabelQueue",
         "label_progress",
         "simulate_labeling",
         "select_budget",
@@ -77,7 +78,8 @@ NOT_RUN = {"make", "pip", "ray", ".venv/bin/python"}
         "PreferenceDiversity",
     ],
 )
-def test_docstrings(name):
+def test_docstrings(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     text = inspect.getdoc(getattr(trl_real, name)).replace("```", "")  # fences are no output
     test = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
     assert test.examples
