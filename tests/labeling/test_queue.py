@@ -142,8 +142,8 @@ def test_sides_are_shuffled_by_annotator_and_pair_and_written_down(log):
         assert 70 < count < 130  # of 200, four standard deviations
     again = LabelQueue(pairs, log.with_name("again.jsonl"), n=200)
     other = LabelQueue(pairs, log.with_name("other.jsonl"), n=200, seed=1)
-    assert first["anna"] == [again._task(pair, "anna").shown_first for pair in pairs["pair_id"]]
-    assert first["anna"] != [other._task(pair, "anna").shown_first for pair in pairs["pair_id"]]
+    assert first["anna"] == [again.task("anna", pair).shown_first for pair in pairs["pair_id"]]
+    assert first["anna"] != [other.task("anna", pair).shown_first for pair in pairs["pair_id"]]
 
 
 def test_the_texts_decide_the_order_and_not_their_columns(log):
@@ -153,7 +153,7 @@ def test_the_texts_decide_the_order_and_not_their_columns(log):
     for pair in pairs["pair_id"]:
         seen = [
             task._asdict()[f"response_{task.shown_first}"]
-            for task in (queue._task(pair, "anna") for queue in (one, two))
+            for task in (queue.task("anna", pair) for queue in (one, two))
         ]
         assert seen[0] == seen[1]
 

@@ -20,6 +20,7 @@ from .labels import check_pairs
 from .progress import label_progress
 from .progress_report import LabelProgress
 from .rounds import next_pairs
+from .tasks import TASK
 
 
 logger = logging.getLogger(__name__)
@@ -160,6 +161,7 @@ class LabelQueue:
         self.overlap = overlap
         self.lease_seconds = lease_seconds
         self._pairs = pairs.with_format(None)
+        self._tasks = self._pairs.select_columns(list(TASK))
         self._rows: dict[str, int] = {}
         for row, pair in enumerate(self._pairs["pair_id"][:]):
             if pair is not None:
@@ -192,6 +194,17 @@ class LabelQueue:
             threading.Thread(target=self._ask_early, args=(annotator, few)).start()
         return task
 
+    def task(self, annotator: str, pair_id: str) -> LabelTask:
+        """A pair as an annotator sees it, who need not have it before them."""
+        if pair_id not in self._rows:
+            raise ValueError(f"There is no pair with the `pair_id` {pair_id!r:.60}.")
+        row = self._tasks[self._rows[pair_id]]
+        # By the texts, so that the order stays if the sides of the pair are turned round.
+        sides = sorted("ab", key=lambda side: side_sha256(row[f"response_{side}"]))
+        drawn = json.dumps([self._seed, annotator, pair_id]).encode()
+        first = sides[hashlib.blake2b(drawn, digest_size=1).digest()[0] % 2]
+        return LabelTask(pair_id, row["prompt"], row["response_a"], row["response_b"], first)
+
     def record(self, annotator: str, pair_id: str, label: str | None, *, seconds: float | None = None) -> None:
         """
         Append a decision to the log, and return once it is on the disk. An annotator who has decided about the pair before changes
@@ -213,13 +226,11 @@ class LabelQueue:
         """
         _check_name(annotator)
         check_label(label, f"of the pair {pair_id!r}")
-        if pair_id not in self._rows:
-            raise ValueError(f"There is no pair with the `pair_id` {pair_id!r:.60}.")
+        task = self.task(annotator, pair_id)
         with self._lock:
             self._decisions.follow()
             current = self._decisions.of(annotator, pair_id)
             if current is None or current.label != label:  # else the same request once more
-                task = self._task(pair_id, annotator)
                 seen = {"shown_first": task.shown_first, "response_a_sha256": side_sha256(task.response_a)}
                 took = {} if seconds is None else {"seconds": seconds}
                 self._decisions.append(annotator, pair_id, {"label": label, **seen, **took})
@@ -240,7 +251,7 @@ class LabelQueue:
                 return None
             self._decisions.append(annotator, last, {"label": None, "undone": True})
             self._leases[annotator] = _Lease(last, time.monotonic() + self.lease_seconds)
-            return self._task(last, annotator)
+            return self.task(annotator, last)
 
     def progress(self) -> QueueProgress:
         """How far labeling is, in numbers that are at hand. [`label_progress`] says whether to stop."""
@@ -268,7 +279,7 @@ class LabelQueue:
                 self._leases.pop(annotator, None)
                 return None
             self._leases[annotator] = _Lease(pair, time.monotonic() + self.lease_seconds)
-            return self._task(pair, annotator)
+            return self.task(annotator, pair)
 
     def _pair_on_lease(self, annotator: str) -> str | None:
         lease = self._leases.get(annotator)
@@ -295,14 +306,6 @@ class LabelQueue:
         """Whether the round has `n` pairs for an annotator."""
         with self._lock:
             return sum(self._is_free(pair, annotator) for pair in self._round) >= n
-
-    def _task(self, pair: str, annotator: str) -> LabelTask:
-        row = self._pairs[self._rows[pair]]
-        # By the texts, so that the order stays if the sides of the pair are turned round.
-        sides = sorted("ab", key=lambda side: side_sha256(row[f"response_{side}"]))
-        drawn = json.dumps([self._seed, annotator, pair]).encode()
-        first = sides[hashlib.blake2b(drawn, digest_size=1).digest()[0] % 2]
-        return LabelTask(pair, row["prompt"], row["response_a"], row["response_b"], first)
 
     def _next_pairs(self, n: int) -> list[str]:
         found: list[str] = next_pairs(self._pairs, self.log, n, **self._rounds, **self._next, **self._embedder)[
