@@ -13,7 +13,7 @@ from ..labeling.queue import LabelTask
 
 
 # Longer texts are shown as they are: rendering them would keep an annotator waiting.
-MAX_MARKDOWN = 30_000
+MAX_MARKDOWN = 20_000
 TAGS = {
     *("p", "br", "hr", "blockquote", "pre", "code", "ul", "ol", "li", "em", "strong", "s", "a"),
     *("h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"),

@@ -180,7 +180,7 @@ def create_app(queue: LabelQueue, accounts: Accounts | None = None, annotator: s
             Mount("/static", StaticFiles(directory=str(STATIC))),
         ],
         middleware=middleware,
-        exception_handlers={HTTPException: _refused, ValueError: _wrong, OSError: _not_saved},
+        exception_handlers={HTTPException: _refused, ValueError: _wrong, OSError: _not_saved, Exception: _failed},
     )
 
 
@@ -236,6 +236,10 @@ async def _not_saved(request: Request, error: Exception) -> Response:
     return _error(
         507, f"Your last decision is not saved: {getattr(error, 'strerror', None) or error}. Tell who runs this page."
     )
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return _error(500, f"The server has failed, and your last decision may not be saved: {type(error).__name__}.")
 
 
 def _error(status: int, message: str) -> Response:
