@@ -1,5 +1,6 @@
 """What the page shows of a task: Markdown as HTML that can do nothing, and the text as it is."""
 
+from functools import lru_cache
 from typing import Any
 
 import nh3
@@ -53,6 +54,7 @@ def turns(text: Any, role: str) -> list[dict[str, Any]]:
     return shown
 
 
+@lru_cache(maxsize=1024)
 def to_html(text: str) -> str:
     """Markdown as HTML without scripts, styles, images or anything else that acts by itself."""
     return nh3.clean(

@@ -9,6 +9,7 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 COOKIE = "trl_real_session"
 LOOPBACK = ("127.0.0.1", "localhost")
 MAX_BODY = 16 * 1024
+AHEAD = 3
 STATIC = files(__package__) / "static"
 # The page runs its own script and loads nothing from elsewhere, whatever the data say.
 HEADERS = {
@@ -140,8 +142,14 @@ class LabelPage:
                 "done": progress.done,
                 "pairs": progress.pairs,
                 **more,
-            }
+            },
+            background=BackgroundTask(self._render_ahead, annotator),
         )
+
+    def _render_ahead(self, annotator: str) -> None:
+        """Render what comes next while the annotator reads: it is kept, so that the next pair is there at once."""
+        for task in self.queue.upcoming(annotator, AHEAD):
+            task_for_page(task)
 
     def _decide(self, annotator: str, body: dict[str, Any]) -> Response:
         task = self.queue.task(annotator, body["pair_id"])

@@ -194,6 +194,13 @@ class LabelQueue:
             threading.Thread(target=self._ask_early, args=(annotator, few)).start()
         return task
 
+    def upcoming(self, annotator: str, n: int) -> list[LabelTask]:
+        """The first `n` pairs that are free for an annotator, who gets them if nobody else does: to prepare what shows them."""
+        with self._lock:
+            before = self._pair_on_lease(annotator)
+            free = [pair for pair in self._round if pair != before and self._is_free(pair, annotator)]
+        return [self.task(annotator, pair) for pair in free[:n]]
+
     def task(self, annotator: str, pair_id: str) -> LabelTask:
         """A pair as an annotator sees it, who need not have it before them."""
         if pair_id not in self._rows:
