@@ -34,8 +34,14 @@ def unlabeled(n: int, **columns: str) -> Dataset:
 
 @contextlib.contextmanager
 def running(queue: LabelQueue, passwords: dict[str, str] | None = None, port: int = 0):
-    """The page in a thread of this process; the port."""
-    app = create_app(queue, None if passwords is None else Accounts(passwords), "anna")
+    """The page of a queue in a thread of this process; the port."""
+    with serving(create_app(queue, None if passwords is None else Accounts(passwords), "anna"), port) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def serving(app: Any, port: int = 0):
+    """An application in a thread of this process; the port."""
     config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -76,11 +82,11 @@ class Reply(NamedTuple):
 class Client:
     """A browser without a screen: it keeps its connection and its cookie."""
 
-    def __init__(self, port: int, name: str | None = None):
+    def __init__(self, port: int, name: str | None = None, password: str | None = None):
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self.cookie = None
         if name is not None:
-            assert self.post("api/sign-in", name=name, password=PASSWORDS.get(name, name)).status == 200
+            assert self.post("api/sign-in", name=name, password=password or PASSWORDS.get(name, name)).status == 200
 
     def get(self, path: str, **headers: str) -> Reply:
         return self.send("GET", path, None, headers)

@@ -196,8 +196,9 @@ def serve(app: Starlette, host: str, port: int, started: Callable[[str], None]) 
     """Serve the page until the process is interrupted; `started` is told the address."""
     try:
         listener = socket.create_server((host, port))
-    except OSError as error:
-        raise OSError(f"`--host {host} --port {port}`: {error.strerror or error}. Choose another `--port`.") from error
+    except (OSError, OverflowError) as error:  # the latter for no port at all
+        why = str(getattr(error, "strerror", error)).partition(" (while")[0].rstrip(".")
+        raise OSError(f"`--host {host} --port {port}`: {why}. Choose another `--port`.") from error
     started(f"http://{host}:{listener.getsockname()[1]}")
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     uvicorn.Server(config).run(sockets=[listener])
