@@ -1,6 +1,8 @@
 """The server of the label page, by real HTTP: who may do what, and what happens when something goes wrong."""
 
 import resource
+import threading
+import time
 
 import pytest
 from local_page import PASSWORDS, Client, running, unlabeled
@@ -206,12 +208,38 @@ def test_progress_has_the_plot_once_there_are_labels(log, rng):
         queue.record("anna", task.pair_id, "a" if pairs[int(task.pair_id, 16)]["embeddings"][0][0] > 0 else "b")
     with running(queue, PASSWORDS) as port:
         client = Client(port, "anna")
-        text = client.get("progress").text
+        assert client.get("progress.png").status == 404
+        text = until_new(client)
         assert 'src="progress.png"' in text
         assert "model agrees" in text
         client.connection.request("GET", "/progress.png", headers={"Cookie": client.cookie})
         response = client.connection.getresponse()
         assert response.read().startswith(b"\x89PNG")
+
+
+def until_new(client):
+    """The page of the lead once it has taken in all labels."""
+    while "looks again by itself" in (text := client.get("progress").text):
+        time.sleep(0.1)
+    return text
+
+
+def test_progress_that_takes_long_keeps_nobody_waiting(log, monkeypatch):
+    queue = LabelQueue(unlabeled(12), log)
+    embedded, report = threading.Event(), queue.label_progress
+    monkeypatch.setattr(queue, "label_progress", lambda: (embedded.wait(30), report())[1])
+    with running(queue, PASSWORDS) as port:
+        client = Client(port, "anna")
+        assert "Responses are being embedded" in client.get("progress").text
+        assert client.decide(client.get("api/task").json["task"], "tie").json["mine"] == 1
+        embedded.set()
+        assert "Too early to tell" in until_new(client)
+        monkeypatch.setattr(queue, "label_progress", lambda: 1 / 0)
+        client.decide(client.get("api/task").json["task"], "tie")
+        assert client.get("progress").status == 500
+        client.connection.close()
+        monkeypatch.setattr(queue, "label_progress", report)
+        assert "2 ties" in until_new(client)
 
 
 def test_a_session_and_a_shown_pair_outlive_the_server(log):

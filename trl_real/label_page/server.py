@@ -117,7 +117,10 @@ class LabelPage:
 
     async def progress_plot(self, request: Request) -> Response:
         self._check_lead(request)
-        return Response(await run_in_threadpool(self._progress.png), media_type="image/png")
+        picture = await run_in_threadpool(self._progress.png)
+        if picture is None:
+            raise HTTPException(404, "There are too few labels to draw anything.")
+        return Response(picture, media_type="image/png")
 
     def _annotator(self, request: Request) -> str:
         annotator = self.who(request)
