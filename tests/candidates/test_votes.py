@@ -91,6 +91,24 @@ def text(value):
     return value[0]["content"] if isinstance(value, list) else value
 
 
+def test_a_column_for_each_winner():
+    """As in the Arena preferences with a column for each outcome."""
+    rows = [
+        {
+            "prompt": "p",
+            "response_a": "a",
+            "response_b": "b",
+            "winner_model_a": a,
+            "winner_model_b": b,
+            "winner_tie": t,
+        }
+        for a, b, t in ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+    ]
+    found = to_candidates(Dataset.from_list(rows), on_skip="keep")
+    assert found["chosen"][:] == ["a", "b", None]
+    assert found["skip_reason"][:] == [None, None, "tied_labels"]
+
+
 def test_votes_are_counted_in_the_report():
     rows = Dataset.from_list([arena(winner) for winner in ("model_b", "tie", "tie (bothbad)", None)])
     pairs, report = select_preferences(rows, SelectionConfig(strategy="random"))

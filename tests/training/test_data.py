@@ -1,7 +1,7 @@
 import pytest
 from datasets import Dataset
 
-from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig
+from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, select_preferences
 from trl_real.candidates.conversion import convert
 from trl_real.training.data import given_pairs
 
@@ -63,3 +63,38 @@ def test_a_label_is_never_spent_on_an_equal_pair(budget, tiny_lm, tiny_encoder, 
     bare = Dataset.from_list(ROWS[:1]).remove_columns(["score_chosen", "score_rejected"])
     args.min_score_gap = 0.1
     RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list(ROWS), eval_dataset=bare)
+
+
+def said(role, content):
+    return [{"role": role, "content": content}]
+
+
+HI = "\n\nHuman: Hi\n\nAssistant:"
+SIDES = {"chosen": "a cat", "rejected": "a dog"}
+WHOLE = {side: said("user", "Which?") + said("assistant", text) for side, text in SIDES.items()}
+READ = [
+    # The prompt in a column of another name, a text prompt beside whole conversations, and answers that begin alike.
+    ({"question": "Which?", **SIDES}, {"prompt": "Which?", **SIDES}),
+    ({"instruction": "Which?", **SIDES}, {"prompt": "Which?", **SIDES}),
+    (
+        {"prompt": "Which?", **WHOLE},
+        {"prompt": said("user", "Which?")} | {s: said("assistant", t) for s, t in SIDES.items()},
+    ),
+    (
+        {s: f"{HI} The same {t}" for s, t in SIDES.items()},
+        {"prompt": HI} | {s: f" The same {t}" for s, t in SIDES.items()},
+    ),
+]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("row", "expected"), READ)
+def test_the_trainer_reads_given_pairs_as_all_others_do(row, expected, streaming, tiny_lm, tmp_path):
+    rows = Dataset.from_list([row] * 2)
+    dataset = rows.to_iterable_dataset() if streaming else rows
+    args = RealDPOConfig(output_dir=str(tmp_path), max_steps=1, report_to="none", use_cpu=True)
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=dataset, eval_dataset={"rows": dataset})
+    for pairs in (trainer.selected_dataset, select_preferences(rows, SelectionConfig(strategy="random"))[0]):
+        assert [{name: pair[name] for name in expected} for pair in pairs] == [expected] * 2
+    assert all(pair["prompt_ids"] for pair in trainer.eval_dataset["rows"])
+    assert "eval_loss" in trainer.evaluate(dataset)

@@ -136,9 +136,9 @@ def _read_candidates(batch: Any) -> Candidates:
         for r, prompt in enumerate(prompts):
             check_prompt(prompt, "prompt", r)
         rows = [read_list(row, "responses", r) or [] for r, row in enumerate(read_column(batch, "responses"))]
+        texts = as_text_array(read_text(response, "responses", r) for r, row in enumerate(rows) for response in row)
         for r, row in enumerate(rows):
             check_alike(row, "responses", r)
-        texts = as_text_array(read_text(response, "responses", r) for r, row in enumerate(rows) for response in row)
         counts, responses = (
             np.array([len(row) for row in rows], dtype=np.int64),
             [item for row in rows for item in row],

@@ -94,7 +94,7 @@ def _is_list(value: Any, columns: Collection[str]) -> bool:
 
 
 VOTED = tuple({**sides, "vote": VOTE} for sides in names_in_twos(("{side}", STEMS)))
-SCORED = tuple(names_in_twos(("{side}", STEMS), ("{side}_score", ("score", "rating", "reward"))))
+SCORED = tuple(names_in_twos(("{side}", STEMS), ("{side}_score", ("score", "rating", "reward", "winner_model"))))
 SIDES: dict[str, tuple[str, ...]] = {"chosen": ("chosen",), "rejected": ("rejected",)}
 # In the order in which they are looked for.
 LAYOUTS = {

@@ -47,7 +47,8 @@ class RealDPOTrainer(DPOTrainer):
 
     The only change to [`~trl.DPOTrainer`] is what happens to the data before training: candidates, several responses a
     prompt with scores, become pairs by [`select_preferences`], and pairs that `max_length` makes identical are
-    dropped. Data that comes in pairs is left as it is, unless there is a `budget` to spend on it. It takes the
+    dropped. Data that comes in pairs is left as it is, unless there is a `budget` to spend on it, but for pairs whose
+    sides are equal, empty or tied, which are counted and left out. It takes the
     arguments of [`~trl.DPOTrainer`], with these differences:
 
     Args:
