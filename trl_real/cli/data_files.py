@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 from datasets import DatasetDict, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetsError
 from datasets.utils.extract import Extractor
