@@ -76,6 +76,6 @@ def test_a_file_of_another_kind_is_not_replaced(content, pairs, tmp_path):
 def test_tasks_are_not_written_through_a_link(pairs, tmp_path):
     to_label_tasks(pairs.select(range(2)), tmp_path / "other.jsonl")
     (tmp_path / "tasks.jsonl").symlink_to(tmp_path / "other.jsonl")
-    with pytest.raises(FileExistsError, match=r"tasks\.jsonl is a link, which is not written to"):
+    with pytest.raises(FileExistsError, match=r"tasks\.jsonl is a link and will not be overwritten"):
         to_label_tasks(pairs, tmp_path / "tasks.jsonl")
     assert len((tmp_path / "other.jsonl").read_text().splitlines()) == 2
