@@ -236,7 +236,7 @@ def test_longer_wins_is_said(rng, caplog):
         row["scores"] = [2.0, 1.0]
     select_preferences(Dataset.from_list(rows))
     assert (
-        "Of the selected pairs that differ in length the longer response is chosen in 100% (100% of all pairs"
+        "The longer response is chosen in 100% of the selected pairs that differ in length, and in 100% of all such pairs."
         in caplog.text
     )
     caplog.clear()
