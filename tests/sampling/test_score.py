@@ -195,7 +195,7 @@ def test_scores_go_on_to_the_selection(tiny_encoder):
             Dataset.from_dict({"prompt": ["a"], "responses": ["b"]}),
             len,
             ValueError,
-            "Column `responses` must have lists",
+            "Column `responses` must contain lists",
         ),
         (CANDIDATES, 3, TypeError, "`model` must be a reward model, the name of a judge at `base_url`, a function"),
         (CANDIDATES, [], TypeError, "`model` must be a reward model"),
