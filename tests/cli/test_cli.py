@@ -189,7 +189,7 @@ def test_select_and_dpo_push(data, tiny_lm, tiny_encoder, hub, capsys, monkeypat
     ]
     assert "budget: null" in DatasetCard.load("alice/pairs").text
     assert main([*select, "--push_to_hub", "--hub_dataset_id", "bob/pairs"]) == 1
-    assert "trl-real: error: Could not push to 'bob/pairs': the token must not write there" in capsys.readouterr().err
+    assert "trl-real: error: Could not push to 'bob/pairs': the token has no write access" in capsys.readouterr().err
     dpo = ["dpo", "--model_name_or_path", tiny_lm, "--dataset_name", "alice/pairs", "--output_dir", "out"]
     dpo += ["--max_steps", "1", "--use_cpu", "--bf16", "false", "--report_to", "none", "--push_to_hub"]
     assert main([*dpo, "--hub_private_repo", "true", "--hub_dataset_id", "alice/trained-on"]) == 0
