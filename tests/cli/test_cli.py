@@ -90,7 +90,7 @@ def test_dpo_trains_by_recipe(recipe, data, tiny_lm, tiny_encoder, capsys):
     report = SelectionReport.load("out/selection_report.json")
     assert report.embedder == (f"policy ({tiny_lm})" if recipe == "dpo_full" else tiny_encoder)
     assert report.budget == 0.35
-    assert "The model is in out." in capsys.readouterr().out
+    assert "The model was saved to out." in capsys.readouterr().out
 
 
 MISTAKES = [
@@ -118,7 +118,7 @@ MISTAKES = [
     ("select --config nope.yaml", 2, "No such file or directory: 'nope.yaml'"),
     ("select --config broken.yaml", 2, "mapping values are not allowed here"),
     ("select --config .", 2, "Is a directory"),
-    ("select --config", 2, "--config needs the path of a recipe"),
+    ("select --config", 2, "--config needs the path of a YAML recipe"),
     ("select --data_files candidates.jsonl --embedder /nope", 1, "/nope"),
     ("select --data_files words.csv", 1, "`prompt`"),
     (

@@ -136,7 +136,7 @@ def test_wrong_input_is_named(rows, error, message, embedder):
 
 
 def test_only_a_dataset_can_be_counted():
-    with pytest.raises(TypeError, match=re.escape("got IterableDataset. For a `DatasetDict` call it on each split")):
+    with pytest.raises(TypeError, match=re.escape("got IterableDataset. Call it on each split of a `DatasetDict`")):
         select_preferences(load_sample().to_iterable_dataset())
 
 
