@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
         model = str(build_tiny_model(sample, Path(temporary, "tiny-llama")))
         trainer = RealDPOTrainer(model, args=config, train_dataset=parts["train"], eval_dataset=parts["test"])
         trainer.train()
-        trainer._pushed_dataset = DATASET  # as after `push_to_hub`
+        trainer._pushed_dataset, trainer.hub_model_id = DATASET, MODEL  # as after `push_to_hub`
         trainer.create_model_card(model_name="aligned-model")
         shutil.copy(Path(temporary, "README.md"), folder / "model_card.md")
     report = trainer.selection_report

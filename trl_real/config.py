@@ -1,4 +1,4 @@
-"""Every knob of the selection, defined once."""
+"""All options of the selection, defined once."""
 
 import json
 from dataclasses import dataclass, field
@@ -19,9 +19,8 @@ ON_SKIP = ("drop", "keep", "error")
 @dataclass(frozen=True)
 class EmbedderOptions:
     """
-    What responses are embedded with: the options `embedder`, `embedder_max_length`, `embedder_batch_size` and
-    `embedder_dtype` of [`SelectionConfig`], which travel together; and, once it has been looked for, which model a name has
-    been found to mean.
+    How to embed responses: the options `embedder`, `embedder_max_length`, `embedder_batch_size` and `embedder_dtype` of
+    [`SelectionConfig`] as one object. `found` is the model that the name resolved to, once it has been looked up.
     """
 
     embedder: Any = DEFAULT_EMBEDDER
@@ -34,123 +33,132 @@ class EmbedderOptions:
 @dataclass
 class SelectionConfig:
     r"""
-    Configuration of the selection: which pairs to build from several responses a prompt, and how many to keep.
+    Configuration of the selection: which pairs to build from several responses per prompt, and how many of them to keep.
 
-    [`real_select`] and [`embed_responses`] take what concerns them under the same names, and [`RealDPOConfig`] adds all
-    of it to [`~trl.DPOConfig`].
+    [`real_select`] and [`embed_responses`] take the options that concern them under the same names. [`RealDPOConfig`] adds
+    all of them to [`~trl.DPOConfig`].
 
     Parameters:
         strategy (`str`, *optional*, defaults to `"easy"`):
-            Which pair of a prompt to pick. From the REAL paper (arXiv 2409.17169): `"easy"` the least similar, `"hard"` the
-            most similar, `"centroid"` the responses nearest to the two 2-means centroids, `"random"` any. Besides:
-            `"aepo"` two that are like the others and unlike each other (arXiv 2405.13541), and with scores `"max_min"`
-            the best against the worst, `"divpo"` the most diverse of the good ones against the least diverse of the bad
-            ones (arXiv 2501.18101), and `"dissimilar_gap"` a weighted sum of dissimilarity and score gap.
+            Which pair of each prompt to pick.
+
+            - `"easy"`: the least similar pair (REAL, arXiv 2409.17169).
+            - `"hard"`: the most similar pair (REAL).
+            - `"centroid"`: the responses nearest to the two 2-means centroids (REAL).
+            - `"random"`: a random pair (REAL).
+            - `"aepo"`: two responses that are similar to the others but not to each other (arXiv 2405.13541).
+            - `"max_min"`: the responses with the best and the worst score. Needs scores.
+            - `"divpo"`: the most diverse good response and the least diverse bad one (arXiv 2501.18101). Needs scores.
+            - `"dissimilar_gap"`: the largest weighted sum of dissimilarity and score gap. Needs scores.
         embedder (`str` or object, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
-            What turns a response into a vector: a Sentence Transformers id or path, a causal language model id or path
-            (mean of the last hidden layer over the response's tokens, as in the paper), in [`RealDPOTrainer`] `"policy"`,
-            the model that is about to be trained, as in the paper, or, from Python, an object with a method
-            `encode(list[str])` that returns one vector a text.
+            The model that turns a response into a vector. Either the id or path of a Sentence Transformers model, or of a
+            causal language model (mean of the last hidden layer over the tokens of the response, as in the paper). In
+            [`RealDPOTrainer`], `"policy"` is the model to be trained, as in the paper. From Python, also an object with a
+            method `encode(list[str])` that returns one vector per text.
         embedder_max_length (`int`, *optional*):
-            How many tokens of a response are embedded; longer ones are cut and counted. If `None`, the model's own
-            limit, at most 512. An embedder object keeps its own limit.
+            The maximum number of tokens of a response to embed. Longer responses are truncated and counted. If `None`, the
+            limit of the model, at most 512. An embedder object keeps its own limit.
         embedder_batch_size (`int`, *optional*, defaults to `32`):
-            How many texts of full length go through the embedder at once, of shorter ones as many as have no more tokens;
-            on a CPU at most 2,048 tokens.
+            The number of full-length texts to embed at once. Batches of shorter texts hold more texts, but no more tokens.
+            On a CPU, a batch has at most 2,048 tokens.
         embedder_dtype (`str`, *optional*, defaults to `"auto"`):
-            Precision of the embedder: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` for bfloat16 where the
-            hardware computes in it natively and float32 elsewhere.
+            Precision of the embedder: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`. `"auto"` uses bfloat16 on hardware
+            with native support for it, and float32 otherwise.
         strategy_kwargs (`dict[str, Any]`, *optional*):
-            Options of the strategy: `lambda_` of `"aepo"` (1.0), what dissimilarity counts against being like the others;
-            `threshold` of `"divpo"` (midway between a prompt's lowest and highest score), above which a response is
-            good; `gap_weight` of `"dissimilar_gap"` (0.5), from 0, dissimilarity alone, to 1, score gap alone.
+            Options of the strategy.
+
+            - `lambda_` of `"aepo"` (defaults to 1.0): the weight of the dissimilarity of the pair.
+            - `threshold` of `"divpo"` (defaults to the midpoint between the lowest and the highest score of a prompt):
+              responses that score above it are good, those below are bad.
+            - `gap_weight` of `"dissimilar_gap"` (defaults to 0.5): from 0, only dissimilarity, to 1, only the score gap.
         pairs_per_prompt (`int`, *optional*, defaults to `1`):
-            How many pairs to pick from each prompt, at most.
+            The maximum number of pairs to pick from each prompt.
         min_score_gap (`float`, *optional*, defaults to `0.0`):
-            Two responses form a pair only if their scores differ by *more* than this; ties are never labeled.
+            Two responses form a pair only if their scores differ by *more* than this. Ties are never labeled.
         budget (`int` or `float`, *optional*):
             How many of the picked pairs to keep, as in scikit-learn's `train_size`: a float between 0 and 1 is a
-            share, an int is a count. If `None`, all.
+            share, an int is a count. If `None`, all pairs are kept.
         budget_strategy (`str`, *optional*):
-            The strategy in whose order the budget is spent, see [`select_budget`]. If `None`, that of `strategy`; `"random"`
-            spends it on pairs that are drawn, whatever picked them.
+            The strategy that ranks the pairs for the budget, see [`select_budget`]. If `None`, the same as `strategy`.
+            `"random"` keeps a random sample of the pairs, whichever strategy picked them.
         budget_cost (`str`, *optional*):
-            What a pair costs, for a `budget` in that unit: `"characters"` or `"tokens"` that a person reads, or the name of
-            a column of numbers. If `None`, each pair costs 1. See [`select_budget`].
+            The unit of `budget`: `"characters"` or `"tokens"` to read, or the name of a numeric column with the cost of each
+            pair. If `None`, each pair costs 1. See [`select_budget`].
         budget_min_distance (`float`, *optional*):
-            Keep only pairs that are further than this cosine distance from all that are kept already. See
+            Keep a pair only if its cosine distance to every pair that is already kept is larger than this. See
             [`select_budget`].
         on_skip (`str`, *optional*, defaults to `"drop"`):
-            What happens to a prompt without a valid pair: `"drop"` it, `"keep"` its row with nulls and a
-            `skip_reason`, or `"error"`.
+            What to do with a prompt that has no valid pair: `"drop"` it, `"keep"` its row with nulls and a
+            `skip_reason`, or raise an `"error"`.
         selection_seed (`int`, *optional*, defaults to `0`):
-            Seed of the `"random"` strategy and of the side on which an annotator sees a response.
+            Seed of the `"random"` strategy, and of which response an annotator sees on which side.
     """
 
     strategy: str = field(
         default="easy",
         metadata={
-            "help": "Which pair of a prompt to pick: 'easy' (least similar), 'hard' (most similar), 'centroid' (nearest "
+            "help": "Which pair of each prompt to pick: 'easy' (least similar), 'hard' (most similar), 'centroid' (nearest "
             "to the two 2-means centroids), 'random', 'aepo', or, with scores, 'max_min', 'divpo' or 'dissimilar_gap'."
         },
     )
     embedder: str = field(
         default=DEFAULT_EMBEDDER,
         metadata={
-            "help": "Sentence Transformers or causal language model, as a Hub id or a local path; 'policy' for the model that "
-            "is about to be trained."
+            "help": "Sentence Transformers model or causal language model, as a Hub id or a local path. 'policy' is the model "
+            "to be trained."
         },
     )
     embedder_max_length: int | None = field(
         default=None,
-        metadata={"help": "Tokens of a response that are embedded. Default: the model's own limit, at most 512."},
+        metadata={"help": "Maximum number of tokens of a response to embed. Default: the model's limit, at most 512."},
     )
-    embedder_batch_size: int = field(
-        default=32, metadata={"help": "Texts of full length that go through the embedder at once."}
-    )
+    embedder_batch_size: int = field(default=32, metadata={"help": "Number of full-length texts to embed at once."})
     embedder_dtype: str = field(
         default="auto",
         metadata={
-            "help": "Precision of the embedder; 'auto' is bfloat16 where the hardware has it, float32 elsewhere.",
+            "help": "Precision of the embedder. 'auto' is bfloat16 if the hardware supports it, and float32 otherwise.",
             "choices": list(EMBEDDER_DTYPES),
         },
     )
     strategy_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Options of the strategy, as JSON on the command line: '{\"lambda_\": 2.0}'."}
     )
-    pairs_per_prompt: int = field(default=1, metadata={"help": "Pairs to pick from each prompt, at most."})
+    pairs_per_prompt: int = field(default=1, metadata={"help": "Maximum number of pairs to pick from each prompt."})
     min_score_gap: float = field(
-        default=0.0, metadata={"help": "Only responses whose scores differ by more than this form a pair."}
+        default=0.0, metadata={"help": "Two responses form a pair only if their scores differ by more than this."}
     )
     budget: float | None = field(
         default=None,
-        metadata={"help": "Picked pairs to keep: a share below 1 (0.35) or a count (500). Default: all."},
+        metadata={"help": "How many picked pairs to keep: a share below 1 (0.35) or a count (500). Default: all."},
     )
     budget_strategy: str | None = field(
         default=None,
-        metadata={"help": "Strategy in whose order the budget is spent; 'random' draws. Default: that of `strategy`."},
+        metadata={
+            "help": "Strategy that ranks the pairs for the budget; 'random' keeps a random sample. Default: `strategy`."
+        },
     )
     budget_cost: str | None = field(
         default=None,
         metadata={
-            "help": "Unit of the budget: 'characters' or 'tokens' that a person reads, or a column of numbers. Default: pairs."
+            "help": "Unit of the budget: 'characters' or 'tokens' to read, or a numeric column. Default: pairs."
         },
     )
     budget_min_distance: float | None = field(
         default=None,
-        metadata={"help": "Keep only pairs that are further than this cosine distance from all kept ones."},
+        metadata={"help": "Keep only pairs that are farther than this cosine distance from all pairs kept so far."},
     )
     on_skip: str = field(
         default="drop",
         metadata={"help": "What to do with a prompt that has no valid pair.", "choices": list(ON_SKIP)},
     )
     selection_seed: int = field(
-        default=0, metadata={"help": "Seed of the 'random' strategy and of the sides an annotator sees."}
+        default=0,
+        metadata={"help": "Seed of the 'random' strategy, and of which response an annotator sees on which side."},
     )
 
     @property
     def is_budgeted(self) -> bool:
-        """Whether some of the picked pairs may be left out."""
+        """Whether a limit may leave out some of the picked pairs."""
         return self.budget is not None or self.budget_min_distance is not None
 
     @property
@@ -159,7 +167,7 @@ class SelectionConfig:
         return EmbedderOptions(self.embedder, self.embedder_max_length, self.embedder_batch_size, self.embedder_dtype)
 
     def __post_init__(self) -> None:
-        # A command line hands a dict over as JSON and every number as a float.
+        # A command line passes a dict as JSON and every number as a float.
         if isinstance(self.strategy_kwargs, str):
             try:
                 self.strategy_kwargs = json.loads(self.strategy_kwargs)
@@ -179,31 +187,31 @@ class SelectionConfig:
             if value is None and name == "embedder_max_length":
                 continue
             check_count(name, value)
-        if not isinstance(self.min_score_gap, Real) or not self.min_score_gap >= 0:  # so that NaN fails too
-            raise ValueError(f"`min_score_gap` must be a number of 0 or more, got {self.min_score_gap!r}.")
+        if not isinstance(self.min_score_gap, Real) or not self.min_score_gap >= 0:  # false for NaN too
+            raise ValueError(f"`min_score_gap` must be a number of at least 0, got {self.min_score_gap!r}.")
         check_seed("selection_seed", self.selection_seed)
         if self.budget_strategy is not None:
             check_strategy(self.budget_strategy, name="budget_strategy")
             if not self.is_budgeted:
                 raise ValueError(
-                    f"`budget_strategy={self.budget_strategy!r}` says how a `budget` is spent, and there is none. Set both."
+                    f"`budget_strategy={self.budget_strategy!r}` ranks pairs for a `budget`, but no budget is set. Set both."
                 )
         if not isinstance(self.budget_cost, str | None):
             raise TypeError(f"`budget_cost` must be a str, got {self.budget_cost!r}.")
         if self.budget_cost is not None and self.budget is None:
             raise ValueError(
-                f"`budget_cost={self.budget_cost!r}` is the unit of a `budget`, and there is none. Set both."
+                f"`budget_cost={self.budget_cost!r}` is the unit of a `budget`, but no budget is set. Set both."
             )
         check_number("budget_min_distance", self.budget_min_distance, 0, 2)
         if self.on_skip == "keep" and self.is_budgeted:
             raise ValueError(
-                "A budget cannot be combined with `on_skip='keep'`: a row without a pair has no place in it. Set "
+                "A budget cannot be combined with `on_skip='keep'`, because rows without a pair cannot be ranked. Set "
                 "`on_skip='drop'`, or leave `budget` and `budget_min_distance` unset."
             )
 
 
 def check_embedder(embedder: object) -> None:
-    """Raise unless `embedder` is a name or can encode."""
+    """Raise unless `embedder` is a name or has a method `encode`."""
     if not (isinstance(embedder, str) or callable(getattr(embedder, "encode", None))):
         raise TypeError(
             "`embedder` must be a model id, a local path or an object with a method `encode(list[str])`, got "

@@ -1,4 +1,4 @@
-"""The same stages on more than one machine: actors for Ray Data, from the extra `ray`."""
+"""Run the stages on several machines: actors for Ray Data, with the extra `ray`."""
 
 import importlib.util
 from typing import Any
@@ -15,7 +15,7 @@ if importlib.util.find_spec("ray") is None:
 
 
 class _Actor:
-    """A map function with its options, in the process of an actor, which loads the embedder on the first batch and keeps it."""
+    """A map function with its options. An actor loads the embedder on the first batch and keeps it in memory."""
 
     _transform: Transform[..., Any]
 
@@ -23,7 +23,7 @@ class _Actor:
         self._options = options
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        if not isinstance(batch, pa.Table):  # arrays know neither lists of texts nor null
+        if not isinstance(batch, pa.Table):  # NumPy arrays represent neither lists of texts nor null
             raise TypeError(
                 f"`{self._transform.__name__}` takes Arrow tables here, got {type(batch).__name__}: pass "
                 '`batch_format="pyarrow"` to `map_batches`.'
@@ -35,12 +35,12 @@ class EmbedResponses(_Actor):
     r"""
     [`embed_responses`] as an actor, for `ray.data.Dataset.map_batches(..., batch_format="pyarrow")`.
 
-    Each actor loads the embedder once: on the GPU that Ray gives it (`num_gpus`), or on as many threads as it has CPUs
-    (`num_cpus`).
+    Each actor loads the embedder once. It runs on the GPU that Ray assigns to the actor (`num_gpus`), or with as many threads
+    as the actor has CPUs (`num_cpus`).
 
     Args:
         options (*optional*):
-            Those of [`embed_responses`], as `fn_constructor_kwargs`. An embedder that is an object is sent to every actor.
+            The options of [`embed_responses`], as `fn_constructor_kwargs`. An embedder object is sent to every actor.
 
     Example:
 
@@ -63,12 +63,12 @@ class RealSelect(_Actor):
     r"""
     [`real_select`] as an actor, for `ray.data.Dataset.map_batches(..., batch_format="pyarrow")`.
 
-    It picks what [`real_select`] picks in `datasets`: picks do not depend on the batch, nor on the machine. Where there is no
-    column `embeddings`, each actor loads the embedder once, as [`EmbedResponses`] does.
+    It picks the same pairs as [`real_select`] with `datasets`, because picks depend neither on the batch nor on the machine.
+    Without a column `embeddings`, each actor loads the embedder once, as [`EmbedResponses`] does.
 
     Args:
         options (*optional*):
-            Those of [`real_select`], as `fn_constructor_kwargs`.
+            The options of [`real_select`], as `fn_constructor_kwargs`.
 
     Example:
 

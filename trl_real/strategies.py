@@ -1,19 +1,19 @@
 """
-Which pair of a prompt is worth a label.
+Strategies: which pair of each prompt is worth a label.
 
-A strategy is a pure function over n prompts that have the same number k of responses. It returns a cost for each pair,
-`(n, k * (k - 1) / 2)` float64 in the order of `numpy.triu_indices(k, 1)`; [`pick_pairs`] takes the cheapest eligible
-ones. Of the following it gets what it names:
+A strategy is a pure function of n prompts that have the same number k of responses. It returns a cost for each pair,
+`(n, k * (k - 1) / 2)` float64 in the order of `numpy.triu_indices(k, 1)`. [`pick_pairs`] takes the cheapest eligible pairs.
+A strategy receives the inputs that it names as parameters:
 
 * `similarity`: the cosines between the responses of each prompt, `(n, k, k)` float64;
-* `scores`: their scores, `(n, k)` float64, higher is better;
-* `seeds`: one seed a prompt, `(n,)` uint64;
-* `k`, where there is nothing else to tell it.
+* `scores`: the scores of the responses, `(n, k)` float64, higher is better;
+* `seeds`: one seed per prompt, `(n,)` uint64;
+* `k`: the number of responses, for strategies that get neither similarity nor scores.
 
-The responses of a prompt come in code-point order of their texts, so that the earlier of two tied pairs is the same
-whichever order the responses were listed in.
+The responses of a prompt are sorted by the code points of their texts. The earlier of two tied pairs is therefore the same
+for any order of the responses in the dataset.
 
-To add a strategy, write its function and give it a row in `STRATEGIES`.
+To add a strategy, write its function and add a row to `STRATEGIES`.
 """
 
 import functools
@@ -28,10 +28,10 @@ import numpy as np
 from .core.ordering import cheapest_first
 
 
-# 2-means is solved by trying every split into two clusters up to here (2¹⁵ splits), by restarts above.
+# Up to this many responses, 2-means tries every split into two clusters (2¹⁵ splits). Above, it uses restarts.
 EXACT_2MEANS = 16
 RESTARTS = 64
-# Prompts are taken in slices, so that no array holds many more numbers than this.
+# Prompts are processed in slices, to keep the number of values in one array close to this limit.
 MAX_COSTS = 1 << 20
 
 
@@ -47,9 +47,9 @@ def hard(similarity: np.ndarray) -> np.ndarray:
 
 def random(seeds: np.ndarray, k: int) -> np.ndarray:
     """
-    Any pair, each equally likely: one draw a pair from the prompt's seed, so that a pick depends on nothing else.
+    A random pair, each equally likely. Each pair gets one draw from the seed of the prompt, so a pick depends only on it.
 
-    The draw is splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
+    The generator is splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
     """
     steps = np.arange(1, k * (k - 1) // 2 + 1, dtype=np.uint64)
     z = seeds[:, None] + steps * np.uint64(0x9E3779B97F4A7C15)  # (n, n_pairs), wraps around
@@ -60,22 +60,26 @@ def random(seeds: np.ndarray, k: int) -> np.ndarray:
 
 def centroid(similarity: np.ndarray) -> np.ndarray:
     """
-    The responses nearest to the two 2-means centroids (REAL, arXiv 2409.17169): for a pair with one response in each
-    cluster the sum of both squared Euclidean distances to their centroids, infinite for a pair within one cluster.
+    The responses nearest to the two 2-means centroids (REAL, arXiv 2409.17169).
+
+    A pair with one response in each cluster costs the sum of the squared Euclidean distances of both responses to their
+    centroids. A pair within one cluster has an infinite cost.
     """
     k = similarity.shape[1]
     solve, numbers = (_best_split, 2 ** (k - 1)) if k <= EXACT_2MEANS else (_search_split, RESTARTS * k)
     split = np.concatenate([solve(similarity[part]) for part in _slices(len(similarity), numbers)])  # (n, k) bool
-    distance = np.where(split, *_distances(similarity, split[:, None])[:, :, 0])  # (n, k), to the own centroid
+    distance = np.where(split, *_distances(similarity, split[:, None])[:, :, 0])  # (n, k), to its own centroid
     i, j = np.triu_indices(k, 1)
     return np.where(split[:, i] != split[:, j], distance[:, i] + distance[:, j], np.inf)
 
 
 def aepo(similarity: np.ndarray, *, lambda_: float = 1.0) -> np.ndarray:
     """
-    Two responses that are like the others and unlike each other (AEPO, arXiv 2405.13541): the mean of their
-    similarities to all other responses, less `lambda_` times their similarity. 0 is the two most central responses;
-    the larger `lambda_`, the more it is `easy`.
+    Two responses that are similar to the others but not to each other (AEPO, arXiv 2405.13541).
+
+    The strategy maximizes the mean similarity of the two responses to all other responses, minus `lambda_` times the
+    similarity of the pair. With 0 it picks the two most central responses. The larger `lambda_`, the closer it is to
+    `easy`.
     """
     i, j = np.triu_indices(similarity.shape[1], 1)
     central = _mean_similarity(similarity)
@@ -83,19 +87,24 @@ def aepo(similarity: np.ndarray, *, lambda_: float = 1.0) -> np.ndarray:
 
 
 def max_min(scores: np.ndarray) -> np.ndarray:
-    """The best against the worst score (West-of-N, arXiv 2401.12086), of tied pairs the less similar one if it is known."""
+    """
+    The response with the best score and the one with the worst (West-of-N, arXiv 2401.12086). Among tied pairs, the less
+    similar one if similarities are known.
+    """
     return -_gaps(scores)
 
 
 def divpo(similarity: np.ndarray, scores: np.ndarray, *, threshold: float | None = None) -> np.ndarray:
     """
-    The most diverse of the responses that score above `threshold` against the least diverse of those below it (DivPO,
-    arXiv 2501.18101). A response is the more diverse the less similar it is to the others on average. By default the
-    threshold of a prompt is midway between its lowest and its highest score.
+    The most diverse response that scores above `threshold` and the least diverse one that scores below it (DivPO, arXiv
+    2501.18101).
+
+    A response is more diverse if it is less similar to the others on average. By default, the threshold of a prompt is
+    midway between its lowest and its highest score.
     """
     i, j = np.triu_indices(scores.shape[1], 1)
     central = _mean_similarity(similarity)
-    with np.errstate(invalid="ignore"):  # there is no middle to infinity
+    with np.errstate(invalid="ignore"):  # infinite scores have no midpoint
         middle = scores.min(1) / 2 + scores.max(1) / 2 if threshold is None else np.full(len(scores), threshold)
         side = np.nan_to_num(np.sign(scores - middle[:, None]))  # (n, k): above 1, below -1
     cost = side[:, i] * central[:, i] + side[:, j] * central[:, j]
@@ -104,8 +113,8 @@ def divpo(similarity: np.ndarray, scores: np.ndarray, *, threshold: float | None
 
 def dissimilar_gap(similarity: np.ndarray, scores: np.ndarray, *, gap_weight: float = 0.5) -> np.ndarray:
     """
-    A weighted sum of the cosine distance and of the score gap, as a share of the widest gap of the prompt: with a
-    `gap_weight` of 0 it is `easy`, with 1 `max_min`.
+    The pair with the largest weighted sum of cosine distance and score gap, where the gap is a share of the widest gap of
+    the prompt. A `gap_weight` of 0 gives `easy`, and 1 gives `max_min`.
     """
     gaps = _gaps(scores)
     widest = gaps.max(1, keepdims=True)
@@ -114,7 +123,7 @@ def dissimilar_gap(similarity: np.ndarray, scores: np.ndarray, *, gap_weight: fl
 
 
 def _slices(n: int, numbers: int) -> list[slice]:
-    """Slices of n prompts, each of which takes `numbers` numbers, that stay within `MAX_COSTS`."""
+    """Slices of n prompts that stay within `MAX_COSTS`, given that each prompt takes `numbers` values."""
     step = max(1, MAX_COSTS // numbers)
     return [slice(start, start + step) for start in range(0, n, step)]
 
@@ -126,23 +135,23 @@ def _pairs(similarity: np.ndarray) -> np.ndarray:
 
 def _gaps(scores: np.ndarray) -> np.ndarray:
     i, j = np.triu_indices(scores.shape[1], 1)
-    # Infinity minus infinity is a tie, which is never eligible; what is too large for a number is infinite.
+    # Infinity minus infinity is a tie, and ties are never eligible. A difference that is too large becomes infinite.
     with np.errstate(invalid="ignore", over="ignore"):
         return np.abs(scores[:, i] - scores[:, j])
 
 
 def _mean_similarity(similarity: np.ndarray) -> np.ndarray:
-    """The mean cosine of each response with the others of its prompt, `(n, k)`."""
+    """The mean cosine of each response with the other responses of its prompt, `(n, k)`."""
     k = similarity.shape[1]
     return (similarity.sum(2) - np.diagonal(similarity, axis1=1, axis2=2)) / (k - 1)
 
 
 def _best_split(similarity: np.ndarray) -> np.ndarray:
     """
-    The split into two clusters with the least within-cluster sum of squares, by trying all, `(n_prompts, k)`.
+    The split into two clusters with the smallest within-cluster sum of squares, `(n_prompts, k)`. Tries every split.
 
-    With unit vectors that sum is k minus, for each cluster, the sum of its similarities (both orders and the diagonal)
-    over its size.
+    For unit vectors this sum is k minus, for each cluster, the sum of its similarities (both orders and the diagonal)
+    divided by its size.
     """
     splits, pairs_inside = _all_splits(similarity.shape[1])  # (n_splits, k), (n_pairs, n_splits)
     size = splits.sum(1)
@@ -151,20 +160,21 @@ def _best_split(similarity: np.ndarray) -> np.ndarray:
     inside = 2 * _pairs(similarity) @ pairs_inside + diagonal @ splits.T  # (n, n_splits)
     outside = total - 2 * similarity.sum(2) @ splits.T + inside
     gain = inside / size + outside / (similarity.shape[1] - size)
-    # Rounded, so that exactly tied splits go to the first one however many prompts share the matrix product.
+    # Rounding makes exact ties go to the first split, regardless of how many prompts share the matrix product.
     return splits[np.round(gain, 9).argmax(1)].astype(bool)
 
 
 @functools.lru_cache(maxsize=EXACT_2MEANS)
 def _all_splits(k: int) -> tuple[np.ndarray, np.ndarray]:
-    """All splits of k into two non-empty clusters, and for each pair in which splits it lies in the first cluster."""
-    splits = (np.arange(1, 2 ** (k - 1))[:, None] >> np.arange(k) & 1).astype(np.float64)  # the last one stays outside
+    """All splits of k into two non-empty clusters, and for each pair the splits that have it in the first cluster."""
+    # The last response is never in the first cluster, so that each split occurs once.
+    splits = (np.arange(1, 2 ** (k - 1))[:, None] >> np.arange(k) & 1).astype(np.float64)
     i, j = np.triu_indices(k, 1)
     return splits, np.ascontiguousarray((splits[:, i] * splits[:, j]).T)
 
 
 def _search_split(similarity: np.ndarray) -> np.ndarray:
-    """The best of `RESTARTS` runs of Lloyd's algorithm, each started from one of the least similar pairs, `(n, k)`."""
+    """The best of `RESTARTS` runs of Lloyd's algorithm. Each starts from one of the least similar pairs, `(n, k)`."""
     n, k = similarity.shape[:2]
     i, j = np.triu_indices(k, 1)
     starts = np.argsort(_pairs(similarity), axis=1, kind="stable")[:, :RESTARTS]  # (n, R)
@@ -175,7 +185,7 @@ def _search_split(similarity: np.ndarray) -> np.ndarray:
     while True:
         to_first, to_second = _distances(similarity, split)
         moved = to_first < to_second
-        # A run stops when nothing moves, or when a cluster would be left empty.
+        # A run stops when no response moves, or when a cluster would become empty.
         moved = np.where((moved.any(2) & ~moved.all(2))[..., None], moved, split)
         before = np.where(split, to_first, to_second).sum(2)  # (n, R)
         after = np.where(moved, *_distances(similarity, moved)).sum(2)
@@ -186,7 +196,7 @@ def _search_split(similarity: np.ndarray) -> np.ndarray:
 
 
 def _distances(similarity: np.ndarray, split: np.ndarray) -> np.ndarray:
-    """Squared distances of the responses to both centroids of each split `(n, R, k)`, from cosines: `(2, n, R, k)`."""
+    """Squared distances, computed from cosines, of the responses to both centroids of each split: `(2, n, R, k)`."""
     diagonal = np.diagonal(similarity, axis1=1, axis2=2)[:, None]  # (n, 1, k)
     distances = []
     for cluster in (split, ~split):
@@ -200,14 +210,14 @@ def _distances(similarity: np.ndarray, split: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Strategy:
     """
-    A row of the table.
+    A row of `STRATEGIES`.
 
     Attributes:
-        cost (`Callable`): The function above.
+        cost (`Callable`): The function that computes the costs.
         order (`str`): Which pairs come first under a budget: `"least similar"`, `"most similar"`, `"widest gap"` of the
             scores, or `"random"`.
-        options (`dict[str, tuple[float, float]]`): The lowest and the highest value of each number that it takes.
-        tolerance (`float`): Costs within this of the least are a tie, which goes to the less similar pair.
+        options (`dict[str, tuple[float, float]]`): The options of the function, with their lowest and highest values.
+        tolerance (`float`): Costs within this distance of the lowest cost are ties. The less similar pair wins a tie.
     """
 
     cost: Callable[..., np.ndarray]
@@ -216,16 +226,16 @@ class Strategy:
     tolerance: float = 0.0
 
     def needs(self, name: str) -> bool:
-        """Whether the strategy looks at the `"similarity"`, `"scores"` or `"seeds"` of a prompt."""
+        """Whether the strategy uses the input `name`: `"similarity"`, `"scores"` or `"seeds"`."""
         return name in inspect.signature(self.cost).parameters
 
 
-# Sums of the same cosines in another order differ in their last digits.
+# Sums of the same cosines in a different order differ in their last digits.
 ROUNDING = 1e-9
 STRATEGIES = {
     "easy": Strategy(easy),
     "hard": Strategy(hard, order="most similar"),
-    # A response is its own centroid in a cluster of one and equally far from it in a cluster of two: many exact ties.
+    # In a cluster of one the response is the centroid; in a cluster of two both are equally far from it: many exact ties.
     "centroid": Strategy(centroid, tolerance=1e-6),
     "random": Strategy(random, order="random"),
     "aepo": Strategy(aepo, options={"lambda_": (0, math.inf)}, tolerance=ROUNDING),
@@ -236,7 +246,7 @@ STRATEGIES = {
 
 
 def check_strategy(strategy: str, strategy_kwargs: dict[str, Any] | None = None, name: str = "strategy") -> None:
-    """Raise unless `strategy`, the value of the option `name`, is known and takes `strategy_kwargs`."""
+    """Raise unless `strategy`, the value of the option `name`, is known and accepts `strategy_kwargs`."""
     if not isinstance(strategy, str) or strategy not in STRATEGIES:
         raise ValueError(f"`{name}` must be one of {list(STRATEGIES)}, got {strategy!r}.")
     options = STRATEGIES[strategy].options
@@ -274,23 +284,23 @@ def pick_pairs(
 
     Args:
         strategy (`str`):
-            Name in `STRATEGIES`.
+            A name in `STRATEGIES`.
         similarity (`np.ndarray` of shape `(n, k, k)`):
-            Cosines between the responses of a prompt; NaN where there are no embeddings.
+            Cosines between the responses of each prompt; NaN without embeddings.
         eligible (`np.ndarray` of shape `(n, n_pairs)`, bool):
             Which pairs may be picked, in the order of `numpy.triu_indices(k, 1)`.
         pairs_per_prompt (`int`, *optional*, defaults to `1`):
-            How many to pick, at most.
+            The maximum number of pairs to pick.
         scores (`np.ndarray` of shape `(n, k)`, *optional*):
             Scores of the responses, for a strategy that needs them.
         seeds (`np.ndarray` of shape `(n,)`, uint64, *optional*):
-            One seed a prompt, for a strategy that needs them.
+            One seed per prompt, for a strategy that needs them.
         strategy_kwargs:
-            Keyword arguments of the strategy.
+            Keyword arguments for the strategy.
 
     Returns:
-        `np.ndarray` of shape `(n, min(pairs_per_prompt, n_pairs))`: indices of pairs, the best first, -1 where
-        no eligible pair is left.
+        `np.ndarray` of shape `(n, min(pairs_per_prompt, n_pairs))`: Indices of pairs, best first, or -1 if no eligible
+        pair is left.
     """
     n, k = similarity.shape[:2]
     n_pairs = eligible.shape[1]

@@ -90,7 +90,7 @@ def test_dpo_trains_by_recipe(recipe, data, tiny_lm, tiny_encoder, capsys):
     report = SelectionReport.load("out/selection_report.json")
     assert report.embedder == (f"policy ({tiny_lm})" if recipe == "dpo_full" else tiny_encoder)
     assert report.budget == 0.35
-    assert "The model is in out." in capsys.readouterr().out
+    assert "The model was saved to out." in capsys.readouterr().out
 
 
 MISTAKES = [
@@ -118,7 +118,7 @@ MISTAKES = [
     ("select --config nope.yaml", 2, "No such file or directory: 'nope.yaml'"),
     ("select --config broken.yaml", 2, "mapping values are not allowed here"),
     ("select --config .", 2, "Is a directory"),
-    ("select --config", 2, "--config needs the path of a recipe"),
+    ("select --config", 2, "--config needs the path of a YAML recipe"),
     ("select --data_files candidates.jsonl --embedder /nope", 1, "/nope"),
     ("select --data_files words.csv", 1, "`prompt`"),
     (
@@ -189,7 +189,7 @@ def test_select_and_dpo_push(data, tiny_lm, tiny_encoder, hub, capsys, monkeypat
     ]
     assert "budget: null" in DatasetCard.load("alice/pairs").text
     assert main([*select, "--push_to_hub", "--hub_dataset_id", "bob/pairs"]) == 1
-    assert "trl-real: error: Could not push to 'bob/pairs': the token must not write there" in capsys.readouterr().err
+    assert "trl-real: error: Could not push to 'bob/pairs': the token has no write access" in capsys.readouterr().err
     dpo = ["dpo", "--model_name_or_path", tiny_lm, "--dataset_name", "alice/pairs", "--output_dir", "out"]
     dpo += ["--max_steps", "1", "--use_cpu", "--bf16", "false", "--report_to", "none", "--push_to_hub"]
     assert main([*dpo, "--hub_private_repo", "true", "--hub_dataset_id", "alice/trained-on"]) == 0

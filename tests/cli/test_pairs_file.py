@@ -89,7 +89,7 @@ IN_PARQUET = [
     (
         Value("string"),
         ["2024-01-01", None, "2024-01-01T12:00:00"],
-        "text that readers of JSON take for points in time",
+        "text that JSON readers turn into timestamps",
     ),
     (Value("timestamp[ns]"), [MOMENT, None, MOMENT], "the type timestamp[ns]"),
     (Value("timestamp[us, tz=UTC]"), [MOMENT.replace(tzinfo=datetime.UTC)] * 3, "the type timestamp[us, tz=UTC]"),

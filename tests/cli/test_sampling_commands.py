@@ -90,7 +90,7 @@ def test_a_judge_and_what_it_did_not_say(chat, capsys):
     assert [row["scores"] for row in read("scored/candidates.jsonl")] == [[0.5] * 3, [None] * 2]
     printed = capsys.readouterr().out
     assert "3 of 5 responses to 2 prompts have a score." in printed
-    assert "2 of 8 answers of the judge are none of A, B and tie" in printed
+    assert "2 of 8 answers of the judge are neither A, B nor tie" in printed
 
 
 MISTAKES = [

@@ -167,7 +167,7 @@ def test_a_disk_without_room_is_named_before_any_embedding(data, capsys, monkeyp
         patch.setattr("trl_real.cli.select.select_converted", None)
         assert select() == 1
         assert "`output_dir`: the pairs take at least 2," in (error := one_error(capsys))
-        assert "bytes, and the disk of selected has 1,000 left. Make room, or choose" in error
+        assert "bytes, but the disk of selected has 1,000 left. Free up space, or choose" in error
         assert contents("selected") == {}
     assert select("--budget", 5) == 0  # which fits
     free(Path("selected/pairs.jsonl").stat().st_size)
@@ -181,9 +181,9 @@ def test_a_disk_without_room_is_named_before_any_embedding(data, capsys, monkeyp
         (
             ["--hub_dataset_id", "bob/pairs"],
             ALICE,
-            "Could not push to 'bob/pairs': the token must not write there, because",
+            "Could not push to 'bob/pairs': the token has no write access, because",
         ),
-        ([], ALICE_READS, "Could not push to 'selected': the token must not write there, because it is read-only"),
+        ([], ALICE_READS, "Could not push to 'selected': the token has no write access, because it is read-only"),
         ([], "hf_" + "z" * 34, "Could not push to 'selected': you are not logged in, or the token is not valid"),
         ([], None, "Could not push to 'selected': you are not logged in. Run `hf auth login`"),
     ],

@@ -85,7 +85,7 @@ def test_what_is_no_plain_file_is_left_alone(kind, tmp_path):
         path.symlink_to(other if kind == "link" else tmp_path / "nowhere")
     before = os.lstat(path)
     with pytest.raises(
-        FileExistsError, match=r"a\.json is (a link|a folder|not a plain file), which is not written to"
+        FileExistsError, match=r"a\.json is (a link|a folder|not a plain file) and will not be overwritten"
     ):
         write_text(path, "new")
     assert os.lstat(path) == before

@@ -108,7 +108,7 @@ def test_what_somebody_else_put_there_stays(kind, tmp_path):
 def test_a_record_of_somebody_else_is_named(folder):
     for text in ('{"files": 3}', "[]", "{", '{"other": {}}'):
         (folder / RECORD).write_text(text)
-        with pytest.raises(FileExistsError, match=r"_trl_real\.json is not what trl_real writes there\. Move it"):
+        with pytest.raises(FileExistsError, match=r"_trl_real\.json is not a valid record of trl_real\. Move it"):
             write(folder, pairs="2")
         assert (folder / RECORD).read_text() == text
     (folder / RECORD).unlink()

@@ -118,7 +118,7 @@ def test_a_folder_of_chunks_that_is_a_link_is_not_written_to(data, embedder, tin
     (tmp_path / "other").mkdir()
     (tmp_path / "chunks").symlink_to(tmp_path / "other")
     for name in (tiny_encoder, embedder):
-        with pytest.raises(FileExistsError, match="chunks is a link, which is not written to"):
+        with pytest.raises(FileExistsError, match="chunks is a link and will not be overwritten"):
             embed_in_chunks(data, EmbedderOptions(name), tmp_path / "chunks")
     assert list((tmp_path / "other").iterdir()) == []
 

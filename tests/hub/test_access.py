@@ -25,7 +25,12 @@ def test_what_can_be_pushed_to(hub, monkeypatch):
     [
         ("a/b/c", ALICE, ValueError, "`repo_id='a/b/c'` cannot be the name of a repository"),
         ("bad name", ALICE, ValueError, "`repo_id='bad name'` cannot be the name of a repository"),
-        ("new", ALICE_READS, PermissionError, "must not write there, because it is read-only. Make one with the role"),
+        (
+            "new",
+            ALICE_READS,
+            PermissionError,
+            "has no write access, because it is read-only. Create a token with the role",
+        ),
         (
             "bob/new",
             ALICE,
@@ -51,7 +56,7 @@ def test_what_cannot(name, token, error, message, hub):
 
 def test_a_public_dataset_is_not_made_private(hub):
     HfApi(token=ALICE).create_repo("alice/there", repo_type="dataset")
-    with pytest.raises(ValueError, match="alice/there is to be private, but it is there already and public"):
+    with pytest.raises(ValueError, match="alice/there must be private, but it already exists and is public"):
         check_can_push("there", "dataset", private=True, token=ALICE)
     check_can_push("there", "dataset", token=ALICE)
 
@@ -70,7 +75,7 @@ def test_organizations(answer, allowed, hub, monkeypatch):
     if allowed:
         check_can_push("team/new", "model", token=ALICE)
     else:
-        with pytest.raises(PermissionError, match="'team/new': the token must not write there, because the namespace"):
+        with pytest.raises(PermissionError, match="'team/new': the token has no write access, because the namespace"):
             check_can_push("team/new", "model", token=ALICE)
 
 

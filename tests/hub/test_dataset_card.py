@@ -28,7 +28,7 @@ def test_says_how_the_budget_was_spent(rng):
     config = dataclasses.replace(CONFIG, budget=5, budget_strategy="random")
     pairs, report = select_preferences(Dataset.from_list(candidate_rows(rng, 20)), config)
     card = create_dataset_card(pairs, report, config, repo_id="alice/pairs")
-    assert "| budget | 5 pairs, spent by the strategy `random` |" in card.text
+    assert "| budget | 5 pairs, ranked by the strategy `random` |" in card.text
     assert 'budget=5, budget_strategy="random")' in card.text
     again = SelectionReport.from_dict(json.loads(json.dumps(report.to_dict())))
     assert create_dataset_card(pairs, again, config, repo_id="alice/pairs").text == card.text
@@ -60,7 +60,7 @@ def test_says_what_was_selected_how_and_how_to_do_it_again(selected):
         "| source | [bob/candidates](",
         f", revision `{'a' * 40}` |",
         "| license | `apache-2.0` |",
-        "| trained on it | [alice/model](",
+        "| model trained on it | [alice/model](",
         "| strategy | `easy`: The least similar pair (REAL, arXiv 2409.17169) |",
         "| embedder | `HashEmbedder` |",
         "| budget | 50% of the pairs |",
@@ -115,14 +115,14 @@ def test_an_unknown_license_is_asked_for(selected):
     pairs, report = selected
     card = create_dataset_card(pairs, report, CONFIG)
     assert card.data.license is None
-    assert "| license | **not known**: before you use or publish this, find out under what license" in card.text
+    assert "| license | **unknown**: before you use or publish this dataset, look up the license" in card.text
 
 
 def test_unlabeled_pairs_say_how_to_label_them(rng):
     rows = Dataset.from_list(candidate_rows(rng, 6, scores=False, dim=4))
     pairs, report = select_preferences(rows)
     text = create_dataset_card(pairs, report).text
-    assert "`trl_real.to_label_tasks` makes tasks for people of it" in text
+    assert "`trl_real.to_label_tasks` creates tasks for annotators" in text
     assert "**Response a**" in text
     assert "| pairs out | 6 to label |" in text
     assert "The options were not recorded" in text
@@ -231,7 +231,7 @@ def test_the_policy_and_given_pairs_are_not_what_they_are_not(selected):
     text = create_dataset_card(pairs, report, SelectionConfig(embedder="policy")).text
     assert "The embedder was the policy before training" in text
     given = create_dataset_card(pairs, SelectionReport.of_given_pairs(3), SelectionConfig()).text
-    assert "Nothing was selected: all given pairs are there." in given
+    assert "Nothing was selected: all given pairs were kept." in given
 
 
 def test_the_license_of_another_source_does_not_stay(selected):
@@ -330,7 +330,7 @@ def test_the_source_is_that_which_was_loaded(hub, tmp_path, rng):
     [
         ({"dataset": [1]}, TypeError, "`dataset` must be a `datasets.Dataset` or a `DatasetDict`"),
         ({"dataset": DatasetDict()}, TypeError, "with at least one split, got DatasetDict"),
-        ({"report": {"pairs": 3}}, TypeError, "`report` must be a `SelectionReport`, or a dict of one for each split"),
+        ({"report": {"pairs": 3}}, TypeError, "`report` must be a `SelectionReport`, or a dict with one per split"),
         ({"report": "nope"}, TypeError, "`report` must be a `SelectionReport`"),
         ({"config_name": "data"}, ValueError, "`config_name` must be letters, digits"),
         ({"config_name": "a'-->"}, ValueError, "`config_name` must be letters, digits"),
@@ -347,7 +347,9 @@ def test_reports_of_unknown_splits(selected):
     pairs, report = selected
     with pytest.raises(ValueError, match=re.escape("splits that `dataset` does not have: ['test']. Found: ['train']")):
         create_dataset_card(pairs, {"test": report})
-    with pytest.raises(ValueError, match="The name of a split is words with dots between, and not 'all', found 'a b'"):
+    with pytest.raises(
+        ValueError, match="The name of a split must be words separated by dots, and not 'all', found 'a b'"
+    ):
         create_dataset_card(DatasetDict({"a b": pairs}), {"a b": report})
     with pytest.raises(ValueError, match="and not 'all', found 'all'"):
         create_dataset_card(DatasetDict({"all": pairs}))

@@ -17,6 +17,7 @@ from trl_real.hub.model_card import add_selection
 from trl_real.training import real_dpo_trainer
 
 
+CHAT = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 LORA = {"task_type": "CAUSAL_LM", "r": 4, "fan_in_fan_out": True}
 
 
@@ -62,10 +63,10 @@ def test_is_written_at_each_checkpoint_with_what_was_selected(options, candidate
         "@inproceedings{rafailov2023direct",
         "@software{trl_real",
         f"`{tiny_lm.split('/')[-1]}`, a local model",
-        'model="path/to/this/model"',
+        "\n# Run this in the folder of the model.\n",
     ):
         assert fact in found.text, fact
-    for lie in ("None](", '"None"', tiny_lm, options["embedder"]):
+    for lie in ("None](", '"None"', tiny_lm, options["embedder"], str(tmp_path), "licence", "for None"):
         assert lie not in str(found)
     results = {(result.dataset_name, result.metric_type): result.metric_value for result in found.data.eval_results}
     for dataset in ("training pairs", "held-out pairs (a)", "held-out pairs (b)"):
@@ -74,6 +75,40 @@ def test_is_written_at_each_checkpoint_with_what_was_selected(options, candidate
             assert f"| {dataset} | `{metric}` | {results[dataset, metric]:.4g} |" in found.text
     assert found.data.library_name == "transformers"
     assert {"trl", "dpo", "trl-real"} <= set(found.data.tags)
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_quick_start_runs(chat, options, candidates, tiny_lm, tmp_path, monkeypatch, capsys):
+    trainer = RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options), train_dataset=candidates)
+    trainer.processing_class.chat_template = CHAT if chat else None
+    trainer.save_model()
+    for folder, path in ((tmp_path, "run"), (tmp_path / "run", ".")):
+        monkeypatch.chdir(folder)
+        trainer.create_model_card()
+        found = card(tmp_path)
+        assert found.text.strip().startswith("# Model Card for run\n")
+        (code,) = re.findall(r"## Quick start\n\n```python\n(.*?)```", found.text, re.DOTALL)
+        assert f'model="{path}"' in code
+        exec(code.replace("max_new_tokens=128", "max_new_tokens=2"), {})
+        assert capsys.readouterr().out
+
+
+def test_has_no_empty_parts():
+    template = "# Title\n\n## Quick start\n\n## Training procedure\n\n \n\n\n\nTrained.\n\n## Citations\n\nCite TRL as:\n    \nx\n"
+    found = add_selection(
+        ModelCard(f"---\nlicence: license\n---\n{template}"),
+        None,
+        config=SelectionConfig(),
+        base_model=None,
+        adapter=False,
+        selected_id=None,
+        source_id=None,
+        history=[],
+    )
+    assert "\n## Training procedure\n\nTrained.\n" in found.text
+    assert "Cite TRL as:\n\nx\n" in found.text
+    assert "| | |" not in found.text  # without a report there is nothing to list
+    assert "licence" not in str(found)
 
 
 @pytest.mark.parametrize("adapter", [False, True])
@@ -146,7 +181,7 @@ def test_numbers_that_are_none_are_left_out():
         ("training pairs", "rewards/accuracies", 0.5),
         ("held-out pairs", "rewards/margins", 0.75),
     ]
-    assert "| strategy | none: all given pairs are there |" in found.text
+    assert "| strategy | none: all given pairs were kept |" in found.text
 
 
 @pytest.mark.parametrize("adapter", [False, True])
@@ -247,6 +282,6 @@ def test_the_dataset_is_all_that_was_selected_whatever_fits_the_model(options, t
 def test_a_dataset_that_cannot_be_pushed_is_one_error(options, candidates, tiny_lm, hub):
     args = RealDPOConfig(**options, hub_model_id="alice/aligned", hub_dataset_id="alice/pairs", hub_token=ALICE_READS)
     trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=candidates)
-    with pytest.raises(PermissionError, match="Could not push to 'alice/pairs': the token must not write there"):
+    with pytest.raises(PermissionError, match="Could not push to 'alice/pairs': the token has no write access"):
         trainer.push_to_hub()
     assert not hub.repos

@@ -173,7 +173,7 @@ def test_private_as_told(selected, hub, capsys):
     assert hub.repos["dataset", REPO].private
     push(selected, "alice/open")
     with pytest.raises(
-        ValueError, match=r"`private=True`, but alice/open is there already and public\. Make it private"
+        ValueError, match=r"`private=True`, but alice/open already exists and is public\. Make it private"
     ):
         push((selected[0].select([0]), None), "alice/open", private=True)
 
@@ -199,9 +199,12 @@ def test_the_license_of_the_source_is_carried_over(hub, repo, tmp_path, rng, cap
     assert data.source_datasets == ["alice/source"]
     push((pairs, report), "alice/stated", license="mit")
     assert DatasetCard.load("alice/stated").data.license == "mit"
-    assert "The license of the pairs is not known" not in caplog.text
+    assert "The license of the pairs is unknown" not in caplog.text
     push((pairs, report), "alice/elsewhere", source="my own prompts")
-    assert "The license of the pairs is not known: find out that of their source and pass `license`" in caplog.text
+    assert (
+        "The license of the pairs is unknown. Look up the license of their source, and pass it as `license`"
+        in caplog.text
+    )
 
 
 ENDPOINTS = [
@@ -299,7 +302,7 @@ def test_a_branch_whose_commit_has_landed_stays(selected, hub, repo, monkeypatch
 def test_a_pull_request_is_not_opened_twice(selected, hub):
     push(selected)
     hub.fail("POST", "/commit/", "lose")
-    with pytest.raises(ConnectionError, match="while a pull request was opened: see if it is there"):
+    with pytest.raises(ConnectionError, match=r"while a pull request was opened\. Check "):
         push((selected[0].select([0]), None), create_pr=True)
     assert list(hub.repos["dataset", REPO].refs) == ["main", "refs/pr/1"]
 
@@ -324,7 +327,7 @@ def test_what_cannot_be_taken_back_is_said(selected, hub, caplog):
     hub.fail("DELETE", "/api/repos/delete", 503, times=math.inf)
     with pytest.raises(ConnectionError):
         push(selected)
-    assert "What was made of alice/pairs is still there, without data" in caplog.text
+    assert "The new repository or branch of alice/pairs could not be removed" in caplog.text
 
 
 def test_pushes_at_the_same_time_all_land(selected, hub, repo):
@@ -357,11 +360,11 @@ def test_a_commit_of_others_in_between_is_kept(selected, hub, repo, monkeypatch)
     [
         (False, REPO, PermissionError, "you are not logged in, or the token is not valid; run `hf auth login`"),
         ("hf_" + "z" * 34, REPO, PermissionError, "you are not logged in, or the token is not valid"),
-        (ALICE_READS, REPO, PermissionError, "the token must not write there; use one with write access"),
-        (CAROL, REPO, PermissionError, "the token must not write there; use one with write access"),
+        (ALICE_READS, REPO, PermissionError, "the token has no write access; use a token with write access"),
+        (CAROL, REPO, PermissionError, "the token has no write access; use a token with write access"),
         (ALICE, "alice/a/b", ValueError, "`repo_id='alice/a/b'` cannot be the name of a repository"),
-        (ALICE, "hf_" + "a" * 34, ValueError, "`repo_id` has a token in it. Pass the name of the repository"),
-        (ALICE, f"https://x:{ALICE}@hub/alice/x", ValueError, "`repo_id` has a token in it"),
+        (ALICE, "hf_" + "a" * 34, ValueError, "`repo_id` contains a token. Pass only the name of the repository"),
+        (ALICE, f"https://x:{ALICE}@hub/alice/x", ValueError, "`repo_id` contains a token"),
     ],
 )
 def test_what_the_hub_refuses_is_explained(token, repo_id, error, message, selected, hub, caplog, capsys):
@@ -375,19 +378,19 @@ def test_what_the_hub_refuses_is_explained(token, repo_id, error, message, selec
 
 def test_a_token_that_the_hub_repeats_is_not_repeated(selected, hub):
     hub.fail("POST", "/commit/", 403, body=json.dumps({"error": f"{ALICE} must not"}))
-    with pytest.raises(PermissionError, match="use one with write access") as caught:
+    with pytest.raises(PermissionError, match="use a token with write access") as caught:
         push(selected)
     assert ALICE not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_name_that_is_taken_by_what_one_cannot_see(selected, hub):
     HfApi(token=ALICE).create_repo("alice/secret", repo_type="dataset", private=True)
-    with pytest.raises(PermissionError, match="a name in a namespace that is yours"):
+    with pytest.raises(PermissionError, match="a namespace that you can write to"):
         push(selected, "alice/secret", token=CAROL)
     hub.fail(
         "POST", "/api/repos/create", 409, body=json.dumps({"error": "taken", "url": f"{hub.url}/datasets/alice/taken"})
     )
-    with pytest.raises(FileNotFoundError, match="the name may be taken; check the name, or take another one"):
+    with pytest.raises(FileNotFoundError, match="the name is taken; check the name, or choose another one"):
         push(selected, "alice/taken")
 
 
@@ -396,7 +399,7 @@ def test_a_full_disk(selected, hub, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Dataset, "to_parquet", write)
-    with pytest.raises(OSError, match=r"the disk of .* is full\. Make room, or set `TMPDIR`") as caught:
+    with pytest.raises(OSError, match=r"the disk of .* is full\. Free up space, or set `TMPDIR`") as caught:
         push(selected)
     assert caught.value.errno == errno.ENOSPC
     assert not hub.repos
@@ -421,6 +424,6 @@ def test_wrong_arguments(options, message, selected, hub):
     with pytest.raises(ValueError, match="`dataset` has no rows in its split 'train'"):
         push((selected[0].select([]), None))
     splits = DatasetDict({"train": selected[0], "test": selected[0].remove_columns("similarity")})
-    with pytest.raises(ValueError, match="The splits of `dataset` differ in their columns: see 'test'"):
+    with pytest.raises(ValueError, match="The splits of `dataset` have different columns: see 'test'"):
         push((splits, None))
     assert not hub.repos

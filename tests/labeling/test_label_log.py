@@ -52,7 +52,7 @@ def test_a_line_that_was_cut_off_spoils_no_other(tmp_path, caplog, cut):
     caplog.clear()
     with caplog.at_level(logging.WARNING, "trl_real"):
         assert [line["label"] for line in read_log(path)] == ["a", "tie"]
-    assert "ignored 1 lines that are cut off, as a killed process leaves them; the first is line 2." in caplog.text
+    assert "ignored 1 incomplete lines, as a killed process leaves them; the first is line 2." in caplog.text
 
 
 def test_a_whole_line_without_an_end_counts(tmp_path):
@@ -136,7 +136,7 @@ def test_a_label_is_turned_to_the_sides_of_its_pair(one, two):
     for about in ({"response_a_sha256": side_sha256(one)}, {"response_a": one, "response_b": two}):
         for row in (pair, turned):
             assert apply_labels(Dataset.from_list([row]), [decision("a", **about)])["chosen"][:] == [one]
-    with pytest.raises(ValueError, match="The label of the pair 'x' is about other responses than those of the pair"):
+    with pytest.raises(ValueError, match="The label of the pair 'x' refers to responses that are not in the pair"):
         apply_labels(Dataset.from_list([pair]), [decision("a", response_a_sha256=side_sha256("three"))])
 
 
@@ -152,7 +152,7 @@ def test_sides_that_are_equal_are_not_turned():
         ({"seconds": -1}, "Label 1 of `labels`: `seconds` must be a number of at least 0, found int (-1)."),
         ({"seconds": float("nan")}, "Label 1 of `labels`: `seconds` must be a number of at least 0"),
         ({"shown_first": "left"}, "Label 1 of `labels`: `shown_first` must be 'a' or 'b', found str ('left')."),
-        ({"response_a_sha256": 3}, "Label 1 of `labels`: `response_a_sha256` must be a text, found int (3)."),
+        ({"response_a_sha256": 3}, "Label 1 of `labels`: `response_a_sha256` must be a string, found int (3)."),
     ],
 )
 def test_wrong_fields_are_named(wrong, message):

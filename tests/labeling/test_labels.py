@@ -78,7 +78,9 @@ def test_a_label_is_about_the_responses_it_was_given_to(rng, tmp_path):
     for rows in (pairs, swapped):
         assert apply_labels(rows, labels)["chosen"][:] == pairs["response_a"][:]
     labels[0]["response_a"] = "something else"
-    with pytest.raises(ValueError, match=f"The label of the pair '{labels[0]['pair_id']}' is about other responses"):
+    with pytest.raises(
+        ValueError, match=f"The label of the pair '{labels[0]['pair_id']}' refers to responses that are not in"
+    ):
         apply_labels(pairs, labels)
 
 
@@ -121,12 +123,12 @@ def test_what_is_left_out_and_agreement_are_reported(pairs, caplog):
     with caplog.at_level(logging.WARNING, "trl_real"):
         apply_labels(pairs, records[:-3])
     assert (
-        "`apply_labels` left out 5 of 12 pairs: of 4 the labels prefer neither side by more than half (tied_labels); of 1 "
+        "`apply_labels` left out 5 of 12 pairs: 4 because the labels prefer neither side by more than half (tied_labels); 1 because "
         "nobody has labeled the pair (missing_label)."
     ) in caplog.messages
     # Four pairs at two thirds, three at one.
     assert (
-        f"Of the labels of a pair {100 * (4 * 2 / 3 + 3) / 7:.0f}% are for the chosen side, on average."
+        f"On average, {100 * (4 * 2 / 3 + 3) / 7:.0f}% of the labels of a pair prefer the chosen side."
         in caplog.messages
     )
 
@@ -171,7 +173,7 @@ PAIR = {"pair_id": "x", "prompt": "p", "response_a": "a", "response_b": "b"}
         (
             [{"pair_id": "x", "label": "a"}] * 3,
             ValueError,
-            "`labels` has 1 `pair_id`s twice: 'x'. Where several people label",
+            "`labels` has 1 `pair_id`s more than once: 'x'. If several people labeled",
         ),
         ({"x": "A"}, ValueError, "The label of the pair 'x' must be 'a', 'b', 'tie' or None, found str ('A')."),
         (["left"], ValueError, "The label of row 0 must be 'a', 'b', 'tie' or None, found str ('left')."),
@@ -207,14 +209,14 @@ def test_a_byte_order_mark_and_blank_lines_do_no_harm(tmp_path):
 
 
 def test_wrong_datasets_are_named():
-    with pytest.raises(TypeError, match=r"got IterableDataset\. Read a stream into one"):
+    with pytest.raises(TypeError, match=r"got IterableDataset\. Convert a stream with"):
         apply_labels(Dataset.from_list([PAIR]).to_iterable_dataset(), {})
     for function in (to_label_tasks, lambda rows: apply_labels(rows, {})):
         with pytest.raises(ValueError, match=re.escape("['pair_id', 'response_a', 'response_b'] are missing")):
             function(Dataset.from_list([{"prompt": "p", "responses": ["a", "b"]}]))
-    with pytest.raises(ValueError, match=r"No side is preferred of 1 pairs\. The first is 'x': nobody has labeled"):
+    with pytest.raises(ValueError, match=r"1 pairs have no preferred side\. The first is 'x': nobody has labeled"):
         apply_labels(Dataset.from_list([PAIR]), [None], on_skip="error")
-    with pytest.raises(ValueError, match=r"labeled already, and `labels` decides nothing about 1 of them: 'x'"):
+    with pytest.raises(ValueError, match=r"labeled already, and `labels` has no decision about 1 of them: 'x'"):
         apply_labels(apply_labels(Dataset.from_list([PAIR]), {"x": "a"}), {})
 
 

@@ -57,7 +57,7 @@ def test_labeling_stops_where_little_is_left(pairs, labels):
     assert gains[1] > gains[2] > gains[3] > gains[4] == 0.0
     assert all(stops[n] == (gain < LEAST_GAIN) for n, gain in zip(stops, gains, strict=True) if gain is not None)
     assert (
-        "the labels of the 1 other pairs are expected"
+        "the labels of the 1 remaining pairs are expected"
         in label_progress(pairs, first(labels, pairs, 399)).reasons[0].lower()
     )
 
@@ -66,7 +66,7 @@ def test_labels_that_cannot_be_foreseen_say_nothing(pairs, rng):
     labels = {pair: "ab"[rng.integers(2)] for pair in pairs["pair_id"]}
     progress = label_progress(pairs, first(labels, pairs, 150))
     assert progress.stop is None
-    assert "does not predict these labels better than chance" in progress.reasons[0]
+    assert "does not predict the labels significantly better than chance" in progress.reasons[0]
 
 
 def test_the_curve_ends_with_all_labels(pairs, labels):
@@ -146,7 +146,7 @@ def test_progress_is_saved_printed_and_drawn(pairs, labels, tmp_path):
     assert LabelProgress.load(tmp_path / "progress.json") == progress
     assert json.loads((tmp_path / "progress.json").read_text())["labels"] == 150
     text = str(progress)
-    for part in ("150 of 400, by 1 annotators", "model agrees", "all others add", "stop"):
+    for part in ("150 of 400, by 1 annotators", "model agrees", "remaining labels add", "stop"):
         assert part in text
     progress.plot(tmp_path / "progress.png")
     assert (tmp_path / "progress.png").stat().st_size > 10_000

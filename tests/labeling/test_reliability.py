@@ -114,19 +114,19 @@ def report_of(agreement, flip_rates=(0.1, 0.1, 0.1, 0.1), p_agreement=0.001, p_f
     [
         (
             report_of([0.7, 0.7, 0.7, 0.7], p_agreement=0.9),
-            "Labels of dissimilar pairs are no easier to predict than those of similar pairs, as far as a sample of this size "
-            "can tell: a difference of less than 6% would not show.",
+            "Labels of dissimilar pairs are not significantly easier to predict than those of similar pairs. A sample of this "
+            "size cannot show a difference of less than 6%.",
         ),
         (
             report_of([0.7, 0.7, 0.7, 0.7], (0.02, 0.1, 0.2, 0.3), p_agreement=0.3, p_flip_rate=0.001),
-            "Labels of dissimilar pairs are no easier to predict than those of similar pairs, as far as a sample of this size "
-            "can tell: a difference of less than 6% would not show. The estimated shares of wrong labels differ: 2%, 10%, 20%, "
-            "30%, from dissimilar to similar pairs.",
+            "Labels of dissimilar pairs are not significantly easier to predict than those of similar pairs. A sample of this "
+            "size cannot show a difference of less than 6%. The estimated shares of wrong labels differ: 2%, 10%, 20%, 30%, "
+            "from dissimilar to similar pairs.",
         ),
         (
             report_of([0.8, 0.7, 0.65, 0.6]),
-            "Labels of dissimilar pairs are easier to predict than those of similar pairs. That need not be the labels: the "
-            "estimated shares of wrong ones do not differ.",
+            "Labels of dissimilar pairs are easier to predict than those of similar pairs. The reason may not be wrong labels: "
+            "the estimated shares of wrong labels do not differ significantly.",
         ),
         (
             report_of([0.6, 0.65, 0.7, 0.8], (0.3, 0.1, 0.1, 0.1), p_flip_rate=0.01),
@@ -135,8 +135,8 @@ def report_of(agreement, flip_rates=(0.1, 0.1, 0.1, 0.1), p_agreement=0.001, p_f
         ),
         (
             report_of([0.8, 0.6, 0.6, 0.79]),
-            "The bins differ in how easily their labels are predicted, but not from dissimilar to similar pairs. That need not "
-            "be the labels: the estimated shares of wrong ones do not differ.",
+            "The bins differ in how easy their labels are to predict, but without a trend from dissimilar to similar pairs. The "
+            "reason may not be wrong labels: the estimated shares of wrong labels do not differ significantly.",
         ),
         (report_of([0.7], p_agreement=1.0, p_flip_rate=1.0), ""),
     ],
@@ -255,7 +255,7 @@ def test_the_rate_is_a_label_smoothing_of_the_robust_loss(rng, tmp_path):
             "pairs",
             {},
             ValueError,
-            "needs labeled pairs of at least 20 prompts, and 100 to say anything. Found 5 pairs of 5; rows",
+            "needs labeled pairs of at least 20 prompts, and of 100 for a conclusion. Found 5 pairs of 5 prompts. Skipped rows",
         ),
         (
             "unlabeled",

@@ -193,7 +193,7 @@ def test_sides_are_embedded_where_there_is_no_column(rng):
     [
         ({"n": 0}, "`n` must be a whole number of at least 1, got 0."),
         ({"strategy": "hard"}, "`strategy` must be one of ['random', 'easy', 'd_optimal', 'bald'], got 'hard'."),
-        ({"audit": 0}, "`audit` must be above 0, got 0: without pairs that are drawn at random"),
+        ({"audit": 0}, "`audit` must be above 0, got 0: without randomly sampled pairs"),
         ({"audit": 1.5}, "`audit` must be a number from 0 to 1, got 1.5."),
         ({"labels": {"ff": "a", "fe": "b"}}, "`labels` has 2 `pair_id`s that no pair has: 'ff', 'fe'."),
         ({"labels_per_pair": 0}, "`labels_per_pair` must be a whole number of at least 1, got 0."),
@@ -207,7 +207,7 @@ def test_wrong_options_are_named(rng, options, message):
 
 def test_wrong_pairs_are_named(rng):
     pairs = unlabeled(rng, 5)
-    with pytest.raises(TypeError, match=r"`pairs` must be a `datasets.Dataset`, got DatasetDict\. Take one split"):
+    with pytest.raises(TypeError, match=r"`pairs` must be a `datasets.Dataset`, got DatasetDict\. Select one split"):
         next_pairs(DatasetDict(train=pairs))
     with pytest.raises(ValueError, match=re.escape("['pair_id'] are missing")):
         next_pairs(pairs.remove_columns("pair_id"))

@@ -122,7 +122,7 @@ def test_wrong_options_are_named(rng, options, message):
 
 
 def test_samples_without_labels_are_named(rng):
-    with pytest.raises(ValueError, match="needs a sample that is labeled: `responses` and `scores`"):
+    with pytest.raises(ValueError, match="needs a labeled sample: `responses` and `scores`"):
         simulate_labeling(scored(rng, 10).remove_columns("scores"))
     with pytest.raises(TypeError, match=re.escape("`simulate_labeling` needs a `datasets.Dataset`, got list.")):
         simulate_labeling([])

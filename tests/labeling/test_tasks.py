@@ -41,9 +41,9 @@ def relabeled(line, **changes):
         (lambda line: relabeled(line, annotator="anna"), "line 3 has the field `annotator`"),
         (
             lambda line: relabeled(line, response_a="better words"),
-            "in line 3 the `pair_id` is not that of the prompt and",
+            "line 3 has a `pair_id` that does not match the prompt and",
         ),
-        (lambda line: relabeled(line, pair_id="mine"), "in line 3 the `pair_id` is not that of the prompt and"),
+        (lambda line: relabeled(line, pair_id="mine"), "line 3 has a `pair_id` that does not match the prompt and"),
         (lambda line: '{"pair_id": "1f", "label": "a"}', "line 3 has no field `prompt`"),
         (lambda line: "to do: the rest", "line 3: expected JSON, found 'to do: the rest'"),
         (lambda line: "[1]", "line 3: expected an object with `pair_id` and `label`, found list"),
@@ -57,7 +57,7 @@ def test_work_of_somebody_is_not_replaced(change, found, pairs, tmp_path):
     before = path.read_bytes()
     with pytest.raises(FileExistsError) as error:
         to_label_tasks(pairs, path)
-    assert f"{path} is not replaced, because it holds something else than unaltered tasks: " in str(error.value)
+    assert f"{path} is not replaced, because it contains more than unmodified tasks: " in str(error.value)
     assert found in str(error.value)
     assert str(error.value).endswith("Move it, or choose another path.")
     assert path.read_bytes() == before
@@ -76,6 +76,6 @@ def test_a_file_of_another_kind_is_not_replaced(content, pairs, tmp_path):
 def test_tasks_are_not_written_through_a_link(pairs, tmp_path):
     to_label_tasks(pairs.select(range(2)), tmp_path / "other.jsonl")
     (tmp_path / "tasks.jsonl").symlink_to(tmp_path / "other.jsonl")
-    with pytest.raises(FileExistsError, match=r"tasks\.jsonl is a link, which is not written to"):
+    with pytest.raises(FileExistsError, match=r"tasks\.jsonl is a link and will not be overwritten"):
         to_label_tasks(pairs, tmp_path / "tasks.jsonl")
     assert len((tmp_path / "other.jsonl").read_text().splitlines()) == 2

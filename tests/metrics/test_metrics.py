@@ -195,7 +195,7 @@ def test_label_error_counts_each_row_once(rows):
     labels, gold = map(list, zip(*rows, strict=True))
     sides = [row for row in rows if set(row) <= {"a", "b"}]
     if not sides:
-        with pytest.raises(ValueError, match=r"Of \d+ rows none has a side, 'a' or 'b', in both"):
+        with pytest.raises(ValueError, match=r"None of the \d+ rows has a side, 'a' or 'b', in both"):
             in_memory(LabelError).compute(labels=labels, gold_labels=gold)
         return
     results = in_memory(LabelError).compute(labels=labels, gold_labels=gold)
@@ -390,18 +390,23 @@ GOOD = {"predictions": [1.0, 2.0], "references": [2.0, 1.0]}
             WinRate,
             GOOD | {"predictions": [1.0]},
             ValueError,
-            "needs columns of one length, of at least one row. Found: {'predictions': 1, 'references': 2}.",
+            "needs columns of equal length, with at least one row. Found: {'predictions': 1, 'references': 2}.",
         ),
         (WinRate, {"predictions": [], "references": []}, ValueError, "Found: {'predictions': 0, 'references': 0}."),
         (
             WinRate,
             GOOD | {"references": [0.0, np.nan]},
             ValueError,
-            "Column `references`, row 1: found nan, expected a finite number. Leave such rows out of all columns.",
+            "Column `references`, row 1: found nan, expected a finite number. Remove such rows from all columns.",
         ),
         (WinRate, GOOD | {"references": [np.inf, 0]}, ValueError, "Column `references`, row 0: found inf"),
-        (WinRate, GOOD | {"predictions": ["1", "2"]}, TypeError, "list of numbers, one a row, found one that is str"),
-        (WinRate, GOOD | {"predictions": [1, None]}, TypeError, "found one that is NoneType (None)."),
+        (
+            WinRate,
+            GOOD | {"predictions": ["1", "2"]},
+            TypeError,
+            "list of numbers, one per row, found an item that is str",
+        ),
+        (WinRate, GOOD | {"predictions": [1, None]}, TypeError, "found an item that is NoneType (None)."),
         (WinRate, GOOD | {"predictions": [[1], [2]]}, TypeError, "found an array of shape (2, 1)."),
         (
             WinRate,
@@ -409,9 +414,19 @@ GOOD = {"predictions": [1.0, 2.0], "references": [2.0, 1.0]}
             TypeError,
             "list of numbers, one a row, found something else",
         ),
-        (WinRate, GOOD | {"predictions": "ab"}, TypeError, "Column `predictions`: expected a list, one value a row"),
-        (WinRate, GOOD | {"predictions": iter([1, 2])}, TypeError, "expected a list, one value a row, found"),
-        (WinRate, GOOD | {"seed": 3}, TypeError, "found `seed=3`. Options are given once: `WinRate(seed=...)`."),
+        (
+            WinRate,
+            GOOD | {"predictions": "ab"},
+            TypeError,
+            "Column `predictions`: expected a list with one value per row",
+        ),
+        (WinRate, GOOD | {"predictions": iter([1, 2])}, TypeError, "expected a list with one value per row, found"),
+        (
+            WinRate,
+            GOOD | {"seed": 3},
+            TypeError,
+            "found `seed=3`. Pass options to the constructor: `WinRate(seed=...)`.",
+        ),
         (
             PreferenceMargin,
             {name: [-1.0, 40.0] for name in LOGPS},
@@ -429,13 +444,13 @@ GOOD = {"predictions": [1.0, 2.0], "references": [2.0, 1.0]}
             PreferenceDiversity,
             {"chosen": ["a", None], "rejected": ["b", "c"]},
             TypeError,
-            "Column `chosen`, row 1: expected text or messages, found NoneType (None). Leave pairs without one out.",
+            "Column `chosen`, row 1: expected text or messages, found NoneType (None). Remove such pairs.",
         ),
         (
             PreferenceDiversity,
             {"chosen": ["a"], "rejected": ["b"], "embeddings": np.ones((1, 2, 3))},
             ValueError,
-            "was given `embeddings`, and would embed by itself. Use them with `PreferenceDiversity(embedder=None)`",
+            "was given `embeddings`, but it computes its own. Use yours with `PreferenceDiversity(embedder=None)`",
         ),
     ],
 )
@@ -464,7 +479,7 @@ def test_embeddings_of_two_embedders():
     ("module", "options", "error", "message"),
     [
         (WinRate, {"seed": -1}, ValueError, "`seed` must be a whole number of at least 0, got -1."),
-        (WinRate, {"sead": 1}, TypeError, "`WinRate` has no option ['sead']. Its own are ['seed']"),
+        (WinRate, {"sead": 1}, TypeError, "`WinRate` has no option ['sead']. Its options are ['seed']"),
         (PreferenceMargin, {"beta": 0}, ValueError, "`beta` must be a number above 0, got 0."),
         (PreferenceMargin, {"beta": "1"}, ValueError, "`beta` must be a number above 0, got '1'."),
         (PreferenceDiversity, {"embedder": 3}, TypeError, "`embedder` must be a model id"),

@@ -50,14 +50,14 @@ def test_a_rate_limit_says_how_long_to_wait(chat, monkeypatch):
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
-        (401, PermissionError, "The server refuses the key in OPENAI_API_KEY. Set OPENAI_API_KEY to a valid one."),
-        (403, PermissionError, "The server refuses the key"),
+        (401, PermissionError, "The server rejects the key in OPENAI_API_KEY. Set OPENAI_API_KEY to a valid key."),
+        (403, PermissionError, "The server rejects the key"),
         (404, FileNotFoundError, "There is no model 'model' at http://127.0.0.1"),
         (400, RefusedError, "answered 400: .*no Bearer …"),
         (409, ConnectionError, "answered 409"),
-        (500, ConnectionError, "does not answer after 6 tries"),
-        ("cut", ConnectionError, "does not answer after 6 tries"),
-        ("nonsense", ConnectionError, "answered 6 times with what is no chat completion: <html>busy"),
+        (500, ConnectionError, "does not answer after 6 attempts"),
+        ("cut", ConnectionError, "does not answer after 6 attempts"),
+        ("nonsense", ConnectionError, "answered 6 times, but not with a chat completion: <html>busy"),
     ],
 )
 def test_faults_that_stay_are_one_line_without_the_key(fault, error, message, chat, monkeypatch, caplog):
@@ -73,13 +73,13 @@ def test_faults_that_stay_are_one_line_without_the_key(fault, error, message, ch
 
 def test_no_server(chat, monkeypatch):
     chat.close()
-    with pytest.raises(ConnectionError, match="does not answer after 6 tries: ConnectError"):
+    with pytest.raises(ConnectionError, match="does not answer after 6 attempts: ConnectError"):
         api(chat).complete(HELLO, 5)
 
 
 def test_no_key_where_one_is_needed(chat):
     chat.key = KEY
-    with pytest.raises(PermissionError, match=r"The server refuses a request without a key. Set OPENAI_API_KEY"):
+    with pytest.raises(PermissionError, match=r"The server rejects a request without a key. Set OPENAI_API_KEY"):
         api(chat).complete(HELLO, 5)
 
 
@@ -95,9 +95,9 @@ def test_newer_models_name_the_limit_otherwise(chat):
     ("url", "message"),
     [
         ("localhost:8000", "must look like 'https://host/v1', got 'localhost:8000'"),
-        ("http://host:x/v1", "`base_url` is no URL"),
-        (f"https://user:{KEY}@host/v1", "Keys come from the environment alone"),
-        (f"https://host/v1?api_key={KEY}", "Keys come from the environment alone"),
+        ("http://host:x/v1", "`base_url` is not a valid URL"),
+        (f"https://user:{KEY}@host/v1", "Remove them from the URL, and set the API key in the environment"),
+        (f"https://host/v1?api_key={KEY}", "Remove them from the URL, and set the API key in the environment"),
     ],
 )
 def test_urls_that_are_refused(url, message):

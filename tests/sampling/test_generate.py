@@ -168,7 +168,7 @@ def test_a_base_model_continues_the_text(tiny_lm, tmp_path):
         tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
     ]
     with pytest.raises(
-        ValueError, match=r"Column `prompt` has messages, and the tokenizer of .* has no chat template"
+        ValueError, match=r"Column `prompt` has messages, but the tokenizer of .* has no chat template"
     ):
         generate_responses(MESSAGES, base)
     with pytest.raises(ValueError, match="`system_prompt` needs a chat template"):
@@ -212,7 +212,7 @@ def test_a_prompt_that_a_server_refuses_is_counted(chat, caplog):
     candidates = generate_responses(PROMPTS, "m", n=2, base_url=chat.url)
     assert [len(row) for row in responses(candidates)] == [2, 2, 0, 2, 2, 2]
     assert "2 responses could not be sampled. The first: http://127.0.0.1" in caplog.text
-    assert "5 of 6 prompts have identical responses only" in caplog.text
+    assert "For 5 of 6 prompts all responses are identical" in caplog.text
 
 
 def test_a_server_that_goes_away_costs_nothing(chat, tmp_path):
@@ -255,8 +255,8 @@ def test_the_key_is_nowhere(chat, monkeypatch, tmp_path, caplog):
 def test_empty_and_identical_and_cut_responses_are_counted(chat, tiny_lm, caplog):
     chat.answer = lambda body: ""
     generate_responses(PROMPTS, "m", n=2, base_url=chat.url)
-    assert "12 of 12 responses are empty. They will form no pair." in caplog.text
-    assert "6 of 6 prompts have identical responses only, and will form no pair: raise `temperature`." in caplog.text
+    assert "12 of 12 responses are empty. They will not form pairs." in caplog.text
+    assert "For 6 of 6 prompts all responses are identical. These prompts will not form pairs: raise" in caplog.text
     generate_responses(PROMPTS, tiny_lm, n=2, max_new_tokens=2)
     assert "responses were cut at `max_new_tokens`" in caplog.text
 
@@ -264,11 +264,16 @@ def test_empty_and_identical_and_cut_responses_are_counted(chat, tiny_lm, caplog
 @pytest.mark.parametrize(
     ("prompts", "options", "error", "message"),
     [
-        (["a"], {}, TypeError, "`prompts` must be a `datasets.Dataset`, got list. Of a list of prompts make one with"),
+        (["a"], {}, TypeError, "`prompts` must be a `datasets.Dataset`, got list. Convert a list of prompts with"),
         ({"question": ["a"]}, {}, ValueError, r"`prompts` has no column `prompt`. Found: \['question'\]"),
         ({"prompt": []}, {}, ValueError, "`prompts` has no rows"),
-        ({"prompt": ["a", None]}, {}, ValueError, "Column `prompt`, row 1: expected text or a list of messages"),
-        ({"prompt": [1]}, {}, ValueError, "row 0: expected text or a list of messages that is not empty, found int"),
+        (
+            {"prompt": ["a", None]},
+            {},
+            ValueError,
+            "Column `prompt`, row 1: expected non-empty text or a non-empty list",
+        ),
+        ({"prompt": [1]}, {}, ValueError, "row 0: expected non-empty text or a non-empty list of messages, found int"),
         ({"prompt": ["a"], "responses": [["b"]]}, {}, ValueError, "has a column `responses` already"),
         ({"prompt": ["a"]}, {"n": 0}, ValueError, "`n` must be a whole number of at least 1"),
         ({"prompt": ["a"]}, {"temperature": 0}, ValueError, "makes all `n=4` responses to a prompt the same"),
@@ -287,7 +292,7 @@ def test_empty_and_identical_and_cut_responses_are_counted(chat, tiny_lm, caplog
             ValueError,
             r"`backend` must be one of \['transformers', 'vllm'\], got 'x'",
         ),
-        ({"prompt": ["a"]}, {"backend": "vllm", "base_url": "http://x/v1"}, ValueError, "Give one of them"),
+        ({"prompt": ["a"]}, {"backend": "vllm", "base_url": "http://x/v1"}, ValueError, "Set only one of them"),
         ({"prompt": ["a"]}, {"system_prompt": 1}, TypeError, "`system_prompt` must be a str"),
     ],
 )

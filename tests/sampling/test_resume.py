@@ -87,7 +87,10 @@ def test_a_full_disk_keeps_what_is_there(tmp_path, monkeypatch):
         log.append({"a": 1})
         whole = path.read_bytes()
         monkeypatch.setattr(os, "write", full)
-        with pytest.raises(OSError, match=r"The disk of .* is full. What was done so far is kept there"):
+        with pytest.raises(
+            OSError,
+            match=r"The disk of .* is full. Free up space and start again: the run resumes from the saved results",
+        ):
             log.append({"b": 2})
         monkeypatch.setattr(os, "write", write)
         assert path.read_bytes() == whole

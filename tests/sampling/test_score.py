@@ -53,7 +53,7 @@ def test_a_reward_model(batch_size, conversational, tiny_reward_model, caplog):
         for response, score in zip(row["responses"], scores, strict=True):
             expected = one_by_one(tiny_reward_model, row["prompt"], response) if response else None
             assert score == (None if expected is None else pytest.approx(expected, abs=1e-5))
-    assert "1 of 4 responses have no score. They will form no pair." in caplog.text
+    assert "1 of 4 responses have no score. They will not form pairs." in caplog.text
 
 
 def test_a_reward_model_object_stays_as_it_is(tiny_reward_model):
@@ -69,12 +69,12 @@ def test_what_is_longer_than_the_model_has_no_score(tiny_reward_model, caplog):
     data = Dataset.from_dict({"prompt": ["the cat"], "responses": [["sat", "cat " * 500]]})
     scores = score_responses(data, tiny_reward_model)["scores"][0]
     assert [score is None for score in scores] == [False, True]
-    assert "1 responses have no score: with their prompts they are longer than the 256 positions" in caplog.text
+    assert "1 responses have no score: with their prompts they do not fit into the 256 positions" in caplog.text
 
 
 def test_a_model_without_a_trained_head_is_refused(tiny_lm):
     with pytest.raises(
-        ValueError, match=r"is no reward model: its files have no weights for score.weight, which would be random"
+        ValueError, match=r"is not a reward model: its files have no weights for score.weight, so they would be random"
     ):
         score_responses(CANDIDATES, tiny_lm)
 
@@ -86,7 +86,7 @@ def test_a_model_with_two_outputs_is_refused(tiny_reward_model, tmp_path):
     two = GPT2ForSequenceClassification(type(model.config)(**{**model.config.to_dict(), "num_labels": 2}))
     two.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_reward_model).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has 2 outputs, and a reward model has one"):
+    with pytest.raises(ValueError, match="has 2 outputs, but a reward model has one"):
         score_responses(CANDIDATES, str(tmp_path))
 
 
@@ -142,7 +142,7 @@ def test_a_function_that_cannot_be_told_from_others_is_called_again(caplog):
         return [float(len(text)) for text in completions if connection]
 
     assert score_responses(CANDIDATES, reward)["scores"][:] == [[6, 14, 0], [23]]
-    assert "`reward` cannot be hashed, so that a run which is interrupted begins anew: " in caplog.text
+    assert "`reward` cannot be hashed, so an interrupted run will start over: " in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_scores_go_on_to_the_selection(tiny_encoder):
             Dataset.from_dict({"prompt": ["a"], "responses": ["b"]}),
             len,
             ValueError,
-            "Column `responses` must have lists",
+            "Column `responses` must contain lists",
         ),
         (CANDIDATES, 3, TypeError, "`model` must be a reward model, the name of a judge at `base_url`, a function"),
         (CANDIDATES, [], TypeError, "`model` must be a reward model"),

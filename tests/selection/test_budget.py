@@ -203,7 +203,9 @@ def test_pairs_are_compared_by_the_vectors_of_their_sides(rng):
     kept = select_budget(pairs, **options)
     assert len(kept) < len(pairs)
     assert kept["chosen"][:] == select_budget(by_hand, **options)["chosen"][:]
-    with pytest.raises(ValueError, match=re.escape("Column `embeddings`, row 0: found 4 vectors, neither one a side")):
+    with pytest.raises(
+        ValueError, match=re.escape("Column `embeddings`, row 0: found 4 vectors, neither one per side")
+    ):
         select_budget(pairs.remove_columns("responses"), **options)
 
 
@@ -257,7 +259,7 @@ def test_a_budget_in_what_people_read(caplog):
             pairs([0.1]),
             {"budget": 1, "min_distance": 0.1},
             ValueError,
-            "Pairs are compared by the column `embeddings`.",
+            "Comparing pairs needs the column `embeddings`.",
         ),
         (
             pairs([0.1]),

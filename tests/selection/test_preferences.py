@@ -136,7 +136,7 @@ def test_wrong_input_is_named(rows, error, message, embedder):
 
 
 def test_only_a_dataset_can_be_counted():
-    with pytest.raises(TypeError, match=re.escape("got IterableDataset. For a `DatasetDict` call it on each split")):
+    with pytest.raises(TypeError, match=re.escape("got IterableDataset. Call it on each split of a `DatasetDict`")):
         select_preferences(load_sample().to_iterable_dataset())
 
 
@@ -236,7 +236,7 @@ def test_longer_wins_is_said(rng, caplog):
         row["scores"] = [2.0, 1.0]
     select_preferences(Dataset.from_list(rows))
     assert (
-        "Of the selected pairs that differ in length the longer response is chosen in 100% (100% of all pairs"
+        "The longer response is chosen in 100% of the selected pairs that differ in length, and in 100% of all such pairs."
         in caplog.text
     )
     caplog.clear()

@@ -78,11 +78,11 @@ embedder              some/model
 prompts in            7 with 50 responses
 rows grouped          3: they share the prompt of an earlier row
 responses merged      1: equal to another one (Unicode NFC, stripped)
-responses cut         7: longer than the embedder's limit, 1,234 tokens in all
+responses cut         7: longer than the embedder's limit, 1,234 tokens in total
 prompts skipped       2: no two scores differ by more than `min_score_gap`
 pairs dropped         4: picked, but not within the limits of the budget
 pairs out             4 labeled
-labels needed         4 instead of 80, 5.0% of labeling every pair
+labels needed         4 instead of 80: 5.0% of all pairs
 time                  reading 0.0 s, embedding 61.3 s
 median (middle half)  all pairs            pairs out
 similarity            0.40 (0.10 to 0.70)  0.05 (-0.05 to 0.10)

@@ -250,7 +250,7 @@ def test_skipped_rows_are_dropped_kept_or_an_error(rng):
     assert picked == [str({**row, "skip_reason": None}) for row in dropped]
     for row in kept:
         assert all((row[name] is None) == (row["skip_reason"] is not None) for name in PICK)
-    with pytest.raises(ValueError, match=r"Row \d of the batch has no valid pair: .* Mend the row, or drop"):
+    with pytest.raises(ValueError, match=r"Row \d of the batch has no valid pair: .* Correct the row, or drop"):
         data.map(real_select, batched=True, fn_kwargs={"on_skip": "error"})
 
 
@@ -419,8 +419,8 @@ def test_only_what_may_be_labeled_is_embedded(embedder):
         ([[1.0, 0.0]], "Column `embeddings`, row 0 of the batch: found 1 vectors for 2 responses"),
         (None, "Column `embeddings`, row 0 of the batch: found 0 vectors for 2 responses"),
         ([[1.0, 0.0], [math.nan, 1.0]], "Column `embeddings`: found NaN, infinity"),
-        ([[1.0, 0.0], [1e39, 1.0]], "or what float32 cannot hold"),
-        ([1.0, 2.0], "Column `embeddings`: expected (n_responses, dim) numbers a row with one dim"),
+        ([[1.0, 0.0], [1e39, 1.0]], "or a number too large for float32"),
+        ([1.0, 2.0], "Column `embeddings`: expected (n_responses, dim) numbers per row with one dim"),
     ],
 )
 def test_embeddings_that_do_not_fit(embeddings, message):

@@ -38,7 +38,10 @@ def test_has_all_of_both_parents_and_their_checks(tmp_path):
         ({"strategy": "best"}, "`strategy` must be one of"),
         ({"eval_selection_strategy": "best"}, "`eval_selection_strategy` must be one of"),
         ({"loss_type": ["ipo", "sigmoid"], "loss_weights": [1.0]}, "`loss_weights` must have the same length"),
-        ({"on_skip": "keep"}, "`on_skip='keep'` leaves rows without a pair, which cannot be trained on. Use 'drop'."),
+        (
+            {"on_skip": "keep"},
+            "`on_skip='keep'` keeps rows without a pair, which cannot be used for training. Use 'drop'.",
+        ),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             RealDPOConfig(str(tmp_path), use_cpu=True, **options)

@@ -157,8 +157,13 @@ def test_pairs_that_truncation_makes_identical_are_dropped_and_counted(options, 
     trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list(rows))
     assert len(trainer.train_dataset) == trainer.selection_report.pairs == 5
     assert trainer.selection_report.dropped == {"prompt_too_long": 2, "identical_when_truncated": 3}
-    assert "Of the 10 pairs of the train dataset 5 are left: in 2 the prompt alone fills `max_length`" in caplog.text
-    message = "None of the 3 pairs of the train dataset can be used with `max_length=20`: in 3 chosen and rejected are"
+    assert (
+        "5 of the 10 pairs of the train dataset were kept: in 2 pairs the prompt alone fills `max_length`"
+        in caplog.text
+    )
+    message = (
+        "None of the 3 pairs of the train dataset can be used with `max_length=20`: in 3 pairs chosen and rejected are"
+    )
     with pytest.raises(ValueError, match=re.escape(message)):
         RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list(rows[:3]))
 
@@ -280,7 +285,9 @@ def test_streams_of_candidates_cannot_be_ranked_or_embedded_by_the_policy(option
     for stream in streams(candidates):
         with pytest.raises(ValueError, match="A stream is read once, and its pairs cannot be ranked for a `budget`"):
             RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options, budget=3), train_dataset=stream)
-        with pytest.raises(ValueError, match="whose weights are gone by the time that `train_dataset` is embedded"):
+        with pytest.raises(
+            ValueError, match="but its weights are no longer available when `train_dataset` is embedded"
+        ):
             RealDPOTrainer(tiny_lm, args=RealDPOConfig(**options, embedder="policy"), train_dataset=stream)
 
 

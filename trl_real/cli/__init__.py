@@ -1,7 +1,7 @@
 """
-The command line: `trl-real generate`, `score`, `select`, `label` and `dpo`, with flags or a recipe in YAML.
+The command line: `trl-real generate`, `score`, `select`, `label` and `dpo`, with flags or a YAML recipe.
 
-Several processes: `accelerate launch --multi_gpu -m trl_real.cli dpo --config recipe.yaml`.
+To train with several processes: `accelerate launch --multi_gpu -m trl_real.cli dpo --config recipe.yaml`.
 """
 
 import argparse
@@ -14,21 +14,22 @@ from .. import __version__
 from .errors import UserError
 
 
-# Each is a function in a module of its name, which loads when the command runs.
+# Each command is a function in a module of the same name. The module is imported when the command runs.
 COMMANDS = ("generate", "score", "select", "label", "dpo")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; mistakes of the user end in one line and exit code 1, those in the flags in 2."""
+    """Run a command. A user error prints one line and returns exit code 1; wrong flags exit with code 2."""
     parser = argparse.ArgumentParser(
-        prog="trl-real", description="Label only the response pairs that are worth a label, then align with DPO."
+        prog="trl-real", description="Label only the response pairs that are worth a label, then train with DPO."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
         "command",
         choices=COMMANDS,
         help="`generate` samples responses to prompts; `score` scores them; `select` writes the pairs of a dataset; `label` "
-        "serves a page on which people label them; `dpo` selects and trains. Each has its own --help.",
+        "serves a page to label them; `dpo` selects pairs and trains on them. For the options of a command, run "
+        "`trl-real <command> --help`.",
     )
     arguments = sys.argv[1:] if argv is None else argv
     name = parser.parse_args(arguments[:1]).command

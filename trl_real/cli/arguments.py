@@ -1,4 +1,4 @@
-"""The flags and recipe keys of the commands, and how they are parsed."""
+"""The flags and recipe keys of the commands, and their parser."""
 
 import difflib
 import json
@@ -13,39 +13,42 @@ from ..candidates.layouts import LAYOUTS
 
 
 COLUMN_PARTS = ("prompt", "responses", "scores", "chosen", "rejected", "left", "right", "vote")
-LICENSE = "License of the data, for its card. Default: what the source's card on the Hub says."
-DATA_FILES = "Local files instead: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed."
+LICENSE = "License of the data, for the dataset card. Default: the license in the card of the source on the Hub."
+DATASET_NAME = "Dataset to load, as a Hub id or a local folder."
+DATA_FILES = "Local files to load instead: JSON, JSONL, CSV, Parquet or Arrow. They may be compressed."
 
 
 @dataclass
 class ColumnArguments:
     """
-    Arguments of `select` and `dpo`: what [`to_candidates`] has to be told of the data, where its columns leave a doubt.
+    Arguments of `select` and `dpo` that describe the data for [`to_candidates`], if the columns are ambiguous.
 
     Parameters:
         layout (`str`, *optional*):
             The layout of the data.
         prompt_column, responses_column, scores_column, chosen_column, rejected_column (`str`, *optional*):
-            Columns with other names than the usual.
+            The names of columns that are not recognized.
         left_column, right_column, vote_column (`str`, *optional*):
-            Columns of two responses and the vote on them.
+            The columns of the two responses and of the vote between them.
         votes (`dict[str, str]`, *optional*):
-            What each value of the vote means: `"left"`, `"right"` or `"tie"`.
+            The meaning of each vote: `"left"`, `"right"` or `"tie"`.
     """
 
     layout: str | None = field(default=None, metadata={"help": f"Layout of the data: one of {', '.join(LAYOUTS)}."})
-    prompt_column: str | None = field(default=None, metadata={"help": "Column of the prompts."})
-    responses_column: str | None = field(default=None, metadata={"help": "Column of the responses."})
-    scores_column: str | None = field(default=None, metadata={"help": "Column of their scores."})
-    chosen_column: str | None = field(default=None, metadata={"help": "Of pairs, the column of the chosen side."})
-    rejected_column: str | None = field(default=None, metadata={"help": "Of pairs, the column of the rejected side."})
-    left_column: str | None = field(default=None, metadata={"help": "Of a vote, the column of one response."})
-    right_column: str | None = field(default=None, metadata={"help": "Of a vote, the column of the other response."})
-    vote_column: str | None = field(default=None, metadata={"help": "Column of the votes."})
+    prompt_column: str | None = field(default=None, metadata={"help": "Column with the prompts."})
+    responses_column: str | None = field(default=None, metadata={"help": "Column with the responses."})
+    scores_column: str | None = field(default=None, metadata={"help": "Column with the scores of the responses."})
+    chosen_column: str | None = field(default=None, metadata={"help": "For pairs: column with the chosen response."})
+    rejected_column: str | None = field(
+        default=None, metadata={"help": "For pairs: column with the rejected response."}
+    )
+    left_column: str | None = field(default=None, metadata={"help": "For votes: column with one response."})
+    right_column: str | None = field(default=None, metadata={"help": "For votes: column with the other response."})
+    vote_column: str | None = field(default=None, metadata={"help": "Column with the votes."})
     votes: dict[str, str] | str | None = field(
         default=None,
         metadata={
-            "help": 'What a vote means, as JSON on the command line: \'{"1": "left", "2": "right", "0": "tie"}\'.'
+            "help": 'The meaning of each vote, as JSON on the command line: \'{"1": "left", "2": "right", "0": "tie"}\'.'
         },
     )
 
@@ -58,7 +61,7 @@ class ColumnArguments:
 
     @property
     def named(self) -> dict[str, str]:
-        """The columns that are named, by part."""
+        """The given column names, by part."""
         columns = {part: getattr(self, f"{part}_column") for part in COLUMN_PARTS}
         return {part: column for part, column in columns.items() if column is not None}
 
@@ -66,88 +69,91 @@ class ColumnArguments:
 @dataclass
 class SelectArguments:
     """
-    Arguments of `trl-real select`, beside those of [`ColumnArguments`] and [`SelectionConfig`].
+    Arguments of `trl-real select`, in addition to those of [`ColumnArguments`] and [`SelectionConfig`].
 
     Parameters:
         dataset_name (`str`, *optional*):
-            Dataset to load, as an id of the Hub or a folder.
+            Dataset to load, as a Hub id or a local folder.
         data_files (`list[str]`, *optional*):
-            Local files instead: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed.
+            Local files to load instead: JSON, JSONL, CSV, Parquet or Arrow. They may be compressed.
         dataset_config (`str`, *optional*):
             Configuration of the dataset.
         dataset_train_split (`str`, *optional*, defaults to `"train"`):
             The split to select from.
         output_dir (`str`, *optional*, defaults to `"selected"`):
-            The folder that the pairs, the report and, without scores, the label tasks are written to.
+            The output folder for the pairs, the report and, without scores, the label tasks.
         push_to_hub (`bool`, *optional*, defaults to `False`):
             Whether to push the pairs, with their card, to the Hub.
         hub_dataset_id (`str`, *optional*):
-            Where to. If `None`, the name of `output_dir` in the user's own namespace.
+            The dataset on the Hub to push to. If `None`, the name of `output_dir` in the user's own namespace.
         hub_private_repo (`bool`, *optional*):
-            Whether a dataset that is created there is private. If `None`, as the Hub decides for its owner.
+            Whether a new dataset on the Hub is private. If `None`, the default of its owner on the Hub.
         license (`str`, *optional*):
-            The license of the data, for the card. If `None`, what the source's card on the Hub says.
+            The license of the data, for the dataset card. If `None`, the license in the card of the source on the Hub.
     """
 
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Dataset to load, as an id of the Hub or a folder."}
-    )
+    dataset_name: str | None = field(default=None, metadata={"help": DATASET_NAME})
     data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split to select from."})
-    output_dir: str = field(default="selected", metadata={"help": "Folder for the pairs and the report."})
+    output_dir: str = field(default="selected", metadata={"help": "Output folder for the pairs and the report."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push the pairs, with their card, to the Hub."})
     hub_dataset_id: str | None = field(
-        default=None, metadata={"help": "Where to. Default: the name of the folder, in your own namespace."}
+        default=None,
+        metadata={"help": "Dataset on the Hub to push to. Default: the name of the folder, in your own namespace."},
     )
     hub_private_repo: bool | None = field(
         default=None,
-        metadata={"help": "Whether a dataset that is created there is private. Default: as the Hub decides."},
+        metadata={
+            "help": "Whether a new dataset on the Hub is private. Default: the default of its owner on the Hub."
+        },
     )
     license: str | None = field(default=None, metadata={"help": LICENSE})
 
     @property
     def inputs(self) -> list[str]:
-        """The files and folders that are read, and perhaps an id of the Hub."""
+        """The files and folders to read, and the Hub id if there is one."""
         return paths_in(self.data_files, self.dataset_name)
 
 
 @dataclass
 class DPOArguments(ScriptArguments):
     """
-    Arguments of `trl-real dpo`, beside those of [`ColumnArguments`], [`RealDPOConfig`] and [`~trl.ModelConfig`].
+    Arguments of `trl-real dpo`, in addition to those of [`ColumnArguments`], [`RealDPOConfig`] and [`~trl.ModelConfig`].
 
     Parameters:
         data_files (`list[str]`, *optional*):
-            Local files instead of `dataset_name`: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed.
+            Local files to load instead of `dataset_name`: JSON, JSONL, CSV, Parquet or Arrow. They may be compressed.
         eval_data_files (`list[str]`, *optional*):
-            Local files to evaluate on.
+            Local files with the evaluation dataset.
         license (`str`, *optional*):
-            The license of the data, for the card of the selected dataset. If `None`, what the source's card on the Hub says.
+            The license of the data, for the dataset card. If `None`, the license in the card of the source on the Hub.
     """
 
     data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
-    eval_data_files: list[str] | None = field(default=None, metadata={"help": "Local files to evaluate on."})
+    eval_data_files: list[str] | None = field(
+        default=None, metadata={"help": "Local files with the evaluation dataset."}
+    )
     license: str | None = field(default=None, metadata={"help": LICENSE})
 
     @property
     def inputs(self) -> list[str]:
-        """The files and folders that are read, and perhaps an id of the Hub."""
+        """The files and folders to read, and the Hub id if there is one."""
         return paths_in(self.data_files, self.eval_data_files, self.dataset_name)
 
 
 def paths_in(*given: list[str] | str | None) -> list[str]:
-    """All that is given, in one list: a recipe may have one path in place of a list."""
+    """All given paths in one list. A recipe may have a single path in place of a list."""
     return [path for paths in given for path in ([paths] if isinstance(paths, str) else paths or ())]
 
 
 def number(text: str) -> float:
-    """A number as it was typed: of a budget, `1` is one pair, and 1.0 might be all of them."""
+    """Parse a number as an int if it was typed as one: a budget of `1` is one pair, while `1.0` is ambiguous."""
     return int(text) if text.strip().isdecimal() else float(text)
 
 
 class _Parser(TrlParser):
-    """TRL's parser, which says what is wrong in one line."""
+    """TRL's parser, with errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: error:", *message.split(), f"(see `{self.prog} --help`)", file=sys.stderr)
@@ -159,10 +165,10 @@ def parse(command: str, kinds: tuple[type, ...], argv: list[str]) -> Any:
     if budget := parser._option_string_actions.get("--budget"):
         budget.type = number
     if argv[-1:] == ["--config"]:
-        parser.error("--config needs the path of a recipe in YAML")
+        parser.error("--config needs the path of a YAML recipe")
     try:
         return parser.parse_args_and_config(argv)
-    except (ValueError, TypeError, OSError, yaml.YAMLError) as error:  # of the checks of a config, or of the file
+    except (ValueError, TypeError, OSError, yaml.YAMLError) as error:  # a wrong value, or a wrong recipe
         options = ["--config", *parser._option_string_actions]
         for flag in (argument.partition("=")[0] for argument in argv if argument.startswith("--")):
             if not any(option.startswith(flag) for option in options):

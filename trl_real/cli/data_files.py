@@ -1,4 +1,4 @@
-"""What the command line reads: local files or a dataset, and what is wrong with them, by file and line."""
+"""Load local files or a dataset for the command line, with errors that name the file and the line."""
 
 import codecs
 import gzip
@@ -37,7 +37,7 @@ HALF = re.compile(
 def load_files(
     name: str | None, config: str | None, files: dict[str, list[str] | str | None], streaming: bool
 ) -> DatasetDict | IterableDatasetDict:
-    """A dataset with the splits that `files` names: of the Hub or a folder, or from the files."""
+    """Load a dataset with the splits in `files`, from the Hub, a folder or the files."""
     given = {
         split: [paths] if isinstance(paths, str) else paths for split, paths in files.items() if paths is not None
     }

@@ -1,4 +1,4 @@
-"""Whether the disk has room for what a selection is going to write."""
+"""Check that the disk has space for the pairs of a selection."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from ..candidates.eligibility import find_eligible
 from ..config import SelectionConfig
 
 
-# These find a pair for each prompt that has one, so that it is known how many there will be.
+# These strategies find a pair for every prompt with an eligible pair, so the number of pairs is known in advance.
 CERTAIN = ("easy", "hard", "random")
 BATCH = 1000
 
@@ -24,29 +24,29 @@ def check_disk_space(candidates: Dataset, config: SelectionConfig, folder: Path)
 
     Args:
         candidates ([`~datasets.Dataset`]):
-            What is selected from.
+            The candidates to select from.
         config ([`SelectionConfig`]):
-            How, and how much.
+            The options of the selection.
         folder (`Path`):
-            Where the pairs will be written to.
+            The folder for the pairs.
 
     Raises:
-        `OSError`: If they do not fit for sure.
+        `OSError`: If the pairs cannot fit.
     """
     free = shutil.disk_usage(folder).free
     if free > 2 * candidates._estimate_nbytes() or config.strategy not in CERTAIN:
-        return  # nothing to worry about, or nothing to be sure of
+        return  # there is enough space, or the number of pairs is unknown
     sizes = np.sort(np.concatenate([_least_bytes(batch, config) for batch in candidates.iter(batch_size=BATCH)]))
     needed = int(sizes[: _pairs(config, len(sizes))].sum())
     if needed > free:
         raise OSError(
-            f"`output_dir`: the pairs take at least {needed:,} bytes, and the disk of {folder} has {free:,} left. Make "
-            "room, or choose another `output_dir` or a smaller `budget`."
+            f"`output_dir`: the pairs take at least {needed:,} bytes, but the disk of {folder} has {free:,} left. Free up "
+            "space, or choose another `output_dir` or a smaller `budget`."
         )
 
 
 def _pairs(config: SelectionConfig, n_prompts: int) -> int:
-    """How many pairs there will be at least."""
+    """The minimum number of pairs of a selection."""
     if config.budget_cost is not None or config.budget_min_distance is not None:
         return 0
     budget = n_prompts if config.budget is None else config.budget
@@ -54,7 +54,7 @@ def _pairs(config: SelectionConfig, n_prompts: int) -> int:
 
 
 def _least_bytes(batch: dict[str, list[Any]], config: SelectionConfig) -> np.ndarray:
-    """The fewest bytes that a pair of each prompt takes, of those that have one: its prompt, and the two shortest texts."""
+    """For each prompt with a pair, the minimum size of the pair in bytes: the prompt and the two shortest responses."""
     rows = read_rows(batch, "`trl-real select`")
     texts = pc.binary_length(rows.texts).to_numpy(zero_copy_only=False)
     texts = np.where(texts > 0, texts, np.iinfo(np.int64).max // 4) if isinstance(rows, Candidates) else texts

@@ -25,7 +25,7 @@ def dpo(argv: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         with users_mistakes():
             if model.model_name_or_path is None:
-                raise ValueError("`--model_name_or_path` is required: the model that is to be aligned.")
+                raise ValueError("`--model_name_or_path` is required: the model to train.")
             checkpoint = _checkpoint(config)
             if main:
                 stack.enter_context(folder.locked())
@@ -36,9 +36,11 @@ def dpo(argv: list[str]) -> None:
             trainer.accelerator.print(trainer.selection_report)
         trainer.train(resume_from_checkpoint=checkpoint)
         with users_mistakes():
-            trainer.save_model(config.output_dir, _internal_call=True)  # or it would push, and not name the dataset
+            trainer.save_model(
+                config.output_dir, _internal_call=True
+            )  # without a push, which would not name the dataset
             trainer.create_model_card(model_name=Path(config.output_dir).name, dataset_name=arguments.dataset_name)
-            trainer.accelerator.print(f"\nThe model is in {config.output_dir}.")
+            trainer.accelerator.print(f"\nThe model was saved to {config.output_dir}.")
             if config.push_to_hub:
                 trainer.push_to_hub(dataset_name=arguments.dataset_name, license=arguments.license)
                 trainer.accelerator.print(f"It was pushed to {trainer.hub_model_id}.")
@@ -49,7 +51,7 @@ def dpo(argv: list[str]) -> None:
 def _trainer(
     arguments: DPOArguments, columns: ColumnArguments, config: RealDPOConfig, model: ModelConfig
 ) -> RealDPOTrainer:
-    """The trainer, which has selected its pairs."""
+    """Create the trainer, which selects the pairs."""
     train, test = arguments.dataset_train_split, arguments.dataset_test_split
     evaluates = config.eval_strategy != "no"
     files: dict[str, Any] = {train: arguments.data_files, **({test: arguments.eval_data_files} if evaluates else {})}
@@ -74,7 +76,7 @@ def _trainer(
 
 
 def _checkpoint(config: RealDPOConfig) -> str | None:
-    """The checkpoint to continue from: a folder, or with "true" the last complete one in `output_dir`."""
+    """The checkpoint to resume from: a folder, or with "true" the last complete one in `output_dir`."""
     wanted = config.resume_from_checkpoint or ""
     switches = {"": None, "false": None, "true": True}
     return checkpoint_to_resume(switches.get(wanted.lower(), wanted), config.output_dir)

@@ -1,4 +1,4 @@
-"""Mistakes of the user, which end in one line."""
+"""User errors, which the command line prints in one line."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from datasets.exceptions import DatasetsError
 
 
 class UserError(Exception):
-    """What a user has to mend; the cause says what."""
+    """An error that the user has to fix. The cause describes it."""
 
 
 @contextlib.contextmanager
 def users_mistakes() -> Iterator[None]:
-    """Turns the errors that name a mistake into `UserError`."""
+    """Turn errors that describe a mistake of the user into `UserError`."""
     try:
         yield
     except (ValueError, TypeError, OSError, ImportError, DatasetsError) as error:

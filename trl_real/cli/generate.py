@@ -1,41 +1,41 @@
-"""`trl-real generate`: candidates from prompts."""
+"""`trl-real generate`: sample candidate responses to prompts."""
 
 from dataclasses import dataclass, field
 
 from ..core.output_folder import OutputFolder
 from ..sampling.generate import BACKENDS, sample_candidates
 from ..sampling.options import SamplingOptions
-from .arguments import DATA_FILES, parse, paths_in
+from .arguments import DATA_FILES, DATASET_NAME, parse, paths_in
 from .data_files import load_files
 from .errors import users_mistakes
 from .pairs_file import write_pairs
 
 
 LOG = "generate_log.jsonl"
-# Of these one is written: JSON does not hold every column.
+# One of these is written: Parquet if a column does not fit into JSON.
 CANDIDATES = ("candidates.jsonl", "candidates.parquet")
 
 
 @dataclass
 class GenerateArguments:
     """
-    Arguments of `trl-real generate`: those of [`generate_responses`], and where prompts come from and candidates go.
+    Arguments of `trl-real generate`: those of [`generate_responses`], the source of the prompts and the output folder.
 
     Parameters:
         model (`list[str]`):
-            The models, by Hub id or path; with `base_url` their names there.
+            Hub ids or paths of the models; with `base_url`, their names on the server.
         dataset_name (`str`, *optional*):
-            Dataset to load, as an id of the Hub or a folder.
+            Dataset to load, as a Hub id or a local folder.
         data_files (`list[str]`, *optional*):
-            Local files instead: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed.
+            Local files to load instead: JSON, JSONL, CSV, Parquet or Arrow. They may be compressed.
         dataset_config (`str`, *optional*):
             Configuration of the dataset.
         dataset_train_split (`str`, *optional*, defaults to `"train"`):
             The split with the prompts.
         prompt_column (`str`, *optional*, defaults to `"prompt"`):
-            The column of the prompts.
+            The column with the prompts.
         output_dir (`str`, *optional*, defaults to `"sampled"`):
-            The folder that `candidates.jsonl` is written to, and the log that a killed run goes on from.
+            The output folder for `candidates.jsonl`, and for the log from which an interrupted run resumes.
         n, backend, base_url, api_key_env, temperature, top_p, max_new_tokens, system_prompt, seed, batch_size, dtype, concurrency:
             See [`generate_responses`].
     """
@@ -43,39 +43,42 @@ class GenerateArguments:
     model: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Models to sample from, as Hub ids or paths; with --base_url their names there.",
-            "aliases": ["--model_name_or_path"],  # as TRL has it
+            "help": "Models to sample from, as Hub ids or paths; with --base_url, their names on the server.",
+            "aliases": ["--model_name_or_path"],  # the name in TRL
         },
     )
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Dataset to load, as an id of the Hub or a folder."}
-    )
+    dataset_name: str | None = field(default=None, metadata={"help": DATASET_NAME})
     data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split with the prompts."})
-    prompt_column: str = field(default="prompt", metadata={"help": "Column of the prompts."})
-    output_dir: str = field(default="sampled", metadata={"help": "Folder for candidates.jsonl and the log."})
-    n: int = field(default=4, metadata={"help": "Responses to sample to each prompt, from each model."})
+    prompt_column: str = field(default="prompt", metadata={"help": "Column with the prompts."})
+    output_dir: str = field(default="sampled", metadata={"help": "Output folder for candidates.jsonl and the log."})
+    n: int = field(default=4, metadata={"help": "Number of responses to sample per prompt and model."})
     backend: str = field(
-        default="transformers", metadata={"help": "What runs a model on this machine.", "choices": list(BACKENDS)}
+        default="transformers",
+        metadata={"help": "Library that runs the model on this machine.", "choices": list(BACKENDS)},
     )
     base_url: str | None = field(
         default=None, metadata={"help": "URL of an OpenAI-compatible server, such as http://localhost:8000/v1."}
     )
     api_key_env: str = field(
-        default="OPENAI_API_KEY", metadata={"help": "Environment variable with the key for --base_url."}
+        default="OPENAI_API_KEY", metadata={"help": "Environment variable with the API key for --base_url."}
     )
-    temperature: float = field(default=1.0, metadata={"help": "What logits are divided by."})
-    top_p: float = field(default=1.0, metadata={"help": "Probability of the tokens to sample among."})
-    max_new_tokens: int = field(default=256, metadata={"help": "The most tokens that a response may have."})
-    system_prompt: str | None = field(default=None, metadata={"help": "What the model is told first."})
-    seed: int = field(default=0, metadata={"help": "Seed of the samples."})
-    batch_size: int = field(default=16, metadata={"help": "Responses that Transformers samples at once."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Sampling temperature. 0 takes the most probable token at each step."}
+    )
+    top_p: float = field(
+        default=1.0, metadata={"help": "Sample only from the most probable tokens whose probabilities add up to this."}
+    )
+    max_new_tokens: int = field(default=256, metadata={"help": "Maximum number of tokens per response."})
+    system_prompt: str | None = field(default=None, metadata={"help": "System message for prompts that have none."})
+    seed: int = field(default=0, metadata={"help": "Random seed."})
+    batch_size: int = field(default=16, metadata={"help": "Number of responses that Transformers samples at once."})
     dtype: str = field(
         default="auto",
-        metadata={"help": "Precision; 'auto' is bfloat16 where the hardware has it, float32 elsewhere."},
+        metadata={"help": "Precision. 'auto' is bfloat16 if the hardware supports it, and float32 otherwise."},
     )
-    concurrency: int = field(default=8, metadata={"help": "Requests to --base_url that are under way at a time."})
+    concurrency: int = field(default=8, metadata={"help": "Maximum number of concurrent requests to --base_url."})
 
 
 def generate(argv: list[str]) -> None:

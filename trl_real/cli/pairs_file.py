@@ -1,4 +1,4 @@
-"""The pairs as a file: JSONL where it can hold every value and type, Parquet where it cannot."""
+"""Write pairs to a file: JSONL if it can represent every value and type, Parquet otherwise."""
 
 import json
 import math
@@ -15,12 +15,12 @@ from ..core.files import whole_file
 
 
 PAIRS_JSONL, PAIRS_PARQUET = "pairs.jsonl", "pairs.parquet"
-# Numbers that JSON has in one width: read back, they are int64 and float64.
+# Types that JSON can represent. Numbers are read back as int64 and float64.
 PLAIN = re.compile("null|bool|u?int(8|16|32|64)|float(16|32|64)|(large_)?string")
 INT64 = range(-(2**63), 2**63)
-# What PyArrow takes for a point in time if every text of a column is like that.
+# PyArrow reads a column as timestamps if all of its texts look like this.
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:?\d\d(:?\d\d(\.\d+)?)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
-# Readers tell the types of all columns from so much of a file.
+# Readers infer the types of all columns from this many bytes of a file.
 BLOCK = 10 << 20
 BATCH = 1000
 
@@ -28,16 +28,17 @@ Keys = tuple[str, ...]  # a column, and the names that lead to a value inside of
 
 
 class _NotJsonError(Exception):
-    """Why a column does not fit into JSON."""
+    """The reason why a column does not fit into JSON."""
 
 
 def write_pairs(pairs: Dataset, folder: Path, name: str = "pairs") -> str | None:
     """
-    Write the pairs, or other rows, so that reading them gives the same values and types: `pairs.jsonl`, or `pairs.parquet` if a
-    column does not fit into JSON. Numbers keep every digit; NaN, which stands for an unknown number, becomes null in JSON.
+    Write pairs or other rows so that reading the file gives the same values and types. The file is `pairs.jsonl`, or
+    `pairs.parquet` if a column does not fit into JSON. Numbers keep every digit. NaN, which represents an unknown number,
+    becomes null in JSON.
 
     Returns:
-        `str` or `None`: Why they are not in JSON, as a sentence; `None` if they are.
+        `str` or `None`: A sentence that says why the file is not JSON; `None` if it is.
     """
     pairs = pairs.with_format(None)
     try:
@@ -54,7 +55,7 @@ def write_pairs(pairs: Dataset, folder: Path, name: str = "pairs") -> str | None
 
 
 def _with_media(pairs: Dataset) -> Dataset:
-    """The pairs with the bytes of images and sounds in place of the paths to them."""
+    """The pairs with the bytes of images and audio instead of their paths."""
     if not any(map(require_storage_embed, pairs.features.values())):
         return pairs
     return pairs.with_format("arrow").map(embed_table_storage, batched=True, keep_in_memory=True)
@@ -70,13 +71,13 @@ def _check_feature(feature: Any, column: str) -> None:
         _check_feature(feature[0], column)
     elif isinstance(feature, Value) and PLAIN.fullmatch(feature.dtype):
         return
-    elif type(feature).__name__ != "Json":  # which older versions of `datasets` do not have
+    elif type(feature).__name__ != "Json":  # older versions of `datasets` have no `Json` feature
         what = feature.dtype if isinstance(feature, Value) else type(feature).__name__
         raise _NotJsonError(f"column `{column}` has the type {what}")
 
 
 def _lines(pairs: Dataset) -> Iterator[str]:
-    """The rows as JSON, one a line, in batches."""
+    """The rows as JSON, one per line, in batches."""
     known: set[Keys] = set()
     size = 0
     for batch in pairs.iter(batch_size=BATCH):
@@ -84,7 +85,7 @@ def _lines(pairs: Dataset) -> Iterator[str]:
         found = _check_values([leaf for row in rows for leaf in _leaves(row, ())])
         if size > BLOCK and (new := found - known):
             raise _NotJsonError(
-                f"column `{min(new)[0]}` has no value in the first {BLOCK >> 20} MB, from which readers tell its type"
+                f"column `{min(new)[0]}` has no value in the first {BLOCK >> 20} MB, from which readers infer its type"
             )
         known |= found
         text = "".join(json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
@@ -93,7 +94,7 @@ def _lines(pairs: Dataset) -> Iterator[str]:
 
 
 def _leaves(value: Any, keys: Keys) -> Iterator[tuple[Keys, Any]]:
-    """The values inside of a row that are not null, each with the names that lead to it."""
+    """The non-null values of a row, each with the names that lead to it."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _leaves(inner, (*keys, str(key)))
@@ -105,7 +106,7 @@ def _leaves(value: Any, keys: Keys) -> Iterator[tuple[Keys, Any]]:
 
 
 def _check_values(leaves: list[tuple[Keys, Any]]) -> set[Keys]:
-    """Raise for what would not be read as it was written; which names lead to a value."""
+    """Raise for values that would be read back differently. Returns the names that lead to a value."""
     all_dates: dict[Keys, bool] = {}
     for keys, value in leaves:
         if isinstance(value, float) and math.isinf(value):
@@ -116,7 +117,7 @@ def _check_values(leaves: list[tuple[Keys, Any]]) -> set[Keys]:
         all_dates[keys] = all_dates.get(keys, True) and is_date
     for keys, dates in all_dates.items():
         if dates:
-            raise _NotJsonError(f"column `{keys[0]}` has text that readers of JSON take for points in time")
+            raise _NotJsonError(f"column `{keys[0]}` has text that JSON readers turn into timestamps")
     return set(all_dates)
 
 

@@ -1,11 +1,11 @@
-"""`trl-real score`: scores for candidates."""
+"""`trl-real score`: score candidate responses."""
 
 from dataclasses import dataclass, field
 
 from ..core.output_folder import OutputFolder
 from ..sampling.judge import CRITERIA
 from ..sampling.score import score_candidates
-from .arguments import DATA_FILES, parse, paths_in
+from .arguments import DATA_FILES, DATASET_NAME, parse, paths_in
 from .data_files import load_files
 from .errors import users_mistakes
 from .generate import CANDIDATES
@@ -18,21 +18,21 @@ LOG = "score_log.jsonl"
 @dataclass
 class ScoreArguments:
     """
-    Arguments of `trl-real score`: those of [`score_responses`], and where candidates come from and go.
+    Arguments of `trl-real score`: those of [`score_responses`], the source of the candidates and the output folder.
 
     Parameters:
         model (`str`):
-            The reward model, by Hub id or path; with `base_url` the name of a judge there.
+            Hub id or path of the reward model; with `base_url`, the name of a judge on the server.
         dataset_name (`str`, *optional*):
-            Dataset to load, as an id of the Hub or a folder.
+            Dataset to load, as a Hub id or a local folder.
         data_files (`list[str]`, *optional*):
-            Local files instead: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed.
+            Local files to load instead: JSON, JSONL, CSV, Parquet or Arrow. They may be compressed.
         dataset_config (`str`, *optional*):
             Configuration of the dataset.
         dataset_train_split (`str`, *optional*, defaults to `"train"`):
             The split with the candidates.
         output_dir (`str`, *optional*, defaults to `"scored"`):
-            The folder that `candidates.jsonl` is written to, and the log that a killed run goes on from.
+            The output folder for `candidates.jsonl`, and for the log from which an interrupted run resumes.
         base_url, api_key_env, criteria, batch_size, dtype, concurrency:
             See [`score_responses`].
     """
@@ -40,30 +40,30 @@ class ScoreArguments:
     model: str | None = field(
         default=None,
         metadata={
-            "help": "Reward model, as a Hub id or a path; with --base_url the name of a judge there.",
-            "aliases": ["--model_name_or_path"],  # as TRL has it
+            "help": "Reward model, as a Hub id or a path; with --base_url, the name of a judge on the server.",
+            "aliases": ["--model_name_or_path"],  # the name in TRL
         },
     )
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Dataset to load, as an id of the Hub or a folder."}
-    )
+    dataset_name: str | None = field(default=None, metadata={"help": DATASET_NAME})
     data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split with the candidates."})
-    output_dir: str = field(default="scored", metadata={"help": "Folder for candidates.jsonl and the log."})
+    output_dir: str = field(default="scored", metadata={"help": "Output folder for candidates.jsonl and the log."})
     base_url: str | None = field(
         default=None, metadata={"help": "URL of an OpenAI-compatible server, such as http://localhost:8000/v1."}
     )
     api_key_env: str = field(
-        default="OPENAI_API_KEY", metadata={"help": "Environment variable with the key for --base_url."}
+        default="OPENAI_API_KEY", metadata={"help": "Environment variable with the API key for --base_url."}
     )
-    criteria: str = field(default=CRITERIA, metadata={"help": "What a judge is asked for: 'Which one is ...?'"})
-    batch_size: int = field(default=16, metadata={"help": "Responses that a reward model scores at once."})
+    criteria: str = field(
+        default=CRITERIA, metadata={"help": "End of the question 'Which one is ...?' that a judge answers."}
+    )
+    batch_size: int = field(default=16, metadata={"help": "Number of responses that a reward model scores at once."})
     dtype: str = field(
         default="auto",
-        metadata={"help": "Precision; 'auto' is bfloat16 where the hardware has it, float32 elsewhere."},
+        metadata={"help": "Precision. 'auto' is bfloat16 if the hardware supports it, and float32 otherwise."},
     )
-    concurrency: int = field(default=8, metadata={"help": "Questions to a judge that are under way at a time."})
+    concurrency: int = field(default=8, metadata={"help": "Maximum number of concurrent requests to a judge."})
 
 
 def score(argv: list[str]) -> None:

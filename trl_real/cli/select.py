@@ -1,4 +1,4 @@
-"""`trl-real select`: pairs, report and label tasks in a folder."""
+"""`trl-real select`: select pairs, and write them with the report and the label tasks to a folder."""
 
 import importlib.util
 
@@ -20,7 +20,7 @@ OUTPUTS = (PAIRS_JSONL, PAIRS_PARQUET, "selection.png", "selection_report.json",
 
 
 def select(argv: list[str]) -> None:
-    """Select pairs and write them, with the report, to a folder."""
+    """Select pairs, and write them with the report and the label tasks to a folder."""
     arguments, columns, config = parse("select", (SelectArguments, ColumnArguments, SelectionConfig), argv)
     folder = OutputFolder(arguments.output_dir)
     with users_mistakes(), folder.locked():

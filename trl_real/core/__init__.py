@@ -1,1 +1,1 @@
-"""What needs nothing else: messages, columns, the map transform, checks, redaction."""
+"""Helpers that depend on no other folder: messages, columns, files, the map transform, checks and redaction."""

@@ -1,4 +1,4 @@
-"""Columns of datasets and of the batches that `map` hands over."""
+"""Read the columns of datasets and of the batches that `map` passes to a function."""
 
 import itertools
 import json
@@ -20,7 +20,9 @@ BATCH_BYTES = 1 << 28
 
 
 def column_names(dataset: Any) -> list[str] | None:
-    """The columns of a dataset, of a stream that has no features those of its first row; `None` for anything else."""
+    """
+    The columns of a dataset; `None` for anything else. A stream without features has the columns of its first row.
+    """
     columns = getattr(dataset, "column_names", None)
     if columns is None and isinstance(dataset, IterableDataset):
         columns = list(next(iter(dataset), {}))
@@ -28,34 +30,37 @@ def column_names(dataset: Any) -> list[str] | None:
 
 
 def column_blocks(dataset: Dataset, column: str) -> Iterator[pa.ChunkedArray]:
-    """A column block by block: of rows that were selected, `datasets` makes an Arrow array each, some 600 bytes."""
+    """
+    A column in blocks of 1,000 rows. Read at once, a dataset with an indices mapping gives one Arrow array per row, about
+    600 bytes each.
+    """
     for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=1000):
         yield table[column]
 
 
 def first_values(dataset: Any, column: str) -> list[Any]:
-    """The first cells of a column."""
+    """The first 100 values of a column."""
     return [row.get(column) for row in itertools.islice(dataset.select_columns([column]), 100)]
 
 
 def arrow_batches(dataset: Dataset, columns: list[str], batch_size: int = 1000) -> Iterator[LazyBatch]:
-    """The rows of some columns as `Dataset.map` would hand them over, batch by batch."""
+    """Some columns of a dataset, in the batches that `Dataset.map` would pass to a function."""
     formatter = PythonFormatter(features=dataset.features)
     for table in dataset.select_columns(columns).with_format("arrow").iter(batch_size):
         yield LazyBatch(table, formatter)
 
 
 def is_untouched(batch: Any, name: str) -> bool:
-    """Whether the column is in the Arrow table of a batch of `Dataset.map` and nobody has read it yet."""
+    """Whether the column is in the Arrow table of a batch of `Dataset.map` and has not been read yet."""
     return name in getattr(batch, "keys_to_format", ())
 
 
 def read_column(batch: Any, name: str) -> list[Any]:
     """
-    A column of the batch as Python objects, whatever format the dataset has.
+    A column of the batch as Python objects, for any format of the dataset.
 
-    A batch of `Dataset.map` decodes a column on access, and writes back what was accessed from Python objects. Decoded
-    from its Arrow table instead, the column stays untouched and goes to the output as it is.
+    A batch of `Dataset.map` decodes a column when it is accessed, and then writes that column back from Python objects. This
+    function decodes from the Arrow table instead, so the column goes to the output unchanged.
     """
     if is_untouched(batch, name):
         formatter = PythonFormatter(features=batch.formatter.features)
@@ -64,7 +69,7 @@ def read_column(batch: Any, name: str) -> list[Any]:
 
 
 def as_arrow(batch: Any, name: str) -> Any:
-    """A column of a batch of `Dataset.map` as it lies in its Arrow table; `None` if it does not."""
+    """A column of a batch of `Dataset.map` from its Arrow table; `None` if the column is not there or was read."""
     if not is_untouched(batch, name):
         return None
     return one_array(batch.pa_table[name])
@@ -121,14 +126,14 @@ def _bytes(array: pa.Array) -> np.ndarray:
 
 
 def take(values: Any, indices: np.ndarray) -> list[Any]:
-    """The values, of a list or an array, at `indices`; null at those that are negative."""
+    """The values of a list or an array at `indices`; null for negative indices."""
     if isinstance(values, pa.Array):
         return values.take(pa.array(indices, mask=indices < 0)).to_pylist()
     return [values[i] if i >= 0 else None for i in indices.tolist()]
 
 
 def lengths(lists: pa.Array) -> np.ndarray:
-    """How many items each list has, none if it is null, `(n,)` int64."""
+    """The number of items in each list, 0 for null, `(n,)` int64."""
     return lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
@@ -155,7 +160,7 @@ def encode_json(value: Any, feature: Any) -> Any:
 
 
 def is_text_array(column: Any) -> bool:
-    """Whether a column is one of text."""
+    """Whether a column holds text."""
     return column is not None and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
 
 
@@ -170,15 +175,15 @@ def is_number(value: Any) -> bool:
 
 
 def as_text_array(texts: Iterable[str]) -> pa.Array:
-    """Texts as an array, of any size together."""
+    """Texts as an array that may hold more than 2 GB."""
     return pa.array(texts, type=pa.large_string())
 
 
 def cell(column: str, r: int) -> str:
-    """Where a cell is, for messages."""
+    """The position of a value, for error messages."""
     return f"Column `{column}`, row {r} of the batch"
 
 
 def kind(value: Any) -> str:
-    """What a value is, for messages."""
+    """The type and the beginning of a value, for error messages."""
     return f"{type(value).__name__} ({value!r:.60})"

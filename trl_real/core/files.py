@@ -1,4 +1,4 @@
-"""Files and folders that appear complete or not at all. Nothing else in this package writes any."""
+"""Write files and folders that appear complete or not at all. All writing in this package goes through this module."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-# What is being written has a name of this form until it is complete. A run that was killed leaves some behind.
+# Files and folders have a name of this form until they are complete. A killed run leaves them behind.
 UNFINISHED = re.compile(r"\.trl_real-[0-9a-f]{32}(\..*)?")
 PROBE = 64 * 1024  # bytes
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -20,14 +20,14 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """
-    Write a file so that a reader finds all of it or what was there before, whatever happens meanwhile.
+    Write a file atomically: a reader finds either the complete new file or the previous one, even after a crash.
 
     Args:
         path (`str` or `Path`):
-            Where the file is to be. An existing file is replaced; a link, a folder or a device is not.
+            Where to put the file. An existing file is replaced; a link, a folder or a device is not.
 
     Yields:
-        `Path`: An empty file in the same folder, with the same ending, to write to.
+        `Path`: An empty file to write to, in the same folder and with the same suffix.
 
     Raises:
         `FileExistsError`: If there is something at `path` that is not a plain file.
@@ -36,7 +36,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     unfinished = _unfinished(path)
     try:
         check_plain(path)
-        # Made by us alone, with the permissions that the umask leaves, and never where a link leads.
+        # `O_EXCL` never follows a link or opens an existing file. The umask decides the permissions.
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
             yield unfinished
@@ -48,13 +48,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         unnamed = error.filename is None and error.errno in FULL
         if unnamed or str(error.filename) == str(unfinished):
-            error.filename = str(path)  # which a user knows
+            error.filename = str(path)  # the name that the user knows
         raise
 
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder so that a reader finds all of it or none; where somebody else was faster, theirs stays."""
+    """Write a folder atomically: a reader finds all of it or none. If another process was faster, its folder stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(path.parent) as unfinished:
         yield unfinished
@@ -72,7 +72,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path) -> Iterator[Path]:
-    """A new folder in `parent`, removed in the end."""
+    """A new folder in `parent`, removed on exit."""
     folder = _unfinished(parent / "folder")
     folder.mkdir()
     try:
@@ -82,20 +82,20 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write text as a whole file, in UTF-8."""
+    """Write a UTF-8 text file atomically."""
     with whole_file(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 def open_log(path: Path) -> int:
-    """Open a file that only grows, for reading and for [`append`]; made if it is not there."""
+    """Open an append-only file for reading and for [`append`]. It is created if it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     check_plain(path)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
 
 
 def append(log: int, data: bytes) -> None:
-    """Add to a file that only grows, all of `data` or nothing, and let it reach the disk."""
+    """Append all of `data` or nothing to an append-only file, and sync it to disk."""
     size = os.fstat(log).st_size
     try:
         while data:
@@ -108,31 +108,31 @@ def append(log: int, data: bytes) -> None:
 
 
 def cut(log: int, size: int) -> None:
-    """Cut off what a killed process left unfinished at the end of a file that only grows."""
+    """Remove an incomplete last line, which a killed process left, from an append-only file."""
     os.ftruncate(log, size)
 
 
 def replace_file(path: Path, new: Path) -> None:
-    """Put a file in the place of another one, in one step."""
+    """Replace a file by another one in one step."""
     check_plain(path)
     os.replace(new, path)
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file if it exists."""
     path.unlink(missing_ok=True)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder of ours in one step, for whoever looks for it, and then what was in it."""
+    """Remove a folder of this package. It disappears in one step; its content is deleted afterwards."""
     unfinished = _unfinished(path)
-    with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
         path.rename(unfinished)
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what runs that were killed have left in a folder. Only for whoever holds its lock."""
+    """Remove the unfinished files that killed runs left in a folder. The caller must hold the lock of the folder."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if UNFINISHED.fullmatch(path.name) is None:
             continue
@@ -146,11 +146,11 @@ def check_plain(path: Path) -> None:
     """Raise if there is something at `path` that is not a plain file."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         what = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "not a plain file"
-        raise FileExistsError(f"{path} is {what}, which is not written to. Move it, or choose another path.")
+        raise FileExistsError(f"{path} is {what} and will not be overwritten. Move it, or choose another path.")
 
 
 def check_writable(folder: Path) -> None:
-    """Raise unless some bytes can be written to a folder and reach its disk."""
+    """Raise unless a few bytes can be written to a folder and synced to its disk."""
     probe = _unfinished(folder / "probe")
     try:
         with open(probe, "xb") as file:
@@ -162,19 +162,19 @@ def check_writable(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of what is in a file."""
+    """The SHA-256 of the content of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:
-    """Let the names in a folder reach its disk, where the system can do that."""
+    """Sync the file names in a folder to its disk, on systems that support it."""
     if os.name == "posix":
         _sync(folder)
 
 
 def _sync(path: Path) -> None:
-    # Windows syncs only what is open for writing.
+    # Windows syncs only files that are open for writing.
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -183,5 +183,5 @@ def _sync(path: Path) -> None:
 
 
 def _unfinished(path: Path) -> Path:
-    """A new name beside `path`, with its ending, by which libraries know the format."""
+    """A new name next to `path` with the same suffix, since libraries recognize formats by it."""
     return path.with_name(f".trl_real-{uuid.uuid4().hex}{path.suffix}")

@@ -1,4 +1,4 @@
-"""Text and messages: what a prompt and a response are made of."""
+"""Text and lists of messages: the two forms of a prompt or a response."""
 
 import functools
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Json, LargeList, List, Value
 
 
-# How HH-RLHF (arXiv 2204.05862) and what follows it write a dialogue as text.
+# HH-RLHF (arXiv 2204.05862) and the datasets modeled on it write a dialogue as text with these markers.
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 TURN = re.compile(r"\n\n(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -25,19 +25,19 @@ ANY_MESSAGES = List(Json())
 
 
 def is_text(feature: Any) -> bool:
-    """Whether a feature is that of text, or of nothing but null."""
+    """Whether a feature describes text, or a column of nulls."""
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "null")
 
 
 def is_list(feature: Any) -> bool:
-    """Whether a feature is that of lists."""
+    """Whether a feature describes lists."""
     return isinstance(feature, list | List | LargeList)
 
 
 def item_feature(feature: Any) -> Any:
-    """The feature of a response, from that of a list of them; of text where no row has any."""
+    """The feature of one response, given the feature of a list of responses; text if no row has a response."""
     item = _item(feature)
-    if isinstance(item, Json):  # texts beside messages, or messages of many forms
+    if isinstance(item, Json):  # text beside messages, or messages of several forms
         return ANY_MESSAGES
     return Value("string") if item is None or item == Value("null") else item
 
@@ -47,7 +47,10 @@ def _item(feature: Any) -> Any:
 
 
 def common_feature(features: list[Any]) -> Any:
-    """One feature for texts or messages of several columns: that of messages with all their keys, if there are any."""
+    """
+    One feature that fits several columns of text or messages. If any of them holds messages, it is a feature of messages
+    with the keys of all of them.
+    """
     lists = [ANY_MESSAGES if isinstance(feature, Json) else feature for feature in features]
     lists = [feature for feature in lists if is_list(feature)]
     if lists:
@@ -74,17 +77,17 @@ def are_alike(features: list[Any]) -> bool:
 
 
 def joint_features(prompt: Any, sides: list[Any]) -> tuple[Any, list[Any]]:
-    """The features of a prompt and of responses where text becomes messages if anything is messages."""
+    """The features of a prompt and its responses. If one of them is messages, all of them become messages."""
     parts = [prompt, *sides]
     if any(is_list(part) or isinstance(part, Json) for part in parts):
-        # What is split off a whole conversation has all that its messages may have.
+        # A part that was split off a conversation may hold every key of its messages.
         common = common_feature(parts)
         parts = [common if is_text(part) or is_list(part) or isinstance(part, Json) else part for part in parts]
     return parts[0], parts[1:]
 
 
 def is_messages(value: Any) -> bool:
-    """Whether `value` is a list of messages, whose contents are text, parts or null."""
+    """Whether `value` is a list of messages, each with text, content parts or null as its content."""
     return isinstance(value, list) and all(
         isinstance(message, Mapping) and "role" in message and _is_content(message.get("content")) for message in value
     )
@@ -122,7 +125,7 @@ def _as_text(value: Any) -> str:
 
 
 def as_json(value: Any) -> str:
-    """Text or messages as one line of JSON, without the nulls that Arrow gives to messages with fewer keys."""
+    """Text or messages as one line of JSON, without the nulls that Arrow adds to messages with fewer keys."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -144,16 +147,16 @@ def _digest(value: Any) -> str:
 
 
 def as_message(value: Any, role: str) -> Any:
-    """Text as one message of `role`; messages and null stay what they are."""
+    """Turn text into one message with the given role. Messages and null stay as they are."""
     return [{"role": role, "content": value}] if isinstance(value, str) else value
 
 
 def as_conversation(prompt: Any, responses: list[Any]) -> tuple[Any, list[Any]]:
-    """A prompt and its responses as messages: one each, or the turns of a dialogue that is written as text."""
+    """A prompt and its responses as messages. Text becomes one message; a dialogue written as text, one per turn."""
     if not (isinstance(prompt, str) and prompt.startswith(HUMAN)):
         return as_message(prompt, "user"), [as_message(response, "assistant") for response in responses]
     turns = _turns(prompt)
-    if turns[-1] == {"role": "assistant", "content": ""}:  # where the responses begin
+    if turns[-1] == {"role": "assistant", "content": ""}:  # the responses begin here
         turns.pop()
     return turns, [_turns(ASSISTANT + response) if isinstance(response, str) else response for response in responses]
 
@@ -167,9 +170,10 @@ def split_prompt(chosen: Any, rejected: Any) -> tuple[Any, list[Any]]:
     """
     Split a pair with an implicit prompt into the prompt, which both sides begin with, and the two responses.
 
-    Dialogues written as text are split after the last `"\\n\\nAssistant:"` that both share. If dialogues or messages have
-    no turn in common, the prompt is `None`. Of messages, and of other text, which is split before white space, a response keeps at least the last
-    message or character, even where it is all that the other one begins with.
+    Dialogues written as text are split after the last `"\\n\\nAssistant:"` that both sides share. Messages are split after
+    the last message that both sides share, and other text before white space. There, each response keeps at least its last
+    message or character, even if the other side begins with all of it. If dialogues or messages have no turn in common, the
+    prompt is `None`.
     """
     if chosen is None or rejected is None:
         return None, [chosen, rejected]
@@ -183,7 +187,7 @@ def split_prompt(chosen: Any, rejected: Any) -> tuple[Any, list[Any]]:
     else:
         shared = 0
         for a, b in zip(chosen[:-1], rejected[:-1], strict=False):
-            # Messages with fewer keys than others may or may not have got the rest as null from Arrow.
+            # Arrow may have filled the missing keys of a message with nulls.
             if a != b and (isinstance(chosen, str) or as_json(a) != as_json(b)):
                 break
             shared += 1
@@ -196,7 +200,7 @@ def split_prompt(chosen: Any, rejected: Any) -> tuple[Any, list[Any]]:
 
 
 def prompts_differ(prompt: Any, responses: list[Any]) -> bool:
-    """Whether a response to a dialogue goes on with other turns: then the last prompts of the sides differ."""
+    """Whether a response contains further turns of the user. The two sides then answer different last prompts."""
     if isinstance(prompt, list):
         return any(message.get("role") == "user" for response in responses for message in response or ())
     return (

@@ -1,4 +1,4 @@
-"""The output folder of a run: one run at a time, and nothing in it is replaced that is not the run's own: `OutputFolder`."""
+"""The output folder of a run. Only one run at a time writes to it, and it replaces only its own files: `OutputFolder`."""
 
 import contextlib
 import errno
@@ -23,11 +23,11 @@ from .files import (
 )
 
 
-# Both begin with an underscore, because `Trainer.push_to_hub` leaves such files out.
+# Both begin with an underscore, because `Trainer.push_to_hub` ignores such files.
 RECORD = "_trl_real.json"
 LOCK = "_trl_real.lock"
 ABOUT = "SHA-256 of what trl_real wrote here. A later run replaces these files only if they are unchanged."
-WAIT = 10.0  # seconds for another process to put its files in place
+WAIT = 10.0  # seconds that another process may need to put its files in place
 
 
 class OutputFolder:
@@ -35,12 +35,12 @@ class OutputFolder:
     A folder in which runs replace only files that they can prove are their own and unchanged.
 
     The proof is `_trl_real.json`, which holds the hashes of the files. It is written before the files are replaced, with the
-    hashes of the old and the new ones, and once more after it: a run that is killed in between leaves files that the next
-    one knows.
+    hashes of both the old and the new files, and once more afterwards. If a run is killed in between, the next run still
+    recognizes the files.
 
     Args:
         path (`str` or `Path`):
-            The folder. Made by [`~OutputFolder.locked`] if it is not there.
+            The folder. [`~OutputFolder.locked`] creates it if it does not exist.
     """
 
     def __init__(self, path: str | Path):
@@ -49,14 +49,14 @@ class OutputFolder:
     @contextlib.contextmanager
     def locked(self, wait: float = 0.0) -> Iterator[None]:
         """
-        Hold the lock of the folder, which may be taken again by the same thread. The lock of a process that was killed is free.
+        Hold the lock of the folder. The same thread may acquire it again. A killed process releases its lock.
 
         Args:
             wait (`float`, *optional*, defaults to `0.0`):
-                How many seconds to wait for it.
+                How many seconds to wait for the lock.
 
         Raises:
-            `OSError`: If another run holds the lock, or the folder cannot be made or written to.
+            `OSError`: If another run holds the lock, or the folder cannot be created or written to.
         """
         with self._explained():
             self.path.mkdir(parents=True, exist_ok=True)
@@ -84,12 +84,12 @@ class OutputFolder:
 
         Args:
             names (`list[str]`):
-                The files that a run may write or, where an earlier run has left them, remove.
+                The files that a run may write, or remove if an earlier run wrote them.
             inputs (`list[str]`, *optional*):
                 The files and folders that the run reads.
 
         Raises:
-            `FileExistsError`: If a file is an input, was written by somebody else, or was changed since.
+            `FileExistsError`: If a file is an input, was not written by a run, or was changed since.
         """
         there = [self.path / name for name in names if os.path.lexists(self.path / name)]
         for path in inputs if there else ():
@@ -107,11 +107,11 @@ class OutputFolder:
     @contextlib.contextmanager
     def replacing(self, names: Collection[str]) -> Iterator[Path]:
         """
-        Replace the files `names` by those that are written to the folder that this yields. The ones that are not written
-        are removed, if they were there.
+        Replace the files `names` by those that the caller writes to the yielded folder. Files in `names` that the caller does
+        not write are removed.
 
         Raises:
-            `FileExistsError`: As `check` does, before anything is replaced.
+            `FileExistsError`: As in `check`, before anything is replaced.
         """
         with self.locked(WAIT), temporary_folder(self.path) as stage:
             yield stage
@@ -120,8 +120,8 @@ class OutputFolder:
     @contextlib.contextmanager
     def lent(self, name: str) -> Iterator[None]:
         """
-        Let a library write the file `name`. If it was not there or a run's own, it is the run's own afterwards; somebody
-        else's is put back as it was. Nothing is raised but what the library raises, and no lock is taken.
+        Let a library write the file `name`. If the file is new or a run wrote it, it belongs to the run afterwards. Any
+        other file is restored. Takes no lock, and raises only what the library raises.
         """
         path = self.path / name
         before = path.read_bytes() if path.is_file() else None
@@ -166,7 +166,7 @@ class OutputFolder:
             return {str(name): [str(digest) for digest in digests] for name, digests in files.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FileExistsError(
-                f"{path} is not what trl_real writes there. Move it, or choose another `output_dir`."
+                f"{path} is not a valid record of trl_real. Move it, or choose another `output_dir`."
             ) from error
 
     def _write_record(self, files: dict[str, list[str]]) -> None:
@@ -176,7 +176,7 @@ class OutputFolder:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say of a folder that cannot be used what is wrong with it."""
+        """Explain why a folder cannot be used."""
         try:
             yield
         except (BlockingIOError, FileExistsError, NotADirectoryError) as error:
@@ -193,7 +193,7 @@ class OutputFolder:
 
 
 def _check_own(path: Path, record: dict[str, list[str]]) -> str:
-    """The hash of a file that a run has written and nobody has changed."""
+    """The hash of a file. Raise unless a run wrote it and it is unchanged."""
     check_plain(path)
     digest = sha256(path)
     if digest not in record.get(path.name, ()):
@@ -205,7 +205,7 @@ def _check_own(path: Path, record: dict[str, list[str]]) -> str:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """A file, or the files in a folder, those behind links included."""
+    """A file, or the files in a folder, including those behind links."""
     if path.is_file():
         yield path
     seen = set()

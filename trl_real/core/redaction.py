@@ -1,4 +1,4 @@
-"""Text without access tokens."""
+"""Remove access tokens from text."""
 
 import re
 
@@ -8,5 +8,5 @@ TOKEN = re.compile(r"(?<![A-Za-z0-9])(hf|api_org)_([A-Za-z0-9]{30,}|(oauth|jwt)_
 
 
 def redact(text: str) -> str:
-    """Text without anything that looks like a token of the Hub."""
+    """Replace everything that looks like a Hub token."""
     return TOKEN.sub(r"\1_…", text)

@@ -1,4 +1,4 @@
-"""What makes a function a good citizen of `datasets.map`: a version in its cache, and every format of a dataset."""
+"""Map functions that `datasets` caches correctly, and that accept every format of a dataset."""
 
 import functools
 import os
@@ -26,16 +26,16 @@ R = TypeVar("R")
 
 class Transform(Generic[P, R]):
     """
-    A batched map function that `datasets` caches per version of this package, and that takes every format.
+    A batched map function that `datasets` caches per version of this package, and that accepts every format.
 
-    `datasets` fingerprints a map by pickling its function, and a plain function pickles as nothing but its name: an
-    upgrade that changes what the function does would silently be served the old cache. This wrapper pickles as its
-    name and the version of the code, and never as anything else, so that no model weights can end up in a fingerprint.
+    `datasets` fingerprints a map by pickling its function, and a plain function pickles as its name only. After an upgrade
+    that changes the function, `datasets` would silently serve the old cache. This wrapper pickles as its name and the
+    version of the code. It pickles nothing else, so no model weights can end up in a fingerprint.
 
-    The function gets a mapping of lists, which it changes in place and returns.
+    The function gets a mapping of lists, changes it in place and returns it.
     """
 
-    __name__: str  # of the function
+    __name__: str  # of the wrapped function
 
     def __init__(self, function: Callable[P, R]):
         functools.update_wrapper(self, function)
@@ -45,8 +45,8 @@ class Transform(Generic[P, R]):
         if not args or not _is_formatted(args[0]):
             return self._function(*args, **kwargs)
         batch: Any = args[0]
-        # `Dataset.map` removes the columns of `remove_columns` from a `LazyBatch` alone, and a stream from the very dict
-        # or a table. Both hand over the same batches: only the caller tells them apart.
+        # `Dataset.map` applies `remove_columns` only to a `LazyBatch`; a stream applies it to the same dict or to a table.
+        # Both pass the same batches, so only the calling module tells them apart.
         in_dataset = _calling_module() == "datasets.arrow_dataset"
         if isinstance(batch, dict) and not in_dataset:
             for name, column in batch.items():
@@ -57,7 +57,7 @@ class Transform(Generic[P, R]):
         function(lazy, *args[1:], **kwargs)
         if not in_dataset:
             return _as_table(lazy)
-        if not isinstance(batch, dict):  # nothing of a table is merged with the answer
+        if not isinstance(batch, dict):  # `Dataset.map` does not merge a table with the answer
             list(lazy.values())
         return lazy
 
@@ -69,7 +69,7 @@ class Transform(Generic[P, R]):
 
 
 class TypedList(list[Any]):
-    """A column that knows its Arrow type, whatever it happens to hold."""
+    """A column with a fixed Arrow type, regardless of its values."""
 
     def __init__(self, values: Iterable[Any], arrow_type: pa.DataType):
         super().__init__(values)
@@ -87,8 +87,8 @@ def map_rows(
     **options: Any,
 ) -> Any:
     """
-    `dataset.map(function, batched=True)`, as our own stages call it: over a dataset without a format, to known features, and
-    cached by what the result depends on.
+    `dataset.map(function, batched=True)` for the stages of this package. The dataset has no format, the features of the
+    result are known, and the cache depends only on what the result depends on.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -96,18 +96,19 @@ def map_rows(
         function (`Callable`):
             Takes a mapping of lists, changes it in place and returns it.
         features ([`~datasets.Features`], *optional*):
-            The features of the result. If `None`, those that `datasets` infers.
+            The features of the result. If `None`, `datasets` infers them.
         desc (`str`, *optional*):
-            What the progress bar says.
+            The description of the progress bar.
         key (*optional*):
-            What the result depends on beside the rows and the function, for the cache. If `None`, all of `options`.
+            What the result depends on besides the rows and the function, for the cache. If `None`, all of `options`.
         temporary (`bool`, *optional*, defaults to `False`):
-            Whether the result goes to a temporary file rather than beside the rows, since nobody will ask for it again.
+            Whether to write the result to a temporary file instead of the cache of the dataset, for results that are used
+            once.
         options (*optional*):
-            Those of `map`.
+            The options of `map`.
 
     Returns:
-        As `dataset`. A dataset without rows gets the columns that others get, which `Dataset.map` does not give it.
+        The same type as `dataset`. A dataset without rows gets the new columns too, unlike with `Dataset.map`.
     """
     if isinstance(dataset, IterableDataset):
         return dataset.map(function, batched=True, features=features, **options)
@@ -151,9 +152,9 @@ def _load(module: str, name: str, version: str) -> Any:
 
 
 def _is_formatted(batch: Any) -> bool:
-    """Whether a batch comes from a dataset with a format: as a table, or with arrays."""
+    """Whether a batch comes from a dataset with a format: a table, or lists with arrays."""
     if isinstance(batch, dict):
-        if any(isinstance(column, str) for column in batch.values()):  # a row, which the function refuses
+        if any(isinstance(column, str) for column in batch.values()):  # a single row, which the function rejects
             return False
         return any(
             hasattr(column, "__array__") or (isinstance(column, list) and any(map(_is_array, column)))
@@ -163,7 +164,7 @@ def _is_formatted(batch: Any) -> bool:
 
 
 def _calling_module() -> str | None:
-    """The module of `datasets` that maps a transform, through whatever the user has wrapped around it."""
+    """The module of `datasets` that called a transform, directly or through a wrapper of the user."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         name = frame.f_globals.get("__name__")
@@ -179,10 +180,10 @@ def _is_array(value: Any) -> bool:
 
 def _as_python(value: Any, is_matrix: bool = False) -> Any:
     """
-    A value of a row as Python objects; a matrix, which an embedding is, as an array.
+    A value of a row as Python objects; a matrix of embeddings stays an array.
 
-    Formats make float32 of numbers and NaN of null. A number of up to six digits is the shortest decimal that reads as
-    its float32; what else the format has cut off of a number or a text is gone.
+    Formats turn numbers into float32 and null into NaN. A float32 is read back as its shortest decimal, which restores
+    numbers of up to six digits. Anything else that a format cut off is lost.
     """
     if isinstance(value, list):
         return [_as_python(item) for item in value]
@@ -212,9 +213,9 @@ def _as_lazy_batch(batch: Any) -> LazyBatch:
 
 def _as_table(batch: LazyBatch) -> pa.Table:
     """
-    The columns of a batch as a table, those that nobody touched as they came.
+    The columns of a batch as a table. Columns that were not read stay as they were.
 
-    Types do not depend on what the batch happens to hold, since whoever maps tables puts them together afterwards.
+    The types do not depend on the values of the batch, because the tables of all batches are concatenated afterwards.
     """
     table = batch.pa_table
     columns = {}

@@ -1,4 +1,4 @@
-"""What caches know this package by."""
+"""The version of this package that goes into cache fingerprints."""
 
 import functools
 import hashlib
@@ -10,8 +10,10 @@ from .. import __version__
 @functools.cache
 def code_version() -> str:
     """
-    The version of this package with a hash of its source, so that no cache serves what other code has made: neither that of
-    another version nor, in an editable install, that of a strategy that has been edited since.
+    The version of this package plus a hash of its source.
+
+    A cache then never serves a result of different code: not of another version, and in an editable install not of a
+    strategy as it was before an edit.
     """
     root = Path(__file__).parents[1]
     digest = hashlib.blake2b(digest_size=8)

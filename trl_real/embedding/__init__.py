@@ -1,1 +1,1 @@
-"""Responses become vectors."""
+"""Turn responses into vectors."""

@@ -39,7 +39,7 @@ def embed_in_chunks(dataset: Dataset, options: EmbedderOptions, folder: Path) ->
     """
     if folder.is_symlink():
         raise FileExistsError(
-            f"{folder} is a link, which is not written to. Remove it, or choose another `output_dir`."
+            f"{folder} is a link and will not be overwritten. Remove it, or choose another `output_dir`."
         )
     state = PartialState()
     options, identity = _agreed(options)

@@ -1,1 +1,1 @@
-"""Cards, and datasets on the Hub."""
+"""Write dataset and model cards, and push datasets to the Hub."""

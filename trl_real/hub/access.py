@@ -1,4 +1,4 @@
-"""Whether a push will be allowed, asked before the work that it is to carry: `check_can_push`."""
+"""Check before a long run that a push at its end will be allowed: `check_can_push`."""
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError, RepositoryNotFoundError
@@ -10,8 +10,8 @@ from .retries import explained, retried
 
 def check_can_push(repo_id: str, repo_type: str, private: bool | None = None, token: str | None = None) -> None:
     """
-    Raise if a repository cannot be pushed to: its name is not valid, nobody is logged in, the token is read-only, the namespace
-    is somebody else's, or it is to be private and is there as a public one.
+    Raise if a push to a repository would fail: its name is not valid, the user is not logged in, the token is read-only, the
+    namespace belongs to another user, or the repository is public although it must be private.
 
     Args:
         repo_id (`str`):
@@ -21,12 +21,12 @@ def check_can_push(repo_id: str, repo_type: str, private: bool | None = None, to
         private (`bool`, *optional*):
             Whether the data of the push must be private.
         token (`str`, *optional*):
-            The token to push with. If `None`, that of `hf auth login`.
+            The token to push with. If `None`, the token of `hf auth login`.
 
     Raises:
         `ValueError`: If the name is not valid, or the repository is public although `private=True`.
-        `PermissionError`: If nobody is logged in, or the token must not write there.
-        `ConnectionError`: If the Hub does not answer after some tries.
+        `PermissionError`: If the user is not logged in, or the token has no write access.
+        `ConnectionError`: If the Hub does not answer after several attempts.
     """
     with explained(repo_id):
         validate_repo_id(repo_id)
@@ -37,24 +37,24 @@ def check_can_push(repo_id: str, repo_type: str, private: bool | None = None, to
             raise PermissionError(
                 f"Could not push to {repo_id!r}: you are not logged in. Run `hf auth login`, or set `HF_TOKEN`."
             ) from error
-        refused = f"Could not push to {repo_id!r}: the token must not write there"
-        # Not every Hub says what the token may do, or which organizations there are.
+        refused = f"Could not push to {repo_id!r}: the token has no write access"
+        # Not every Hub returns the role of the token and the organizations of the user.
         token_info = (user.get("auth") or {}).get("accessToken") or {}
         if token_info.get("role") == "read":
-            raise PermissionError(f"{refused}, because it is read-only. Make one with the role `write`.")
+            raise PermissionError(f"{refused}, because it is read-only. Create a token with the role `write`.")
         full_name = repo_id if "/" in repo_id else f"{user['name']}/{repo_id}"
         organizations = [organization["name"] for organization in user.get("orgs", [])]
         if "orgs" in user and full_name.split("/")[0] not in (user["name"], *organizations):
             raise PermissionError(
                 f"{refused}, because the namespace is neither {user['name']!r} nor one of your organizations "
-                f"({', '.join(organizations) or 'none'}). Choose a name in one of these."
+                f"({', '.join(organizations) or 'none'}). Choose a name in one of these namespaces."
             )
         try:
             info = retried(lambda: api.repo_info(full_name, repo_type=repo_type), repo_id)
         except RepositoryNotFoundError:
-            return  # and will be made
+            return  # the push will create it
         if private and repo_type == "dataset" and not info.private:
             raise ValueError(
-                f"{full_name} is to be private, but it is there already and public. Make it private in its settings, or choose "
+                f"{full_name} must be private, but it already exists and is public. Make it private in its settings, or choose "
                 "another name."
             )

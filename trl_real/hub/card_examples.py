@@ -1,4 +1,4 @@
-"""Columns and example rows of a dataset, as its card shows them."""
+"""The columns and example rows that a dataset card shows."""
 
 import math
 from typing import Any
@@ -14,35 +14,37 @@ from . import markdown
 
 N_EXAMPLES = 5
 MEANINGS = {
-    "prompt": "what was asked",
+    "prompt": "the prompt that both responses answer",
     "chosen": "the better response",
     "rejected": "the worse response",
     "response_a": "one response",
     "response_b": "the other response",
     "score_chosen": "the score of the better response",
     "score_rejected": "the score of the worse response",
-    "similarity": "the cosine of the embeddings of both",
-    "pair_id": "what labels are matched by: a hash of the prompt and both responses",
-    "skip_reason": "why a prompt has no pair",
-    "n_labels": "how many labels were given",
+    "similarity": "the cosine similarity of the two embeddings",
+    "pair_id": "the id by which labels are matched: a hash of the prompt and both responses",
+    "skip_reason": "why the prompt has no pair",
+    "label_agreement": "the share of labels that prefer the chosen response",
+    "n_labels": "the number of labels",
 }
 
 
 def describe_rows(splits: dict[str, Dataset], reports: dict[str, SelectionReport]) -> dict[str, Any]:
-    """What the template shows of the pairs and of their reports."""
+    """The variables of the template that describe the pairs and their reports."""
     first = next(iter(splits.values()))
     return {
         "reports": {split: reports.get(split) for split in splits},
         "labeled": "chosen" in first.column_names,
         "columns": [
-            (name, _type(feature), MEANINGS.get(name, "as in the source")) for name, feature in first.features.items()
+            (name, _type(feature), MEANINGS.get(name, "copied from the source"))
+            for name, feature in first.features.items()
         ],
         "examples": _examples(first),
     }
 
 
 def _type(feature: Any) -> str:
-    """A feature in short."""
+    """A short name of a feature."""
     if isinstance(feature, dict):
         return "{" + ", ".join(feature) + "}"
     inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
@@ -53,7 +55,7 @@ def _type(feature: Any) -> str:
 
 
 def _examples(dataset: Dataset) -> list[dict[str, Any]]:
-    """Rows at equal distances, as the template shows them; of kept rows those that have a pair."""
+    """Evenly spaced rows that have a pair, in the form that the template shows."""
     sides = ("chosen", "rejected") if "chosen" in dataset.column_names else ("response_a", "response_b")
     columns = [name for name in ("prompt", *sides) if name in dataset.column_names]
     numbers = [n for n in ("similarity", "score_chosen", "score_rejected") if n in dataset.column_names]
@@ -84,7 +86,7 @@ def _number(value: Any, form: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Text or messages as people read them, anything else as JSON."""
+    """Text or messages in readable form, anything else as JSON."""
     if isinstance(value, str):
         return value
     if not is_messages(value):

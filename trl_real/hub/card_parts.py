@@ -1,4 +1,4 @@
-"""What the cards of datasets and of models have in common."""
+"""Parts that dataset cards and model cards share."""
 
 import dataclasses
 import importlib.metadata
@@ -48,7 +48,7 @@ OWN_CITATION = f"""\
 
 
 def render(template: str, **variables: Any) -> str:
-    """Fill in a template of this package."""
+    """Render a template of this package."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("trl_real.hub"),
         undefined=jinja2.StrictUndefined,
@@ -66,7 +66,7 @@ def render(template: str, **variables: Any) -> str:
 
 
 def is_repo_id(name: str | None) -> bool:
-    """Whether `name` can be that of a repository of the Hub with its owner, and is no folder here."""
+    """Whether `name` is a valid `"owner/name"` of a repository on the Hub, and not a local path."""
     if name is None or name.count("/") != 1 or TOKEN.search(name) or Path(name).exists():
         return False
     try:
@@ -77,12 +77,12 @@ def is_repo_id(name: str | None) -> bool:
 
 
 def endpoint() -> str:
-    """The address of the Hub, without a password that may be in it."""
+    """The URL of the Hub, without a password that it may contain."""
     return re.sub("//[^/@]*@", "//", constants.ENDPOINT)
 
 
 def link(repo_id: str, kind: str) -> str:
-    """A link to a repository of the Hub, of the `kind` `"models"` or `"datasets"`; of anything else its last name."""
+    """A link to a repository on the Hub. `kind` is `"models"` or `"datasets"`. For a local path, only its last part."""
     if not is_repo_id(repo_id):
         return markdown.code(Path(repo_id).name)
     path = repo_id if kind == "models" else f"{kind}/{repo_id}"
@@ -90,7 +90,7 @@ def link(repo_id: str, kind: str) -> str:
 
 
 def options(config: SelectionConfig) -> dict[str, Any]:
-    """The options of a selection as plain values; where an embedder lies on a disk is nobody's business."""
+    """The options of a selection as plain values. A local embedder is named without its path, which is private."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(SelectionConfig)}
     name = embedder_name(config.embedder)
     return {**values, "embedder": name if is_repo_id(name) else Path(name).name}
@@ -103,7 +103,7 @@ def options_yaml(config: SelectionConfig) -> str:
 
 def _strategy(report: SelectionReport) -> str:
     if report.strategy is None:
-        return "none: all given pairs are there"
+        return "none: all given pairs were kept"
     first = (STRATEGIES[report.strategy].cost.__doc__ or "").strip().split("\n\n")[0].split(". ")[0]
     return f"{markdown.code(report.strategy)}: {' '.join(first.split()).rstrip('.')}"
 
@@ -125,7 +125,7 @@ def _budget(report: SelectionReport) -> str:
     amount = f"{100 * report.budget:g}% of the {unit}" if report.budget < 1 else f"{report.budget:,} {unit}"
     if report.budget_strategy in (None, report.strategy):
         return amount
-    return f"{amount}, spent by the strategy {markdown.code(report.budget_strategy)}"
+    return f"{amount}, ranked by the strategy {markdown.code(report.budget_strategy)}"
 
 
 def _versions() -> str:

@@ -1,4 +1,4 @@
-"""One commit to a dataset on the Hub, all or nothing."""
+"""Push one commit to a dataset on the Hub, all or nothing."""
 
 import logging
 from collections.abc import Callable
@@ -19,13 +19,13 @@ Operations = list[CommitOperationAdd | CommitOperationDelete]
 @dataclass(frozen=True)
 class Target:
     """
-    Where a commit goes.
+    The target of a commit.
 
     Attributes:
         api ([`~huggingface_hub.HfApi`]): The client, with its token.
-        repo_id (`str`): The dataset, created if it is not there.
-        private (`bool` or `None`): Whether a dataset that is created is private; `None` as the Hub decides.
-        revision (`str` or `None`): The branch, created if it is not there; `None` for the main one.
+        repo_id (`str`): The dataset. It is created if it does not exist.
+        private (`bool` or `None`): Whether a new dataset is private; `None` for the default of the Hub.
+        revision (`str` or `None`): The branch, created if it does not exist; `None` for the main branch.
         create_pr (`bool`): Whether to open a pull request instead.
     """
 
@@ -37,7 +37,9 @@ class Target:
 
 
 def commit(target: Target, plan: Callable[[str, set[str]], Operations], message: str) -> CommitInfo:
-    """Commit what `plan` makes of the head and its files, all or nothing; of the new head where another try may help."""
+    """
+    Commit the operations that `plan` returns for the head and its files, all or nothing. Retries start from the new head.
+    """
     api, repo_id, create_pr = target.api, target.repo_id, target.create_pr
     undo: list[Callable[[], None]] = []
     printed: list[str] = []
@@ -59,10 +61,10 @@ def commit(target: Target, plan: Callable[[str, set[str]], Operations], message:
                 parent_commit=info.sha,
             )
         except HTTPError as error:
-            if create_pr and getattr(error, "response", None) is None:  # another try may open a second one
+            if create_pr and getattr(error, "response", None) is None:  # a retry may open a second pull request
                 raise ConnectionError(
-                    f"The connection was cut while a pull request was opened: see if it is there, at {endpoint()}/datasets/"
-                    f"{repo_id}/discussions, before you push again."
+                    f"The connection was lost while a pull request was opened. Check {endpoint()}/datasets/{repo_id}/discussions "
+                    "for it before you push again."
                 ) from error
             raise
 
@@ -73,12 +75,14 @@ def commit(target: Target, plan: Callable[[str, set[str]], Operations], message:
             try:
                 step()
             except HTTPError as error:
-                logger.warning("What was made of %s is still there, without data: %s", repo_id, type(error).__name__)
+                logger.warning(
+                    "The new repository or branch of %s could not be removed: %s", repo_id, type(error).__name__
+                )
         raise
 
 
 def _open(target: Target, undo: list[Callable[[], None]]) -> DatasetInfo:
-    """The repository at a revision; both are made if they are not there, and `undo` takes that back."""
+    """The repository at a revision. Both are created if they do not exist, and `undo` gets the steps to remove them."""
     api, repo_id, private, revision = target.api, target.repo_id, target.private, target.revision
     try:
         info = api.dataset_info(repo_id)
@@ -87,12 +91,12 @@ def _open(target: Target, undo: list[Callable[[], None]]) -> DatasetInfo:
             api.create_repo(repo_id, repo_type="dataset", private=private)
             undo.append(lambda: _delete_if_empty(api, repo_id))
         except HfHubHTTPError as error:
-            if error.response.status_code != 409:  # somebody was faster
+            if error.response.status_code != 409:  # another process was faster
                 raise
         info = api.dataset_info(repo_id)
     if private and not info.private:
         raise ValueError(
-            f"`private=True`, but {repo_id} is there already and public. Make it private in its settings, or push to another "
+            f"`private=True`, but {repo_id} already exists and is public. Make it private in its settings, or push to another "
             "name."
         )
     if revision is None:
@@ -117,6 +121,6 @@ def _delete_if_empty(api: HfApi, repo_id: str) -> None:
 
 
 def _files(api: HfApi, info: DatasetInfo) -> set[str]:
-    if info.siblings is None:  # of a Hub that does not list them here
+    if info.siblings is None:  # not every Hub lists the files here
         return set(api.list_repo_files(info.id, repo_type="dataset", revision=info.sha))
     return {file.rfilename for file in info.siblings}

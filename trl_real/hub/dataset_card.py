@@ -20,8 +20,8 @@ from .card_parts import OWN_CITATION, REAL_CITATION, is_repo_id, link, options, 
 
 
 TAGS = ("trl", "dpo", "preference", "trl-real")
-# Each config of a dataset has its own section between these, so that pushing one leaves the others as they are. No line of
-# foreign text can look like them, for all of those are indented.
+# Each configuration of a dataset has its own section between these markers, so that a push changes only its own section. Text
+# from the dataset cannot imitate a marker, because it is always indented.
 SECTION = "<!-- trl-real: begin of the selection {!r} -->\n{}\n<!-- trl-real: end of the selection {!r} -->"
 ANY_SECTION = re.compile(
     r"^<!-- trl-real: begin of the selection ('[^'\n]*') -->[ \t]*\n((?!<!-- trl-real: begin of).*\n)*?"
@@ -48,42 +48,42 @@ def create_dataset_card(
     previous: DatasetCard | None = None,
 ) -> DatasetCard:
     r"""
-    Describe selected pairs: what they are, where they come from, how they were picked and how to do it again. Nothing is
-    loaded or looked up.
+    Create the dataset card of selected pairs. It describes the pairs, where they come from, how they were selected, and how to
+    reproduce the selection. This function does not access the network.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
             The pairs.
         report ([`SelectionReport`] or `dict[str, SelectionReport]`, *optional*):
-            What [`select_preferences`] reported, for each split if there are several.
+            The report of [`select_preferences`], or a dict with one report per split.
         config ([`SelectionConfig`], *optional*):
-            The options that the pairs were selected with.
+            The options of the selection.
         repo_id (`str`, *optional*):
-            Where the dataset is to be found on the Hub.
+            The id of the dataset on the Hub.
         config_name (`str`, *optional*, defaults to `"default"`):
-            Which configuration of the dataset this is.
+            The configuration of the dataset that the pairs belong to.
         source (`str`, *optional*):
-            Where the candidates come from: the id of a dataset on the Hub, or words. If `None`, and the cache of
-            `datasets` tells, the dataset that was loaded.
+            The origin of the candidates: the id of a dataset on the Hub, or a description. If `None`, the dataset on the Hub
+            that `dataset` was loaded from, if its cache files show it.
         source_revision (`str`, *optional*):
-            Its commit.
+            The commit of the source.
         license (`str`, *optional*):
-            The license of the source, as the Hub spells it. Where none is given or known, the card asks for it.
+            The license of the source, as the Hub spells it. If it is not known, the card asks for it.
         pretty_name (`str`, *optional*):
             The title.
         model_id (`str`, *optional*):
             A model on the Hub that was trained on the pairs.
         plots (`dict[str, str]`, *optional*):
-            The path of the figure of a split, as seen from the card.
+            The path of the figure of each split, relative to the card.
         previous ([`~huggingface_hub.DatasetCard`], *optional*):
-            The card that there is: what it says of other configurations, and what people have written, stays.
+            The existing card. Its sections on other configurations and text that people added are kept.
 
     Returns:
-        [`~huggingface_hub.DatasetCard`]: The card. Text of the dataset is in it as text, whatever it contains.
+        [`~huggingface_hub.DatasetCard`]: The card. Text from the dataset is escaped, so it always appears as plain text.
 
     Raises:
-        `TypeError`: If `dataset`, `report` or `config` is something else.
-        `ValueError`: If a report is of a split that `dataset` does not have.
+        `TypeError`: If `dataset`, `report` or `config` has the wrong type.
+        `ValueError`: If a report is for a split that `dataset` does not have.
 
     Example:
 
@@ -129,7 +129,7 @@ def create_dataset_card(
 def _metadata(
     previous: DatasetCard | None, splits: dict[str, Dataset], config_name: str, origin: Source, license: str | None
 ) -> Any:
-    """The metadata of the card, added to what the previous card says of other configurations."""
+    """The metadata of the card, added to the metadata of other configurations in the previous card."""
     data: Any = DatasetCardData() if previous is None else copy.deepcopy(previous.data)
     describe_files(data, splits, config_name)
     describe_source(data, origin.name, license)
@@ -142,7 +142,7 @@ def _metadata(
 def _reproduction(
     config: SelectionConfig | None, reports: dict[str, SelectionReport], origin: Source, splits: dict[str, Dataset]
 ) -> dict[str, Any]:
-    """What the template shows of how to select the same pairs again."""
+    """The variables of the template that describe how to reproduce the selection."""
     return {
         "config": config,
         "how": _how(config, reports),
@@ -152,7 +152,7 @@ def _reproduction(
 
 
 def _body(previous: DatasetCard | None, title: str, config_name: str, section: str) -> str:
-    """The text of the card: a new one, or the previous one with the section of this configuration."""
+    """The text of the card: a new text, or the previous text with the section of this configuration."""
     section = SECTION.format(config_name, section, config_name)
     body = "" if previous is None else previous.text.replace("\r\n", "\n").strip()
     if body:
@@ -173,12 +173,12 @@ def as_splits(dataset: Any) -> dict[str, Dataset]:
         for name in dataset:
             if not SPLIT.fullmatch(name) or name == "all":
                 raise ValueError(
-                    f"The name of a split is words with dots between, and not 'all', found {name!r}. Rename it in the dict."
+                    f"The name of a split must be words separated by dots, and not 'all', found {name!r}. Rename it in the dict."
                 )
         return dict(dataset)
     raise TypeError(
         f"`dataset` must be a `datasets.Dataset` or a `DatasetDict` with at least one split, got {type(dataset).__name__}. "
-        "Write a stream to one first: `Dataset.from_generator(lambda: iter(stream))`."
+        "Convert a stream first: `Dataset.from_generator(lambda: iter(stream))`."
     )
 
 
@@ -186,14 +186,14 @@ def split_reports(splits: dict[str, Dataset], report: Any) -> dict[str, Selectio
     """The report of each split that has one."""
     if isinstance(report, SelectionReport) and len(splits) > 1:
         raise ValueError(
-            f"`report` is one, and `dataset` has several splits: {list(splits)}. Pass a dict of the report of each."
+            f"`report` is a single report, but `dataset` has several splits: {list(splits)}. Pass a dict with a report per split."
         )
     reports = dict(report) if isinstance(report, Mapping) else {} if report is None else {next(iter(splits)): report}
     if not all(isinstance(each, SelectionReport) for each in reports.values()):
-        raise TypeError(f"`report` must be a `SelectionReport`, or a dict of one for each split, got {report!r:.80}.")
+        raise TypeError(f"`report` must be a `SelectionReport`, or a dict with one per split, got {report!r:.80}.")
     if unknown := reports.keys() - splits.keys():
         raise ValueError(
-            f"`report` is of splits that `dataset` does not have: {sorted(unknown)}. Found: {list(splits)}."
+            f"`report` has splits that `dataset` does not have: {sorted(unknown)}. Found: {list(splits)}."
         )
     return reports
 
@@ -221,8 +221,8 @@ def _source(source: Source) -> str | None:
 def _license(license: str | list[str] | None, source: str | None) -> str:
     if not license:
         return (
-            "**not known**: before you use or publish this, find out under what license the source may be shared"
-            f"{'' if source is None else ' (' + markdown.escape(source) + ')'}, and name it with `license=`"
+            "**unknown**: before you use or publish this dataset, look up the license of the source"
+            f"{'' if source is None else ' (' + markdown.escape(source) + ')'}, and pass it as `license=`"
         )
     return ", ".join(markdown.code(str(each)) for each in extended(license, []))
 
@@ -236,25 +236,27 @@ def _load_code(repo_id: str | None, config_name: str, split: str) -> str:
 
 
 def _python(value: Any) -> str:
-    """A value as Python code, text in double quotes."""
+    """A value as Python code, with strings in double quotes."""
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def _how(config: SelectionConfig | None, reports: dict[str, SelectionReport]) -> str:
-    """What has to be known to select again."""
+    """What to know before reproducing the selection."""
     if config is None:
-        return "The options were not recorded: what the table above does not name is unknown."
+        return "The options were not recorded. Options that are not in the table above are unknown."
     if reports and all(report.strategy is None for report in reports.values()):
-        return "Nothing was selected: all given pairs are there."
+        return "Nothing was selected: all given pairs were kept."
     if not isinstance(config.embedder, str):
-        return f"The embedder was an object of the class {markdown.code(embedder_name(config.embedder))}, to be put in its place."
+        return (
+            f"The embedder was a Python object of the class {markdown.code(embedder_name(config.embedder))}. Pass such an object "
+            "as `embedder`."
+        )
     if config.embedder == "policy":
         return (
-            "The embedder was the policy before training, with which `RealDPOTrainer` selects; alone, name that model."
+            "The embedder was the policy before training, as in `RealDPOTrainer`. Outside the trainer, pass the id of that "
+            "model as `embedder`."
         )
-    return (
-        "With the versions below the same data gives the same pairs; another machine may round embeddings differently."
-    )
+    return "With the versions below, the same data gives the same pairs. Another machine may round the embeddings differently."
 
 
 def _reproduce_code(config: SelectionConfig | None, source: Source, dataset: Dataset) -> str:

@@ -1,4 +1,4 @@
-"""Text of others inside Markdown: shown as it is, and read by nobody as Markdown, HTML, YAML or a template."""
+"""Show foreign text inside Markdown as it is, so that no tool reads it as Markdown, HTML, YAML or a template."""
 
 import re
 import textwrap
@@ -7,18 +7,18 @@ import unicodedata
 from ..core.redaction import redact
 
 
-# What nobody sees, or what turns the direction of text around or ends a line for some readers only: by category, and blanks that
-# are letters or symbols. Joiners stay, which emoji and Persian need.
+# Invisible characters, and characters that change the direction of text or end a line in some programs: by Unicode category, and
+# blank letters and symbols. Joiners are kept, since emoji and Persian need them.
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 JOINERS = "\u200c\u200d"
 BLANKS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0" + "".join(map(chr, range(0xE0100, 0xE01F0)))
-# What means something within a line, `www.` and addresses among it, which GitHub's Markdown makes links of.
+# Characters with a meaning in Markdown within a line, including those of URLs, which GitHub's Markdown turns into links.
 PUNCTUATION = re.compile(r"([\\`*_{}\[\]<>#!|~&$@^:]|(?<=www)\.)")
 WIDTH = 88
 
 
 def visible(text: str) -> str:
-    """Text in which all that is there can be seen, but for tokens: what is invisible as its code point, tabs as spaces."""
+    """Text without tokens, with invisible characters replaced by their code points and tabs by spaces."""
     text = re.sub(r"\r\n?", "\n", redact(text)).expandtabs(4)
     return re.sub(r"[^\x20-\x7e\n]", _seen, text)
 
@@ -31,18 +31,18 @@ def _seen(match: re.Match[str]) -> str:
 
 
 def one_line(text: str, limit: int = 120) -> str:
-    """Visible text on one line, at most `limit` characters of it."""
+    """Visible text on one line, shortened to `limit` characters."""
     text = " ".join(visible(text).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def escape(text: str) -> str:
-    """A line of text for a paragraph, heading or table."""
+    """One line of text, escaped for a paragraph, heading or table."""
     return PUNCTUATION.sub(r"\\\1", one_line(text))
 
 
 def code(text: str) -> str:
-    """Inline code, in a table, too."""
+    """Inline code that also works in a table."""
     text = one_line(text)
     ticks = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     space = " " if text[:1] in ("`", "") or text[-1:] == "`" else ""
@@ -50,7 +50,7 @@ def code(text: str) -> str:
 
 
 def fenced(text: str, language: str) -> str:
-    """A code block of a language, behind a fence that `text` does not close."""
+    """A code block with a fence that `text` cannot close."""
     text = redact(text).rstrip()
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
     return f"{fence}{language}\n{text}\n{fence}"
@@ -58,8 +58,8 @@ def fenced(text: str, language: str) -> str:
 
 def quote(text: str, limit: int = 1000) -> str:
     """
-    A block of text as it is, its lines wrapped, at most `limit` characters of it. It is indented, so that no line begins with
-    something that means anything: a fence, a heading, three hyphens.
+    A block of text with wrapped lines, shortened to `limit` characters. It is indented, so that no line can begin with Markdown
+    syntax such as a fence, a heading or three hyphens.
     """
     text = redact(text)
     cut = len(text) - limit

@@ -1,5 +1,6 @@
-"""The card of a model: TRL's, and how its training pairs were selected."""
+"""Complete TRL's model card with the selection of the training pairs."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -14,6 +15,8 @@ from . import markdown
 from .card_parts import DPO_CITATION, OWN_CITATION, is_repo_id, link, options_yaml, render
 
 
+# How TRL's quick start passes the question: as a conversation, which needs a chat template.
+CONVERSATION = '[{"role": "user", "content": question}]'
 TRAINING = "training pairs"
 METRICS = ("rewards/margins", "rewards/accuracies")
 
@@ -28,15 +31,17 @@ def add_selection(
     selected_id: str | None,
     source_id: str | None,
     history: list[dict[str, float]],
+    path: str = ".",
+    chat: bool = True,
 ) -> ModelCard:
     """
-    TRL's card of a model, completed: how its training pairs were selected, what it came to, and what TRL cannot know.
+    Complete TRL's model card with the selection of the training pairs, the results, and details that TRL does not know.
 
     Args:
         card ([`~huggingface_hub.ModelCard`]):
-            The card that TRL has made.
+            The card that TRL created.
         report ([`SelectionReport`], *optional*):
-            What was selected; `None` of a stream.
+            The report on the selection; `None` for a stream.
         config ([`SelectionConfig`]):
             The options of the selection.
         base_model (`str`, *optional*):
@@ -44,11 +49,15 @@ def add_selection(
         adapter (`bool`):
             Whether the model is a PEFT adapter.
         selected_id (`str`, *optional*):
-            The dataset on the Hub that holds the selected pairs.
+            The dataset on the Hub with the selected pairs.
         source_id (`str`, *optional*):
-            The one that they were selected from.
+            The dataset on the Hub that they were selected from.
         history (`list[dict[str, float]]`):
-            What the trainer has logged. The last margins and accuracies of each dataset are the results.
+            The log of the trainer. The last margins and accuracies of each dataset are the results.
+        path (`str`, *optional*, defaults to `"."`):
+            The path from which the quick start loads a model that is not on the Hub.
+        chat (`bool`, *optional*, defaults to `True`):
+            Whether the tokenizer has a chat template, which a conversation in the quick start needs.
 
     Returns:
         [`~huggingface_hub.ModelCard`]: The completed card.
@@ -60,7 +69,7 @@ def add_selection(
     if adapter:
         data["library_name"] = "peft"
         data["base_model_relation"] = "adapter" if on_hub else None
-    data.pop("licence", None)  # a leftover of TRL's template
+    data.pop("licence", None)  # a placeholder in TRL's template
     data["tags"] = sorted(data.get("tags") or ())
     data["model_name"] = data.get("model_name") or "model"
     data["eval_results"] = [
@@ -68,7 +77,7 @@ def add_selection(
             task_type="text-generation",
             dataset_type=selected_id if pairs == TRAINING and selected_id is not None else "preference-pairs",
             dataset_name=pairs,
-            # Results of datasets that differ in their names alone would be taken for those of one.
+            # The Hub would merge the results of datasets that differ only in their names.
             dataset_config=None if pairs == TRAINING else pairs,
             dataset_split="train" if pairs == TRAINING else "test",
             metric_type=metric,
@@ -85,12 +94,17 @@ def add_selection(
         results=[(pairs, metric, f"{value:.4g}") for (pairs, metric), value in results.items()],
         config_yaml=options_yaml(config),
     )
-    # TRL links whatever it is told, and a folder is no page of the Hub.
+    # TRL links every base model, but a local folder has no page on the Hub.
     local = f"{markdown.code(Path(base_model).name)}, a local model" if base_model else "a local model"
     text = card.text.replace("[None](https://huggingface.co/None)", local)
     if not on_hub:
         text = text.replace(f"[{base_model}](https://huggingface.co/{base_model})", local)
-    text = text.replace('model="None"', 'model="path/to/this/model"')
+    text = text.replace('model="None"', f"model={json.dumps(path)}")
+    if path == ".":
+        text = text.replace("\ngenerator = ", "\n# Run this in the folder of the model.\ngenerator = ")
+    if not chat:
+        text = text.replace(CONVERSATION, "question")
+    text = re.sub(r"\n([ \t]*\n)+", "\n\n", text)  # TRL's template leaves lines for badges that are not there
     body, mark, rest = text.partition("\n## Citations")
     citations = "\n\n".join(markdown.fenced(citation, "bibtex") for citation in (DPO_CITATION, OWN_CITATION))
     text = f"{body.strip()}\n\n{section}\n{mark}{rest.rstrip()}\n\nCite DPO and `trl-real` as:\n\n{citations}\n"
@@ -98,10 +112,10 @@ def add_selection(
 
 
 def _last_results(history: list[dict[str, float]]) -> dict[tuple[str, str], float]:
-    """The last margin and accuracy of the training pairs and of each evaluation dataset, by the names of both."""
+    """The last margin and accuracy of the training pairs and of each evaluation dataset."""
     results = {}
     for entry in history:
-        # TRL gives the name of an evaluation dataset to the numbers of Transformers alone.
+        # TRL adds the name of an evaluation dataset only to the numbers of Transformers.
         names = [match[1] for key in entry if (match := re.fullmatch("eval_(.+)_runtime", key, re.DOTALL))]
         for metric in METRICS:
             for key, pairs in ((metric, TRAINING), (f"eval_{metric}", "held-out pairs")):

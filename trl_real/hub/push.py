@@ -1,4 +1,4 @@
-"""Selected datasets on the Hub, data and card in one commit: `push_selected_dataset`."""
+"""Push selected datasets to the Hub, data and card in one commit: `push_selected_dataset`."""
 
 import functools
 import importlib.util
@@ -60,53 +60,55 @@ def push_selected_dataset(
     max_shard_size: int | str = MAX_SHARD_SIZE,
 ) -> CommitInfo:
     r"""
-    Push selected pairs to the Hub with their card and figure, all in one commit: nobody ever sees data without its card, or a
-    card of other data. What is about to become public is printed before it goes out.
+    Push selected pairs to the Hub with their card and figure.
+
+    Everything is pushed in one commit, so data and card on the Hub always match. Before the push, a message says how many pairs
+    go to which repository, and whether it is public.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
-            The pairs. All splits of the configuration are replaced by these.
+            The pairs. They replace all splits of the configuration.
         repo_id (`str`):
-            Where to, as `"user/name"`, `"organization/name"` or `"name"`. Created if it is not there.
+            The repository, as `"user/name"`, `"organization/name"` or `"name"`. It is created if it does not exist.
         report ([`SelectionReport`] or `dict[str, SelectionReport]`, *optional*):
-            What [`select_preferences`] reported, for each split if there are several.
+            The report of [`select_preferences`], or a dict with one report per split.
         config ([`SelectionConfig`], *optional*):
-            The options that the pairs were selected with.
+            The options of the selection.
         candidates ([`~datasets.Dataset`] or [`~datasets.DatasetDict`], *optional*):
-            What the pairs were selected from, with their scores, so that others can select anew. Pushed in the same commit, as
-            the configuration `candidates`, or `<config_name>-candidates` beside another one than the default.
-            `load_dataset(repo_id)` still loads the pairs.
+            The candidates that the pairs were selected from, with their scores, so that others can repeat the selection. They
+            are pushed in the same commit as the configuration `candidates`, or `<config_name>-candidates` if `config_name` is
+            not the default. `load_dataset(repo_id)` still loads the pairs.
         config_name (`str`, *optional*, defaults to `"default"`):
-            The configuration of the dataset to write. Others that are there stay.
+            The configuration of the dataset to write. Other configurations are kept.
         private (`bool`, *optional*):
-            Whether a repository that is created is private. If `None`, as the Hub decides for its owner.
+            Whether a new repository is private. If `None`, the default of its owner on the Hub.
         revision (`str`, *optional*):
-            The branch to push to. If `None`, the main one. Created if it is not there.
+            The branch to push to, created if it does not exist. If `None`, the main branch.
         create_pr (`bool`, *optional*, defaults to `False`):
-            Open a pull request instead.
+            Whether to open a pull request instead of pushing to the branch.
         token (`str`, *optional*):
-            A token with write access. If `None`, that of `hf auth login`.
+            A token with write access. If `None`, the token of `hf auth login`.
         license (`str`, *optional*):
-            The license of the source. If `None`, what its card on the Hub says.
+            The license of the source. If `None`, the license in the card of the source on the Hub.
         source (`str`, *optional*):
-            Where the candidates come from, see [`create_dataset_card`].
+            The origin of the candidates, see [`create_dataset_card`].
         source_revision (`str`, *optional*):
-            Its commit.
+            The commit of the source.
         pretty_name (`str`, *optional*):
             The title of the card.
         model_id (`str`, *optional*):
             A model on the Hub that was trained on the pairs.
         max_shard_size (`int` or `str`, *optional*, defaults to `"500MB"`):
-            How large a Parquet file may be.
+            The maximum size of a Parquet file.
 
     Returns:
-        [`~huggingface_hub.CommitInfo`]: The commit, or the one before it if nothing has changed.
+        [`~huggingface_hub.CommitInfo`]: The new commit, or the previous one if nothing has changed.
 
     Raises:
-        `TypeError`, `ValueError`: If an argument cannot be what it is, or `private=True` and the repository is public.
-        `PermissionError`: If you are not logged in, or must not write there.
+        `TypeError`, `ValueError`: If an argument is not valid, or `private=True` and the repository is public.
+        `PermissionError`: If you are not logged in, or the token has no write access.
         `FileNotFoundError`, `FileExistsError`: If there is no such revision, or the name is taken.
-        `ConnectionError`: If the Hub does not answer after some tries. The repository is as it was.
+        `ConnectionError`: If the Hub does not answer after several attempts. The repository is not changed.
         `OSError`: If the files cannot be written.
 
     Example:
@@ -132,7 +134,7 @@ def push_selected_dataset(
         source_revision=source_revision,
         pretty_name=pretty_name,
     )
-    card()  # so that what it raises is raised before anything is written
+    card()  # raises for wrong arguments before anything is written
     with explained(repo_id), tempfile.TemporaryDirectory(prefix="trl-real-") as temporary:
         api = HfApi(token=token, library_name="trl-real", library_version=__version__)
         files = _write_files(splits, reports, config_name, Path(temporary) / "pairs", max_shard_size)
@@ -153,7 +155,7 @@ def push_selected_dataset(
                 readme.data[name] = readme.data.get(name) or value
             if not readme.data.get("license"):
                 logger.warning(
-                    "The license of the pairs is not known: find out that of their source and pass `license`."
+                    "The license of the pairs is unknown. Look up the license of their source, and pass it as `license`."
                 )
             pairs = _operations({**files.paths, "README.md": str(readme).encode()}, there, config_name, list(splits))
             return pairs + (_operations(dict(other_files.paths), there, others_name, list(others)) if others else [])
@@ -164,12 +166,12 @@ def push_selected_dataset(
 
 class _Files(NamedTuple):
     """
-    What is about to be committed beside the card.
+    The files to commit together with the card.
 
     Attributes:
-        paths (`dict[str, Path]`): Where each file is, by its name in the repository.
+        paths (`dict[str, Path]`): The local path of each file, by its name in the repository.
         plots (`dict[str, str]`): The name of the figure of each split that has one.
-        size (`int`): Bytes of the data.
+        size (`int`): The size of the data in bytes.
     """
 
     paths: dict[str, Path]
@@ -185,10 +187,10 @@ def _check(dataset: Any, report: Any, repo_id: str) -> tuple[dict[str, Dataset],
             raise ValueError(f"`dataset` has no rows in its split {split!r}: there is nothing to push.")
         if rows.features != next(iter(splits.values())).features:
             raise ValueError(
-                f"The splits of `dataset` differ in their columns: see {split!r}. Push them as one config each."
+                f"The splits of `dataset` have different columns: see {split!r}. Push each of them as its own config."
             )
     if TOKEN.search(repo_id):
-        raise ValueError("`repo_id` has a token in it. Pass the name of the repository, and the token as `token`.")
+        raise ValueError("`repo_id` contains a token. Pass only the name of the repository, and the token as `token`.")
     return splits, split_reports(splits, report)
 
 
@@ -200,7 +202,7 @@ def _check_candidates(candidates: Any) -> dict[str, Dataset]:
     for split, rows in splits.items():
         if "responses" not in rows.column_names or len(rows) == 0:
             raise ValueError(
-                f"`candidates` must have rows with a column `responses`, and its split {split!r} has {len(rows)} rows with "
+                f"`candidates` must have rows with a column `responses`, but its split {split!r} has {len(rows)} rows with "
                 f"{rows.column_names}."
             )
     return splits
@@ -214,7 +216,7 @@ def _describe_candidates(data: Any, splits: dict[str, Dataset], name: str, size:
 
 
 def _full_names(api: HfApi, repo_id: str, model_id: str | None) -> tuple[str, str | None]:
-    """Both names with their namespace, by default that of the user."""
+    """Both names with their namespace. The default namespace is the user."""
     if "/" in repo_id and "/" in (model_id or "/"):
         return repo_id, model_id
     user = retried(api.whoami, repo_id)["name"]
@@ -244,7 +246,7 @@ def _write_files(
 
 
 def _operations(new: dict[str, Path | bytes], there: set[str], config_name: str, splits: list[str]) -> Operations:
-    """Add what is new, and delete what `load_dataset` would read as data, the shards of older versions among it, and figures."""
+    """Add the new files. Delete old figures and all other files that `load_dataset` would read as data."""
     folder = re.escape(data_folder(config_name))
     stale = re.compile(
         rf"{folder}/([^/]+-\d{{5}}-of-\d{{5}}(-[0-9a-f]{{16}})?\.parquet|({'|'.join(map(re.escape, splits))})-[^/]*)"
@@ -257,7 +259,7 @@ def _operations(new: dict[str, Path | bytes], there: set[str], config_name: str,
 
 
 def _write_shards(rows: Dataset, split: str, folder: Path, size: int) -> Iterator[tuple[str, Path]]:
-    """Write a split as Parquet, whole with its images, under the names that `datasets` gives to its files."""
+    """Write a split as Parquet, including its images, with the file names of `datasets`."""
     shards = rows._estimate_nbytes() // size + 1
     for i in range(shards):
         shard = rows.shard(shards, i, contiguous=True)
@@ -270,7 +272,7 @@ def _write_shards(rows: Dataset, split: str, folder: Path, size: int) -> Iterato
 
 
 def _draw(reports: dict[str, SelectionReport], folder: Path) -> Iterator[tuple[str, Path]]:
-    """Draw the figure of each split that has one, if Matplotlib is there."""
+    """Draw the figure of each split that has one, if Matplotlib is installed."""
     for split, report in reports.items():
         if report.figures() and importlib.util.find_spec("matplotlib") is not None:
             report.plot(folder / f"{split}.png")
@@ -282,7 +284,7 @@ def _card(api: HfApi, repo_id: str, revision: str) -> DatasetCard:
 
 
 def _source_data(api: HfApi, source: Source) -> dict[str, Any]:
-    """What the card of the source says of its license and language; nothing if it cannot be asked."""
+    """License and language from the card of the source; empty if the card cannot be read."""
     names = ("license", "license_name", "license_link", "language")
     if source.name is None or not is_repo_id(source.name):
         return {}
@@ -290,7 +292,7 @@ def _source_data(api: HfApi, source: Source) -> dict[str, Any]:
         data: Any = api.dataset_info(source.name, revision=source.revision).card_data or {}
     except (HTTPError, OSError, ValueError) as error:
         logger.warning(
-            "The license of %s is not known, for its card cannot be read: %s", source.name, type(error).__name__
+            "The license of %s is unknown, because its card cannot be read: %s", source.name, type(error).__name__
         )
         return {}
     return {name: data.get(name) for name in names if data.get(name)}

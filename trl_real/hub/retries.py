@@ -1,4 +1,4 @@
-"""What the Hub refuses or fails to answer: tried again where that helps, and explained where it does not."""
+"""Retry requests to the Hub if this may help, and explain the failure otherwise."""
 
 import errno
 import json
@@ -20,24 +20,24 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 TRIES = 6
-WAIT = 1.0  # seconds before the second try, twice as many before the next
-# Another commit came first, or the Hub could not answer. Anything else would fail again.
+WAIT = 1.0  # seconds before the first retry, doubled for each further one
+# Another commit came first, or the Hub could not answer. Any other request would fail again.
 AGAIN = (408, 409, 412, 429, 500, 502, 503, 504)
-# What the client has tried several times itself before it gives up.
+# The client itself retries these requests several times.
 TRIED = re.compile("/preupload/|/info/lfs/")
-# What the client wraps the failure of an upload and of a download into.
+# The client wraps failed uploads and downloads in these.
 WRAPPED = (RuntimeError, LocalEntryNotFoundError)
-# What a request to the Hub may end in.
+# Errors in which a request to the Hub may end.
 REFUSALS = (HTTPError, json.JSONDecodeError, *WRAPPED)
 
 
 def retried(attempt: Callable[[], Result], repo_id: str) -> Result:
-    """What `attempt` returns, after some tries where another one may help."""
+    """Call `attempt` until it succeeds, or until a retry cannot help."""
 
     def announce(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         name = type(error if error is None else _reason(error)).__name__
-        logger.warning("Pushing to %s failed (%s), next try in %.1f s.", repo_id, name, state.upcoming_sleep)
+        logger.warning("Pushing to %s failed (%s). Retrying in %.1f s.", repo_id, name, state.upcoming_sleep)
 
     retrying = Retrying(
         stop=stop_after_attempt(TRIES),
@@ -50,12 +50,12 @@ def retried(attempt: Callable[[], Result], repo_id: str) -> Result:
 
 
 def _reason(error: BaseException) -> BaseException:
-    """The error of the Hub that the client has wrapped into another one, if it has."""
+    """The error of the Hub, unwrapped if the client wrapped it."""
     return error.__cause__ if isinstance(error, WRAPPED) and isinstance(error.__cause__, HTTPError) else error
 
 
 def _may_help(error: BaseException) -> bool:
-    """Whether another try may help: after a cut connection, a page of a proxy, or a status in `AGAIN`."""
+    """Whether a retry may help: after a lost connection, an error page of a proxy, or a status in `AGAIN`."""
     if isinstance(error, WRAPPED):
         return False
     response = getattr(error, "response", None)
@@ -67,7 +67,7 @@ def _may_help(error: BaseException) -> bool:
 
 @contextmanager
 def explained(repo_id: str) -> Iterator[None]:
-    """Turns what the Hub and the disk refuse into one error that says what to do, without a token in it."""
+    """Turn a failure of the Hub or the disk into one error that says what to do and contains no token."""
     try:
         yield
     except REFUSALS as failure:
@@ -84,18 +84,18 @@ def explained(repo_id: str) -> Iterator[None]:
             ),
             403: (
                 PermissionError,
-                "the token must not write there; use one with write access, and a name in a namespace that is yours",
+                "the token has no write access; use a token with write access, and a namespace that you can write to",
             ),
             404: (
                 FileNotFoundError,
-                "there is no such dataset or revision that you can see, and the name may be taken; check the name, or take "
+                "there is no such dataset or revision that you have access to, or the name is taken; check the name, or choose "
                 "another one",
             ),
             409: (
                 FileExistsError,
-                "the name is taken, or another commit is on its way; take another name, or push again",
+                "the name is taken, or another commit is in progress; choose another name, or push again",
             ),
-            412: (ConnectionError, "others keep committing at the same time; push again"),
+            412: (ConnectionError, "other commits were pushed at the same time; push again"),
         }.get(status or 0, (ConnectionError, f"the Hub at {endpoint()} does not answer; push again later"))
         text = f"Could not push to {repo_id!r}: {advice}. ({type(error).__name__}: {' '.join(str(error).split())})"
         clean = redact(str(error)) == str(error)
@@ -109,6 +109,6 @@ def explained(repo_id: str) -> Iterator[None]:
             raise
         raise OSError(
             errno.ENOSPC,
-            f"Could not push to {repo_id!r}: the disk of {tempfile.gettempdir()} is full. Make room, or set `TMPDIR` to a "
+            f"Could not push to {repo_id!r}: the disk of {tempfile.gettempdir()} is full. Free up space, or set `TMPDIR` to a "
             "folder on another disk",
         ) from error

@@ -1,1 +1,1 @@
-"""Pairs go to people and come back as preferences."""
+"""Have people label pairs, and turn their labels into preferences."""

@@ -1,7 +1,7 @@
 """
-The label log: JSON lines that are only ever appended, one decision of an annotator per line.
+The label log: an append-only JSONL file with one decision of an annotator per line.
 
-A line has `pair_id`, `label` (`"a"`, `"b"`, `"tie"`, or null where the pair was skipped) and `annotator`, and perhaps
+A line has `pair_id`, `label` (`"a"`, `"b"`, `"tie"`, or null for a skipped pair) and `annotator`. Optional fields are
 `response_a_sha256` (or `response_a` and `response_b` themselves), `shown_first`, `seconds`, `time` and `undone`.
 """
 
@@ -30,15 +30,15 @@ class LabelRecord(NamedTuple):
     A decision of an annotator about a pair.
 
     Attributes:
-        pair (`str` or `int`): The `pair_id`; or the row, where labels come as a list.
+        pair (`str` or `int`): The `pair_id`, or the row number if the labels are a list.
         label (`str` or `None`): `"a"`, `"b"`, `"tie"`, or `None` if the pair was skipped.
-        annotator (`str`): Who decided.
-        sides (`tuple` or `None`): `response_a` and `response_b` that the label is about, if they are given.
-        response_a_sha256 (`str` or `None`): What `side_sha256` says of the `response_a` that the label is about.
+        annotator (`str`): The annotator.
+        sides (`tuple` or `None`): The `response_a` and `response_b` that the label refers to, if given.
+        response_a_sha256 (`str` or `None`): The `side_sha256` of the `response_a` that the label refers to.
         shown_first (`str` or `None`): The side that was shown first, `"a"` or `"b"`.
         seconds (`float` or `None`): How long the annotator took.
         time (`datetime` or `None`): When the annotator decided.
-        undone (`bool`): Whether this takes back what the annotator has decided about the pair.
+        undone (`bool`): Whether this record revokes the decision of the annotator about the pair.
     """
 
     pair: str | int
@@ -59,10 +59,10 @@ def create_log(path: Path) -> None:
 
 def append_decision(path: str | Path, decision: Mapping[str, Any]) -> None:
     """
-    Append a decision to the label log at `path`, and return once it is on the disk.
+    Append a decision to the label log at `path`, and return once it is saved to disk.
 
-    The line is written by a single call, so that lines of several processes do not mix. What a killed process has left
-    without an end gets one first, so that it does not spoil the line.
+    The line is written in a single call, so that lines of several processes do not mix. If the last line is incomplete because a
+    process was killed, it is terminated first, so that it does not corrupt the new line.
     """
     parse_record(decision, f"of the pair {decision.get('pair_id')!r}")
     line = (json.dumps(dict(decision)) + "\n").encode()
@@ -137,7 +137,7 @@ def _parse_lines(path: str | Path, lines: list[bytes], first: int) -> Iterator[d
         yield record
     if torn:
         logger.warning(
-            "%s: ignored %d lines that are cut off, as a killed process leaves them; the first is line %d.",
+            "%s: ignored %d incomplete lines, as a killed process leaves them; the first is line %d.",
             path,
             len(torn),
             torn[0],
@@ -145,14 +145,14 @@ def _parse_lines(path: str | Path, lines: list[bytes], first: int) -> Iterator[d
 
 
 def parse_record(record: Mapping[str, Any], where: str) -> LabelRecord:
-    """A decision from an object of a label log; `where` says in messages which one it is."""
+    """Parse an object of a label log. `where` describes its position in error messages."""
     pair = record.get("pair_id")
     if not isinstance(pair, str):
         raise ValueError(f"Label {where}: expected a `pair_id`, found {kind(pair)}.")
     sides = (record.get("response_a"), record.get("response_b"))
     digest, first, seconds = (record.get(name) for name in ("response_a_sha256", "shown_first", "seconds"))
     if not isinstance(digest, str | None):
-        raise ValueError(f"Label {where}: `response_a_sha256` must be a text, found {kind(digest)}.")
+        raise ValueError(f"Label {where}: `response_a_sha256` must be a string, found {kind(digest)}.")
     if first not in ("a", "b", None):
         raise ValueError(f"Label {where}: `shown_first` must be 'a' or 'b', found {kind(first)}.")
     if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, Real) or not float(seconds) >= 0):
@@ -183,7 +183,7 @@ def _read_time(time: Any, where: str) -> datetime | None:
 
 
 def check_label(label: Any, where: str) -> str | None:
-    """The label, if it is one."""
+    """Return the label, or raise if it is not valid."""
     if isinstance(label, str | None) and label in OTHER_SIDE:
         return label
     raise ValueError(f"The label {where} must be 'a', 'b', 'tie' or None, found {kind(label)}.")
@@ -191,8 +191,8 @@ def check_label(label: Any, where: str) -> str | None:
 
 def current_records(records: Iterable[LabelRecord]) -> list[LabelRecord]:
     """
-    The decisions that count: of each pair and annotator the one with the latest `time`, of equal times the last one, and
-    none where that is undone.
+    The decisions that count. For each pair and annotator, this is the decision with the latest `time`, or the last one of equal
+    times. If it is undone, none counts.
     """
     latest: dict[tuple[str | int, str], LabelRecord] = {}
     repeated = []
@@ -208,8 +208,8 @@ def current_records(records: Iterable[LabelRecord]) -> list[LabelRecord]:
     if repeated:
         pairs = list(dict.fromkeys(repeated))
         raise ValueError(
-            f"`labels` has {len(pairs)} `pair_id`s twice: {first_names(pairs)}. Where several people label, tell them apart "
-            "by `annotator`; where one has decided again, say when by `time`."
+            f"`labels` has {len(pairs)} `pair_id`s more than once: {first_names(pairs)}. If several people labeled, set "
+            "`annotator`. If one person decided again, set `time`."
         )
     return [record for record in latest.values() if not record.undone]
 
@@ -220,12 +220,12 @@ def counts_after(record: LabelRecord, earlier: LabelRecord) -> bool:
 
 
 def side_sha256(response: Any) -> str:
-    """The SHA-256 of the JSON of a response, by which a label says which response it calls `"a"`."""
+    """The SHA-256 of the JSON of a response. A label uses it to say which response it calls `"a"`."""
     return hashlib.sha256(as_json(response).encode()).hexdigest()
 
 
 def is_turned(record: LabelRecord, response_a: Any, response_b: Any) -> bool:
-    """Whether the label is about the pair with its sides the other way round; an error if it is about other responses."""
+    """Whether the label refers to the pair with its sides swapped. Raise if it refers to other responses."""
     sides = [response_a, response_b]
     if record.sides is not None:
         found = [as_json(side) for side in record.sides]
@@ -233,7 +233,7 @@ def is_turned(record: LabelRecord, response_a: Any, response_b: Any) -> bool:
         said = f"{record.sides[0]!r:.60} and {record.sides[1]!r:.60}"
     elif record.response_a_sha256 is not None:
         known = [side_sha256(side) for side in sides]
-        # Only one of them is known: the other is taken to be the rest of the pair.
+        # Only one side is known; the other one is assumed to be the other response of the pair.
         found = (
             known[::-1] if record.response_a_sha256 == known[1] != known[0] else [record.response_a_sha256, known[1]]
         )
@@ -245,11 +245,11 @@ def is_turned(record: LabelRecord, response_a: Any, response_b: Any) -> bool:
     if found == known[::-1]:
         return True
     raise ValueError(
-        f"The label of the pair {record.pair!r} is about other responses than those of the pair: {said}. Leave the responses "
-        "out of `labels`, or as `to_label_tasks` gave them."
+        f"The label of the pair {record.pair!r} refers to responses that are not in the pair: {said}. Remove the responses from "
+        "`labels`, or keep them as `to_label_tasks` wrote them."
     )
 
 
 def first_names(names: list[str]) -> str:
-    """The first names of a list, for messages."""
+    """The first names of a list, for error messages."""
     return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")

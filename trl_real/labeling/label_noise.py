@@ -1,6 +1,6 @@
 """
-How many labels are wrong: preferences are read off the embeddings, and where that reading is sure, labels that disagree
-with it are taken for flipped.
+Estimate the share of wrong labels. A model predicts preferences from the embeddings. If it is confident, labels that disagree
+are assumed to be flipped.
 """
 
 from collections.abc import Iterator
@@ -14,26 +14,26 @@ from sklearn.model_selection import GroupKFold
 
 
 FOLDS = 10
-# The rates that are tried, dense near 0, and their means over the bins.
+# Grid of flip rates, dense near 0, and the step of the grid of their means over the bins.
 FLIP_RATES = 0.5 * np.linspace(0, 1, 152)[:-1] ** 2
 MEAN_STEP = 0.0005
-# How the chance of a better response grows with its score: as a normal or as a logistic one (Bradley-Terry) does.
+# The probability that a response is better, as a function of its score: normal or logistic (Bradley-Terry).
 LINKS = (ndtr, lambda x: expit(1.702 * x))
-# The 98% point, so that 95 of 100 intervals hold the true rate although the scores are estimates, too (simulated).
+# The 98% quantile: in simulations, 95% of the intervals then contain the true rate, although the scores are estimates, too.
 CUT = float(chi2.ppf(0.98, 1))
-# Where the bins differ at this level, the overall interval takes in what the mean of their own rates may be.
+# If the bins differ at this level, the overall interval also covers the mean of their individual rates.
 DIFFER = 0.2
 
 
 @dataclass
 class Estimate:
     """
-    A share and its confidence interval of 95%.
+    An estimate with its 95% confidence interval.
 
     Attributes:
         value (`float`): The estimate.
-        low (`float`): Lower end.
-        high (`float`): Upper end.
+        low (`float`): The lower end of the interval.
+        high (`float`): The upper end of the interval.
     """
 
     value: float
@@ -42,7 +42,7 @@ class Estimate:
 
 
 def share_estimate(n_for: float, n_against: float) -> Estimate:
-    """A share with Wilson's interval. Weighted counts are rounded, down to whole prompts."""
+    """A share with its Wilson interval. Weighted counts are rounded down to whole prompts."""
     n = max(int(n_for + n_against + 1e-9), 1)
     test = binomtest(min(round(n * n_for / (n_for + n_against)), n), n)
     interval = test.proportion_ci(method="wilson")
@@ -51,17 +51,17 @@ def share_estimate(n_for: float, n_against: float) -> Estimate:
 
 def cross_fit(difference: np.ndarray, groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """
-    Predict which side of each pair is better by a linear model of the embeddings that has not seen the prompt.
+    Predict which side of each pair is better, with a linear model of the embeddings that has not seen the prompt.
 
     Args:
-        difference (`np.ndarray` of shape `(n, dim)`): Embedding of chosen less that of rejected.
-        groups (`np.ndarray` of shape `(n,)`): The number of each pair's prompt.
+        difference (`np.ndarray` of shape `(n, dim)`): Embedding of chosen minus that of rejected.
+        groups (`np.ndarray` of shape `(n,)`): The prompt of each pair as a number.
         seed (`int`): Seed of the folds.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: The score of each pair, positive where the model agrees with the label, and the
-        standard deviation of that score, both `(n,)`. A regression of 1 on the difference, without intercept, is the
-        same whichever side the label is on.
+        `tuple[np.ndarray, np.ndarray]`: The score of each pair, positive if the model agrees with the label, and the standard
+        deviation of the score, both `(n,)`. The model is a regression of 1 on the difference without intercept, so its result
+        does not depend on which side is first.
     """
     score, spread = np.zeros((2, len(groups)))
     folds = GroupKFold(min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=seed)
@@ -78,19 +78,19 @@ def flip_rates(
     """
     Estimate how often a label is flipped.
 
-    The model: the labeled side is the better one with the chance `link(slope * score)`, and each annotator, of whom more
-    than half decide, says the opposite with the chance `rate`. Slope and link are unknown, too; intervals hold all
-    rates whose profile likelihood is near the greatest.
+    In the model, the labeled side is better with the probability `link(slope * score)`. Each annotator gives the opposite answer
+    with the probability `rate`, and the majority decides. Slope and link are unknown, too. An interval contains all rates whose
+    profile likelihood is close to the maximum.
 
     Args:
         score, spread (`np.ndarray` of shape `(n,)`): From [`cross_fit`].
-        votes (`np.ndarray` of shape `(n, 2)`): How many annotators are for the chosen side, and how many there are.
-        weight (`np.ndarray` of shape `(n,)`): What each pair counts.
-        bins (`np.ndarray` of shape `(n,)`): The bin of each pair, which has a rate of its own.
+        votes (`np.ndarray` of shape `(n, 2)`): The number of annotators who prefer the chosen side, and of all annotators.
+        weight (`np.ndarray` of shape `(n,)`): The weight of each pair.
+        bins (`np.ndarray` of shape `(n,)`): The bin of each pair. Each bin has its own rate.
 
     Returns:
-        `tuple[Estimate, list[Estimate], float]`: The rate of all pairs, that of each bin, and the p-value of a
-        likelihood-ratio test that the bins have the same.
+        `tuple[Estimate, list[Estimate], float]`: The overall rate, the rate of each bin, and the p-value of a likelihood-ratio
+        test of the hypothesis that all bins have the same rate.
     """
     n_bins = int(bins.max()) + 1
     share = np.bincount(bins, weight) / weight.sum()
@@ -114,11 +114,11 @@ def flip_rates(
 def _likelihoods(
     score: np.ndarray, spread: np.ndarray, votes: np.ndarray, weight: np.ndarray, bins: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """The log likelihood of each slope, rate and bin, for each link and with and without the spread of the scores."""
+    """The log-likelihood of each slope, rate and bin, for each link, with and without the spread of the scores."""
     kinds, kind = np.unique(votes, axis=0, return_inverse=True)
     typical = np.sqrt((spread**2).mean()) + 1e-12
     for z in (score / typical, score / np.maximum(spread, 1e-4 * typical)):
-        # Scores that are nearly the same are counted together, so that the cost does not grow with the pairs.
+        # Nearly equal scores are counted together, so that the cost does not grow with the number of pairs.
         unit = max(float(np.median(np.abs(z))), 1e-12) / 5
         cells, cell = np.unique(np.round(np.arcsinh(z / unit) / 0.02), return_inverse=True)
         counts = np.zeros((len(kinds), int(bins.max()) + 1, len(cells)))
@@ -134,9 +134,8 @@ def _likelihoods(
 
 def _likelihood(better: np.ndarray, kinds: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """
-    The log likelihood of the votes, `(n_slopes, n_rates, n_bins)`, where the labeled side is the better one with the
-    chances `better`, `(n_slopes, n_cells)`, and `counts`, `(n_kinds, n_bins, n_cells)`, says how often each kind of vote
-    was cast.
+    The log-likelihood of the votes, `(n_slopes, n_rates, n_bins)`. `better`, `(n_slopes, n_cells)`, is the probability that the
+    labeled side is better. `counts`, `(n_kinds, n_bins, n_cells)`, is the number of votes of each kind.
     """
     total = np.zeros((len(better), len(FLIP_RATES), counts.shape[1]))
     for (n_for, n), count in zip(kinds.tolist(), counts, strict=True):
@@ -144,7 +143,7 @@ def _likelihood(better: np.ndarray, kinds: np.ndarray, counts: np.ndarray) -> np
         for e, rate in enumerate(FLIP_RATES):
             wrong_to_right = (rate / (1 - rate)) ** (2 * n_for - n)
             chance = better + wrong_to_right * (1 - better)
-            # Of an even number, those that are split in halves have no label and are not seen.
+            # An even number of annotators can be split in halves. Such pairs have no label and are not observed.
             tied = 0.0 if n % 2 else binom.pmf(n // 2, n, rate)
             constant = xlog1py(n_for, -rate) + xlogy(n - n_for, rate) - np.log1p(-tied)
             total[:, e] += np.log(np.maximum(chance, 1e-300)) @ count.T + np.where(cast > 0, constant * cast, 0.0)
@@ -152,12 +151,12 @@ def _likelihood(better: np.ndarray, kinds: np.ndarray, counts: np.ndarray) -> np
 
 
 def _n_means(n_bins: int) -> int:
-    """How many means there may be: up to 0.5, and a step a bin for rounding."""
+    """The number of grid points for the mean: up to 0.5, plus one step per bin for rounding."""
     return round(0.5 / MEAN_STEP) + n_bins + 1
 
 
 def _profile_of_mean(likelihood: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """The greatest log likelihood, over slopes and rates of the bins, for each mean of the rates in steps of `MEAN_STEP`."""
+    """For each mean of the rates, in steps of `MEAN_STEP`, the maximum log-likelihood over slopes and rates of the bins."""
     size = _n_means(len(share))
     total = np.full((len(likelihood), size), -np.inf)
     total[:, 0] = 0.0
@@ -172,7 +171,7 @@ def _profile_of_mean(likelihood: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def _interval(rates: np.ndarray, profile: np.ndarray) -> Estimate:
-    """All rates that are near the most likely one, and the next ones on the grid."""
+    """The most likely rate, and the interval of rates with a similar likelihood, extended by one grid point on each side."""
     rates, profile = rates[np.isfinite(profile)], profile[np.isfinite(profile)]
     inside = np.flatnonzero(2 * (profile.max() - profile) <= CUT)
     high = rates[inside[-1] + 1] if inside[-1] + 1 < len(rates) else 0.5
@@ -180,7 +179,7 @@ def _interval(rates: np.ndarray, profile: np.ndarray) -> Estimate:
 
 
 def wrong_majority(rate: float, votes: np.ndarray, weight: np.ndarray) -> float:
-    """The share of labels that are wrong where each of the annotators errs with the chance `rate`."""
+    """The share of wrong labels if each annotator errs with probability `rate` and the majority decides."""
     if rate == 0:
         return 0.0
     odds = ((1 - rate) / rate) ** (2.0 * votes[:, 0] - votes[:, 1])

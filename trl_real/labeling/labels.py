@@ -1,4 +1,4 @@
-"""From labels of people back to preferences: `apply_labels`."""
+"""Turn labels into preferences: `apply_labels`."""
 
 import logging
 from collections import Counter
@@ -31,37 +31,43 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop", aggregate: st
     r"""
     Turn unlabeled pairs and their labels into preferences.
 
-    Where several annotators labeled a pair, `aggregate` says which side counts. Pairs of which no side is preferred, and those
-    that nobody has labeled yet, are left out with a warning that counts them.
+    If several annotators labeled a pair, `aggregate` decides which side is chosen. Pairs without a preferred side and pairs
+    without a label are left out, with a warning that counts them.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
-            Unlabeled pairs, with the columns that [`to_label_tasks`] shows.
+            Unlabeled pairs, with the columns that [`to_label_tasks`] returns.
         labels (`str`, `Path`, `dict` or `list`):
-            A label is `"a"`, `"b"`, `"tie"` or `None`. They come as a JSONL file, each line with a `pair_id`, a `label` and
-            perhaps an `annotator`; as a list of such records; as a dict of `pair_id` to label; or as a list of labels, one
-            a row. Where a record has `response_a` and `response_b`, or `response_a_sha256`, its label is about these,
-            whichever side of the dataset they are on. Of an annotator who has decided again, the record with the latest
-            `time` counts, and none if it is `undone`.
+            The labels, each `"a"`, `"b"`, `"tie"` or `None`, in one of these formats:
+
+            - the path of a JSONL file, with `pair_id`, `label` and, optionally, `annotator` on each line;
+            - a list of such records;
+            - a dict that maps `pair_id` to label;
+            - a list of labels, one per row.
+
+            If a record has `response_a` and `response_b`, or `response_a_sha256`, its label refers to these responses,
+            whichever side they are on in the dataset. If an annotator decided more than once, the record with the latest
+            `time` counts. If that record is `undone`, none counts.
         on_skip (`str`, *optional*, defaults to `"drop"`):
-            What happens to a pair of which no side is preferred: `"drop"` it, `"keep"` it with its responses, nulls and
-            a `skip_reason`, `"missing_label"` or `"tied_labels"`, or `"error"`.
+            What to do with a pair without a preferred side: `"drop"` it, `"keep"` its row with nulls and a `skip_reason`
+            (`"missing_label"` or `"tied_labels"`), or raise an `"error"`.
         aggregate (`str`, *optional*, defaults to `"majority"`):
-            How the labels of several annotators become one. `"majority"` takes the side that more than half of them prefer.
-            `"dawid_skene"` estimates how often each annotator is right, from how often they agree with the others, and takes
-            the side that is then right with a chance above one half (Dawid and Skene, 1979). Where each annotator has few
-            labels, both take the same side.
+            How to combine the labels of several annotators. If each annotator has few labels, both methods give the same result.
+
+            - `"majority"`: the side that more than half of the annotators prefer.
+            - `"dawid_skene"`: estimates how often each annotator is right, from how often they agree with the others. The
+              chosen side is then right with a probability above one half (Dawid and Skene, 1979).
 
     Returns:
-        As `dataset`, with `chosen` and `rejected` in place of `response_a` and `response_b`. If there are several annotators,
-        `label_agreement` is the share of the labels that are for the chosen side, and `n_labels` is how many there are. With
-        `aggregate="dawid_skene"`, `label_confidence` is the chance that the chosen side is the right one. Pairs that have
-        been labeled by the same labels before come back as they are.
+        The same type as `dataset`, with `chosen` and `rejected` in place of `response_a` and `response_b`. With several
+        annotators, `label_agreement` is the share of labels that prefer the chosen side, and `n_labels` the number of labels.
+        With `aggregate="dawid_skene"`, `label_confidence` is the probability that the chosen side is right. Pairs to which the
+        same labels were applied before are returned unchanged.
 
     Raises:
-        `TypeError`: If `dataset` is neither, or the labels come as something else.
-        `ValueError`: If a column is missing, a label is none of the four, a `pair_id` is not that of a pair, or comes
-            twice from one annotator, a record is not about the responses of its pair, or the labels do not fit the rows.
+        `TypeError`: If `dataset` is neither, or the labels have another type.
+        `ValueError`: If a column is missing, a label is none of the four, a `pair_id` is unknown or occurs twice for the same
+            annotator, a record does not refer to the responses of its pair, or the labels do not match the rows.
 
     Example:
 
@@ -87,7 +93,7 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop", aggregate: st
     decided = {name: _decide(rows, votes, chances) for name, rows in splits.items()}
     known = {pair for rows in splits.values() for pair in rows["pair_id"][:]}
     unknown = [pair for pair in votes if isinstance(pair, str) and pair not in known]
-    # Of pairs that are labeled already, those that were left out are not known any more.
+    # If the pairs are labeled already, the ids of pairs that were left out are no longer known.
     if unknown and not all(map(_is_labeled, splits.values())):
         raise ValueError(f"`labels` has {len(unknown)} `pair_id`s that no pair has: {first_names(unknown)}.")
     several = any(len(of_pair) > 1 for of_pair in votes.values())
@@ -98,35 +104,35 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop", aggregate: st
     reasons = Counter(decision.reason for rows in decided.values() for decision in rows if decision.reason)
     if reasons and on_skip == "drop":
         n_pairs = sum(map(len, decided.values()))
-        why = "; ".join(f"of {n} {SKIP_REASONS[reason]} ({reason})" for reason, n in reasons.most_common())
+        why = "; ".join(f"{n} because {SKIP_REASONS[reason]} ({reason})" for reason, n in reasons.most_common())
         logger.warning("`apply_labels` left out %d of %d pairs: %s.", reasons.total(), n_pairs, why)
     agreement = [decision.agreement or 0.0 for rows in decided.values() for decision in rows if not decision.reason]
     if several and agreement:
-        logger.warning("Of the labels of a pair %.0f%% are for the chosen side, on average.", 100 * np.mean(agreement))
+        logger.warning("On average, %.0f%% of the labels of a pair prefer the chosen side.", 100 * np.mean(agreement))
     return type(dataset)(results) if isinstance(dataset, dict) else results[""]
 
 
 class Vote(NamedTuple):
-    """A decision, and the sides that it is about, if they are known."""
+    """A decision, and the sides that it refers to, if they are known."""
 
     record: LabelRecord
     sides: tuple[Any, Any] | None
 
 
-# Those of each pair by its `pair_id`, or by its row where labels come as a list.
+# The votes of each pair, by its `pair_id`, or by its row number if the labels are a list.
 Votes = dict[str | int, list[Vote]]
 
 
 class Decision(NamedTuple):
     """
-    What the labels of a pair come to.
+    The result of the labels of a pair.
 
     Attributes:
-        side (`str` or `None`): The side that is preferred.
-        reason (`str` or `None`): Why there is none.
-        agreement (`float` or `None`): The share of the labels that are for that side; without one, for the most frequent label.
-        n_labels (`int`): How many labels there are.
-        confidence (`float` or `None`): The chance that the side is right, of `aggregate="dawid_skene"`.
+        side (`str` or `None`): The preferred side.
+        reason (`str` or `None`): The reason why there is none.
+        agreement (`float` or `None`): The share of labels that prefer that side; without one, that agree on the most frequent label.
+        n_labels (`int`): The number of labels.
+        confidence (`float` or `None`): The probability that the side is right, with `aggregate="dawid_skene"`.
     """
 
     side: str | None
@@ -140,8 +146,8 @@ def check_pairs(pairs: Any) -> None:
     """Raise unless `pairs` is a dataset of unlabeled pairs."""
     if not isinstance(pairs, Dataset):
         raise TypeError(
-            f"`pairs` must be a `datasets.Dataset`, got {type(pairs).__name__}. Take one split of a `DatasetDict`, and read a "
-            "stream into one with `Dataset.from_list(list(stream))`."
+            f"`pairs` must be a `datasets.Dataset`, got {type(pairs).__name__}. Select one split of a `DatasetDict`. Convert a "
+            "stream with `Dataset.from_list(list(stream))`."
         )
     check_columns(pairs)
 
@@ -151,7 +157,7 @@ def _is_labeled(rows: Dataset) -> bool:
 
 
 def _votes(records: list[LabelRecord], splits: dict[str, Dataset]) -> Votes:
-    """The labels of each pair, in terms of the sides that annotators saw, those of its first row."""
+    """The labels of each pair, in terms of the sides of its first row, which annotators saw."""
     shown = {
         task["pair_id"]: (task["response_a"], task["response_b"])
         for rows in splits.values()
@@ -168,7 +174,7 @@ def _votes(records: list[LabelRecord], splits: dict[str, Dataset]) -> Votes:
 
 
 def _chances(votes: Votes) -> dict[str | int, dict[str, float]]:
-    """How likely each label is the right one of each pair, in terms of the sides that annotators saw."""
+    """The probability that each label of a pair is right, for the sides that annotators saw."""
     found = dawid_skene([[vote.record for vote in of_pair] for of_pair in votes.values()])
     return {
         pair: dict(zip(CLASSES, of_pair, strict=True))
@@ -177,7 +183,7 @@ def _chances(votes: Votes) -> dict[str | int, dict[str, float]]:
 
 
 def _decide(rows: Dataset, votes: Votes, chances: dict[str | int, dict[str, float]] | None) -> list[Decision]:
-    """What the labels say of each row."""
+    """The decision for each row."""
     decisions = []
     for r, row in enumerate(rows.select_columns([name for name in TASK if name in rows.column_names])):
         pair = r if r in votes else row["pair_id"]
@@ -199,7 +205,7 @@ def _decide(rows: Dataset, votes: Votes, chances: dict[str | int, dict[str, floa
 
 
 def _is_other_way_round(row: dict[str, Any], vote: Vote) -> bool:
-    """Whether the sides of a row are not where annotators saw them, as may be where a pair comes twice."""
+    """Whether the sides of a row are swapped, compared with what annotators saw. This can happen if a pair occurs twice."""
     if vote.sides is None or "response_a" not in row:
         return False
     return [as_json(side) for side in vote.sides] != [as_json(row[side]) for side in TASK[2:]]
@@ -210,14 +216,14 @@ def _apply(rows: Dataset, decisions: list[Decision], added: dict[str, str], on_s
     if _is_labeled(rows):
         if undecided:
             raise ValueError(
-                f"The pairs are labeled already, and `labels` decides nothing about {len(undecided)} of them: "
+                f"The pairs are labeled already, and `labels` has no decision about {len(undecided)} of them: "
                 f"{first_names([rows[r]['pair_id'] for r in undecided])}. Apply all labels to the unlabeled pairs."
             )
         return rows
     if undecided and on_skip == "error":
         reason = str(decisions[undecided[0]].reason)
         raise ValueError(
-            f"No side is preferred of {len(undecided)} pairs. The first is {rows[undecided[0]]['pair_id']!r}: "
+            f"{len(undecided)} pairs have no preferred side. The first is {rows[undecided[0]]['pair_id']!r}: "
             f"{SKIP_REASONS[reason]} ({reason}). Leave such pairs out with `on_skip='drop'`."
         )
     features = dict(rows.features)
@@ -258,7 +264,7 @@ def _write_sides(
     batch["rejected"] = [sides[OTHER_SIDE[label]][r] for r, label in enumerate(labels)]
     if (
         "embeddings" in batch and "responses" not in batch and "skip_reason" not in columns
-    ):  # those of the sides, in their order
+    ):  # one vector per side, in the order of the sides
         batch["embeddings"] = [
             vectors[::-1] if label == "b" else vectors
             for label, vectors in zip(labels, batch["embeddings"], strict=True)

@@ -1,4 +1,4 @@
-"""The pairs of a labeling project in a random order of their own, with what has been decided about them."""
+"""The pairs of a labeling project in a fixed random order, with the decisions about them."""
 
 import hashlib
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ from .tasks import TASK
 @dataclass
 class Pool:
     """
-    Each distinct pair once, in an order that depends on nothing but `seed` and the ids of the pairs: any first part of it is a
-    random sample, whatever was labeled and why.
+    Each distinct pair once, in an order that depends only on `seed` and the ids of the pairs. The first m pairs are therefore
+    always a random sample, regardless of which pairs were labeled.
 
     Attributes:
-        pairs ([`~datasets.Dataset`]): The rows that the pairs are in.
-        rows (`np.ndarray` of shape `(n,)`): The row of each pair.
-        records (`list[list[LabelRecord]]`): What has been decided about each pair, in terms of the sides of its row.
-        options ([`EmbedderOptions`]): How the responses are embedded.
+        pairs ([`~datasets.Dataset`]): The dataset of the pairs.
+        rows (`np.ndarray` of shape `(n,)`): The row of each pair in the dataset.
+        records (`list[list[LabelRecord]]`): The decisions about each pair, in terms of the sides of its row.
+        options ([`EmbedderOptions`]): How to embed the responses.
     """
 
     pairs: Dataset
@@ -38,7 +38,7 @@ class Pool:
 
     @classmethod
     def of(cls, pairs: Any, labels: Any, seed: int, options: EmbedderOptions) -> "Pool":
-        """The pool of unlabeled pairs and of labels of any kind."""
+        """Create a pool from unlabeled pairs and labels in any supported format."""
         check_pairs(pairs)
         records = [] if labels is None else read_labels(labels, [pairs])
         pairs = pairs.with_format(None)
@@ -63,7 +63,7 @@ class Pool:
         return pool
 
     def _turn(self) -> None:
-        """Say of each decision what it says of the sides of the row."""
+        """Express each decision in terms of the sides of its row."""
         decided = self.decided
         sides = self.pairs.select_columns(list(TASK[2:])).select(self.rows[decided])
         for n, row in zip(decided.tolist(), sides, strict=True):
@@ -76,12 +76,12 @@ class Pool:
 
     @property
     def decided(self) -> np.ndarray:
-        """The pairs that somebody has decided about, skipped ones included."""
+        """The pairs with at least one decision, including skipped pairs."""
         return np.flatnonzero([bool(records) for records in self.records])
 
     @cached_property
     def difference(self) -> np.ndarray:
-        """The embedding of `response_a` less that of `response_b`, unit vectors both, `(n, dim)` float32."""
+        """The embedding of `response_a` minus that of `response_b`, both unit vectors, `(n, dim)` float32."""
         if "embeddings" in self.pairs.column_names:
             return pair_differences(self.pairs)[self.rows]
         sides = self.pairs.select_columns(list(TASK[2:])).select(self.rows)
@@ -90,11 +90,11 @@ class Pool:
         return pair_differences(embed(sides, self.options)[0])
 
     def is_open(self, labels_per_pair: int = 1) -> np.ndarray:
-        """Which pairs fewer annotators have decided about, `(n,)`."""
+        """Which pairs have decisions of fewer than `labels_per_pair` annotators, `(n,)`."""
         return np.array([len(records) < labels_per_pair for records in self.records], dtype=bool)
 
     def votes(self, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which share of the labels of some pairs is for `response_a`, and how many labels that are, ties aside, `(n,)`."""
+        """For the pairs `of`, the share of labels for `response_a`, and the number of labels, both without ties, `(n,)`."""
         labels = [[record.label for record in self.records[n]] for n in of.tolist()]
         for_a = np.array([found.count("a") for found in labels], dtype=np.float64)
         count = for_a + [found.count("b") for found in labels]
@@ -102,10 +102,10 @@ class Pool:
 
     @cached_property
     def prompts(self) -> np.ndarray:
-        """The number of the prompt of each pair, `(n,)`."""
+        """The prompt of each pair as a number, `(n,)`."""
         return prompt_numbers(self.pairs)[self.rows]
 
 
 def _drawn(pair: str, seed: int) -> tuple[bytes, str]:
-    """What a pair is sorted by: a hash of it and the seed."""
+    """The sort key of a pair: a hash of its id and the seed."""
     return hashlib.blake2b(f"{seed} {pair}".encode("utf-8", "surrogatepass"), digest_size=8).digest(), pair

@@ -1,9 +1,9 @@
 """
-A linear Bradley-Terry model of embeddings: how likely one response is preferred to another, and how sure that is.
+A linear Bradley-Terry model of embeddings. It predicts which response is preferred, and how certain the prediction is.
 
-The chance that the first response of a pair is preferred is `expit(difference @ weights)`, where `difference` is the embedding of the
-first less that of the second. The weights have a normal prior whose precision is the one with the greatest evidence, so that
-few labels say little. There is no intercept: nothing depends on which response comes first.
+The probability that the first response of a pair is preferred is `expit(difference @ weights)`, where `difference` is the
+embedding of the first response minus that of the second. The weights have a normal prior. Its precision maximizes the evidence,
+so that a few labels have little effect. There is no intercept, so nothing depends on which response comes first.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 
-# Newton's method ends when no log-odds move by more than this.
+# Newton's method ends when no log-odds change by more than this.
 STEPS, TOLERANCE = 50, 1e-8
-# The precision of the prior of unit vectors before there are labels, about what labels of AlpacaEval and HH-RLHF make of it.
+# The precision of the prior for unit vectors without labels. Labels of AlpacaEval and HH-RLHF give about this value.
 PRIOR_PRECISION = 4.0
-# Log precisions of the prior that are tried.
+# Grid of log precisions of the prior.
 PRECISIONS = np.linspace(np.log(1e-2), np.log(1e5), 50)
-# A logistic function with a normally distributed argument of variance v is about expit(mean / sqrt(1 + SHRINK * v)).
+# The mean of `expit` of a normal variable with variance v is about expit(mean / sqrt(1 + SHRINK * v)).
 SHRINK = np.pi / 8
 # Nodes and weights for the mean of a function of a standard normal variable.
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
@@ -30,12 +30,12 @@ WEIGHTS = WEIGHTS / WEIGHTS.sum()
 @dataclass(frozen=True)
 class PreferenceModel:
     """
-    What labels say about the weights, as a normal distribution.
+    The posterior distribution of the weights, approximated by a normal distribution.
 
     Attributes:
-        weights (`np.ndarray` of shape `(dim,)`): Their mean.
-        covariance (`np.ndarray` of shape `(dim, dim)`): Their covariance.
-        precision (`float`): The precision of their prior.
+        weights (`np.ndarray` of shape `(dim,)`): The mean of the weights.
+        covariance (`np.ndarray` of shape `(dim, dim)`): The covariance of the weights.
+        precision (`float`): The precision of the prior.
     """
 
     weights: np.ndarray
@@ -51,7 +51,7 @@ class PreferenceModel:
         return np.einsum("ij,ij->i", difference @ self.covariance.astype(difference.dtype), difference)
 
     def chances(self, difference: np.ndarray) -> np.ndarray:
-        """The chance that the first response is preferred, `(n,)`, whatever the weights may be."""
+        """The probability that the first response is preferred, averaged over the weights, `(n,)`."""
         return chance(self.logits(difference), self.variances(difference))
 
 
@@ -67,13 +67,13 @@ def fit(
     Fit the model.
 
     Args:
-        difference (`np.ndarray` of shape `(n, dim)`): Embedding of the first response less that of the second.
-        share (`np.ndarray` of shape `(n,)`): Which share of the labels of the pair is for the first response.
-        count (`np.ndarray` of shape `(n,)`): How many labels that are.
-        precision (`float`, *optional*): Precision of the prior. If `None`, the one with the greatest evidence.
+        difference (`np.ndarray` of shape `(n, dim)`): Embedding of the first response minus that of the second.
+        share (`np.ndarray` of shape `(n,)`): The share of the labels of each pair that prefer the first response.
+        count (`np.ndarray` of shape `(n,)`): The number of labels of each pair.
+        precision (`float`, *optional*): Precision of the prior. If `None`, the precision that maximizes the evidence.
 
     Returns:
-        [`PreferenceModel`]: The most likely weights, by Newton's method, and the inverse curvature there.
+        [`PreferenceModel`]: The most likely weights, found by Newton's method, and the inverse curvature at this point.
     """
     precision = prior_precision(difference, share, count) if precision is None else precision
     weights = np.zeros(difference.shape[1])
@@ -88,21 +88,20 @@ def fit(
 
 
 def without_labels(dim: int) -> PreferenceModel:
-    """What is known before the first label: the prior alone."""
+    """The model before the first label, which is the prior."""
     return PreferenceModel(np.zeros(dim), np.eye(dim) / PRIOR_PRECISION, PRIOR_PRECISION)
 
 
 def prior_precision(difference: np.ndarray, share: np.ndarray, count: np.ndarray) -> float:
-    """The precision of the prior with the greatest evidence, where the log-likelihood is expanded at weights of zero."""
+    """The precision of the prior that maximizes the evidence, with the log-likelihood expanded at zero weights."""
     values, vectors = np.linalg.eigh(_information(difference, count / 4))
     values = np.maximum(values, 0.0)
     slope = vectors.T @ (difference.T @ (count * (share - 0.5)))
 
     def less_evidence(log_precision: float) -> float:
         precision = np.exp(log_precision)
-        few_labels = (
-            log_precision - np.log(PRIOR_PRECISION)
-        ) ** 2  # say little: it is within a factor of e of the usual
+        # With few labels, the precision stays within about a factor of e of `PRIOR_PRECISION`.
+        few_labels = (log_precision - np.log(PRIOR_PRECISION)) ** 2
         return float(np.log1p(values / precision).sum() - (slope**2 / (precision + values)).sum() + few_labels)
 
     best = int(np.argmin([less_evidence(precision) for precision in PRECISIONS]))
@@ -117,13 +116,13 @@ def _information(difference: np.ndarray, weight: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class JudgedPairs:
     """
-    Pairs that a model of their labels is judged by, each as if nothing were known about the pairs of its prompt.
+    Pairs on which a model of their labels is evaluated, each as if the model had not seen the pairs of its prompt.
 
     Attributes:
-        difference (`np.ndarray` of shape `(n, dim)`): Embedding of the first response less that of the second.
-        share (`np.ndarray` of shape `(n,)`): Which share of the labels of the pair is for the first response.
-        count (`np.ndarray` of shape `(n,)`): How many labels that are, 0 for a pair that has none yet.
-        prompts (`np.ndarray` of shape `(n,)`): The number of the prompt.
+        difference (`np.ndarray` of shape `(n, dim)`): Embedding of the first response minus that of the second.
+        share (`np.ndarray` of shape `(n,)`): The share of the labels of each pair that prefer the first response.
+        count (`np.ndarray` of shape `(n,)`): The number of labels of each pair, 0 for unlabeled pairs.
+        prompts (`np.ndarray` of shape `(n,)`): The prompt of each pair as a number.
     """
 
     difference: np.ndarray
@@ -133,9 +132,9 @@ class JudgedPairs:
 
     def unseen(self, model: PreferenceModel) -> tuple[np.ndarray, np.ndarray]:
         """
-        The log-odds that a model gives that has not seen the prompt, and their variances, `(n,)` both.
+        The log-odds of a model that has not seen the prompt, and their variances, both `(n,)`.
 
-        One step of Newton's method from the model of all labels takes those of a prompt out of it, so that nothing is fit anew.
+        One step of Newton's method from the model of all labels removes the labels of a prompt, so no model is fitted again.
         """
         logits, variances = model.logits(self.difference), np.empty(len(self.prompts))
         seen = expit(logits)
@@ -147,22 +146,22 @@ class JudgedPairs:
 
     def expected_gain(self, model: PreferenceModel, n: int, n_rest: int) -> float:
         """
-        How much more often the model is expected to agree with the label of a pair, once it has seen `n` more labels.
+        The expected increase of the agreement between the model and the labels after `n` more labels.
 
-        Labels of `n` pairs, drawn at random from the rest, would narrow the covariance in a known way. The log-odds that the model
-        will then give to a pair are normal around those of today, with the variance that is lost; the gain is what that moves the
-        mean chance of the side that the model prefers (the expected value of sample information).
+        Labels of `n` randomly sampled pairs would reduce the covariance in a known way. The future log-odds of a pair are then
+        normally distributed around the current ones, with the variance that is lost. The gain is the resulting increase of the
+        mean probability of the side that the model prefers (the expected value of sample information).
 
         Args:
-            model ([`PreferenceModel`]): What the labels so far say.
-            n (`int`): How many pairs are labeled next.
-            n_rest (`int`): How many pairs have no label; those here are all of them, or a random sample.
+            model ([`PreferenceModel`]): The model of the labels so far.
+            n (`int`): The number of pairs to label next.
+            n_rest (`int`): The number of unlabeled pairs. The unlabeled pairs here are all of them, or a random sample.
         """
         rest = self.count == 0
         if not rest.any():
             return 0.0
         seen = expit(model.logits(self.difference))
-        new = np.where(rest, min(n / n_rest, 1.0), 0.0)  # labels that a pair is expected to get
+        new = np.where(rest, min(n / n_rest, 1.0), 0.0)  # the expected number of new labels per pair
         added = _information(self.difference, new * seen * (1 - seen)) * n_rest / rest.sum()
         narrowed = np.linalg.inv(np.linalg.inv(model.covariance) + added)
         after = np.empty(len(rest))
@@ -175,8 +174,8 @@ class JudgedPairs:
 
     def _without_own(self, covariance: np.ndarray, information: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """
-        The pairs of prompts that have as many, `(n_prompts, k)`, and the covariances of their log-odds, `(n_prompts, k, k)`,
-        without the `information` of their own labels.
+        For each number k of pairs per prompt, the pairs of the prompts that have k, `(n_prompts, k)`, and the covariances of
+        their log-odds without the `information` of their own labels, `(n_prompts, k, k)`.
         """
         order = np.argsort(self.prompts, kind="stable")
         starts = np.flatnonzero(np.diff(self.prompts[order], prepend=-1))

@@ -1,4 +1,4 @@
-"""How labeling goes, and whether to stop: `label_progress`."""
+"""Estimate the progress of labeling, and whether to stop: `label_progress`."""
 
 import itertools
 from collections import Counter
@@ -20,9 +20,9 @@ from .rounds import check_round_strategy, drawn_at_random
 
 
 SIDES = ("a", "b")
-# Rounds that the curve shows at most.
+# Maximum number of points on the curve.
 POINTS = 8
-# Pairs without a label that stand for all of them: they are in random order.
+# Number of unlabeled pairs that represent all of them. The pool is in random order, so they are a random sample.
 SAMPLE = 5000
 
 
@@ -39,35 +39,37 @@ def label_progress(
     embedder_dtype: str = SelectionConfig.embedder_dtype,
 ) -> LabelProgress:
     r"""
-    How labeling goes, and whether to stop.
+    Estimate how labeling progresses, and whether to stop.
 
-    A linear model of the embeddings learns from the labels and is asked about prompts that it has not seen. It is judged by pairs that
-    were drawn at random alone. In the random order of all pairs, which `seed` decides, these are the ones before the first that nobody
-    has decided about: [`next_pairs`] draws them in that order. With `strategy="random"` they are all that have a label.
+    A linear model of the embeddings is trained on the labels and evaluated on prompts that it has not seen. Only randomly sampled
+    pairs are used for the evaluation. [`next_pairs`] samples pairs in a random order that `seed` determines, so all pairs before
+    the first pair without a decision are a random sample. With `strategy="random"`, all labeled pairs are.
 
-    `stop` says yes where the labels of all other pairs together are expected to add less than 0.65 points to the agreement; never with
-    fewer than 100 labels of pairs that were drawn at random, nor where the model may be no better than chance.
+    `stop` is `True` if the labels of all remaining pairs together are expected to add less than 0.65 percentage points to the
+    agreement. It is never `True` with fewer than 100 labels of randomly sampled pairs, or if the model may be no better than
+    chance.
 
     Args:
         pairs ([`~datasets.Dataset`]):
-            All unlabeled pairs, as [`next_pairs`] takes them.
+            All unlabeled pairs, as passed to [`next_pairs`].
         labels (`str`, `Path`, `dict` or `list`):
-            The labels so far, as [`apply_labels`] takes them.
+            The labels so far, in any format that [`apply_labels`] accepts.
         n (`int`, *optional*, defaults to `50`):
-            How many pairs a round has.
+            Number of pairs per round.
         strategy (`str`, *optional*, defaults to `"random"`):
-            The strategy that [`next_pairs`] was given. Labels that you have drawn in another way are `"random"`.
+            The strategy that was passed to [`next_pairs`]. Use `"random"` if you sampled the pairs randomly yourself.
         seed (`int`, *optional*, defaults to `0`):
-            The seed that [`next_pairs`] was given.
+            The seed that was passed to [`next_pairs`].
         embedder, embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
-            As in [`embed_responses`]. Unused if there is a column `embeddings` with one vector a side.
+            As in [`embed_responses`]. Ignored if there is a column `embeddings` with one vector per side.
 
     Returns:
-        [`LabelProgress`]: The curve, what is still to be had, what is known about the annotators, `stop` and `reasons`.
+        [`LabelProgress`]: The learning curve, the expected gain of more labels, statistics of the annotators, `stop` and
+        `reasons`.
 
     Raises:
-        `TypeError`: If `pairs` is no [`~datasets.Dataset`].
-        `ValueError`: If a column is missing, an option is not valid, or the labels are not those of the pairs.
+        `TypeError`: If `pairs` is not a [`~datasets.Dataset`].
+        `ValueError`: If a column is missing, an option is not valid, or the labels do not belong to the pairs.
 
     Example:
 
@@ -78,7 +80,7 @@ def label_progress(
     >>> pairs = candidates.map(real_select, batched=True, remove_columns=["responses"])
     >>> progress = label_progress(pairs, dict.fromkeys(pairs["pair_id"][:20], "a"))
     >>> progress.stop, progress.reasons
-    (None, ['Too few labels of pairs that were drawn at random: 20 of at least 100.'])
+    (None, ['Too few labels of randomly sampled pairs: 20 of at least 100.'])
     ```
     """
     check_count("n", n)
@@ -114,21 +116,23 @@ def label_progress(
 
 
 def expected_gain(model: PreferenceModel, pool: Pool, labeled: np.ndarray, n: int | None = None) -> float:
-    """What the labels of `n` other pairs, or of all, are expected to add to the agreement."""
+    """How much the labels of `n` more pairs are expected to add to the agreement. If `n` is `None`, all remaining pairs."""
     undecided = np.flatnonzero(pool.is_open())
     pairs = judged_pairs(pool, np.concatenate([labeled, undecided[:SAMPLE]]))
     return pairs.expected_gain(model, len(undecided) if n is None else n, len(undecided))
 
 
 def judged_pairs(pool: Pool, pairs: np.ndarray) -> JudgedPairs:
-    """Some pairs of the pool, to judge a model by."""
+    """Pairs of the pool in the form in which a model is evaluated."""
     return JudgedPairs(pool.difference[pairs].astype(np.float64), *pool.votes(pairs), pool.prompts[pairs])
 
 
 def judge(pool: Pool, labeled: np.ndarray, drawn: np.ndarray) -> tuple[Estimate, Estimate]:
     """
-    How often a model of labels agrees with the labels of prompts that it has not seen, and the mean logarithm of the chance that
-    it gives to these, of the pairs that were drawn at random. All pairs of a prompt together count as one.
+    Evaluate a model of the labels on the randomly sampled pairs, each as if the model had not seen its prompt.
+
+    Returns how often the model agrees with the labels, and the mean log-probability that it assigns to them. All pairs of a
+    prompt together count as one.
     """
     pairs = judged_pairs(pool, labeled)
     judged = np.isin(labeled, drawn)
@@ -145,7 +149,7 @@ def judge(pool: Pool, labeled: np.ndarray, drawn: np.ndarray) -> tuple[Estimate,
 
 
 def _count(pool: Pool, drawn: np.ndarray) -> LabelProgress:
-    """What has been decided, and what is known about the annotators."""
+    """Count the decisions, and compute the statistics of the annotators."""
     records = [record for of_pair in pool.records for record in of_pair]
     labels = Counter(record.label for record in records)
     first = [record.label == record.shown_first for record in records if record.shown_first and record.label in SIDES]

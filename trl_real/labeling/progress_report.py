@@ -1,4 +1,4 @@
-"""How labeling goes, in numbers: `LabelProgress`."""
+"""The report on the progress of labeling: `LabelProgress`."""
 
 import dataclasses
 import json
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# With fewer labels that were drawn at random the interval of the agreement is wider than 10 points to each side.
+# With fewer labels of randomly sampled pairs, the interval of the agreement is wider than ±10 percentage points.
 MIN_LABELS = 100
-# Labeling stops where all other labels together are expected to add less agreement than this. Chosen on seeds 0 to 9 of the study.
+# Stop if all remaining labels together are expected to add less agreement than this. Chosen on seeds 0 to 9 of the study.
 LEAST_GAIN = 0.0065
 
 
 @dataclass
 class ProgressPoint:
     """
-    What a number of labels is worth.
+    A point on the learning curve.
 
     Attributes:
-        labels (`int`): How many pairs that were drawn at random have a label.
+        labels (`int`): The number of randomly sampled pairs with a label.
         agreement (`Estimate`): How often a model of these labels agrees with the labels of prompts that it has not seen.
-        log_likelihood (`Estimate`): The mean logarithm of the chance that it gives to these; -0.693 for knowing nothing.
+        log_likelihood (`Estimate`): The mean log-probability that the model assigns to these labels; -0.693 for a model that
+            knows nothing.
     """
 
     labels: int
@@ -40,26 +41,28 @@ class ProgressPoint:
 @dataclass
 class LabelProgress:
     r"""
-    How labeling goes.
+    The progress of labeling.
 
     Attributes:
-        pairs (`int`): Pairs that there are.
-        decided (`int`): Pairs that somebody has decided about.
-        labels (`int`): Labels for one side.
-        ties (`int`): Labels for neither.
+        pairs (`int`): Number of pairs.
+        decided (`int`): Pairs with at least one decision.
+        labels (`int`): Labels that prefer one side.
+        ties (`int`): Labels that prefer neither side.
         skipped (`int`): Decisions without a label.
-        annotators (`int`): How many annotators decided.
-        drawn (`int`): Pairs with a label for one side that were drawn at random, by which all of this is judged.
-        curve (`list[ProgressPoint]`): What these labels are worth, from round to round; at most eight rounds.
-        agreement (`Estimate` or `None`): How often a model of all labels agrees with those of prompts that it has not seen.
-        gain_next (`float` or `None`): How much the next round is expected to add to that agreement.
-        gain_all (`float` or `None`): How much the labels of all other pairs are expected to add.
-        annotators_agree (`Estimate` or `None`): How often two annotators of a pair agree, where there are two: the noise floor.
-        first_shown_wins (`Estimate` or `None`): How often the side that was shown first wins, where this is known.
-        longer_wins (`Estimate` or `None`): How often the longer side wins, of those that differ in length.
-        seconds (`float` or `None`): How long an annotator takes, in the median, where this is known.
-        krippendorff_alpha (`Estimate` or `None`): How much more annotators agree than by chance, where several label a pair.
-        by_annotator (`list[AnnotatorSummary]`): What is known about each annotator, those with the most labels first.
+        annotators (`int`): Number of annotators.
+        drawn (`int`): Randomly sampled pairs with a label that prefers one side. The evaluation uses only these.
+        curve (`list[ProgressPoint]`): The learning curve over the rounds, with at most eight points.
+        agreement (`Estimate` or `None`): How often a model of all labels agrees with the labels of prompts that it has not seen.
+        gain_next (`float` or `None`): How much the next round is expected to add to the agreement.
+        gain_all (`float` or `None`): How much the labels of all remaining pairs are expected to add.
+        annotators_agree (`Estimate` or `None`): How often two annotators of the same pair agree; `None` if no pair has two. This
+            is the noise floor.
+        first_shown_wins (`Estimate` or `None`): How often the side that was shown first wins; `None` if unknown.
+        longer_wins (`Estimate` or `None`): How often the longer side wins, among pairs that differ in length.
+        seconds (`float` or `None`): Median time per decision in seconds; `None` if unknown.
+        krippendorff_alpha (`Estimate` or `None`): Krippendorff's alpha, the agreement beyond chance; `None` if no pair has several
+            labels.
+        by_annotator (`list[AnnotatorSummary]`): A summary per annotator, sorted by the number of labels.
     """
 
     pairs: int
@@ -82,7 +85,7 @@ class LabelProgress:
 
     @property
     def stop(self) -> bool | None:
-        """Whether more labels are not worth it; `None` if that cannot be told yet."""
+        """Whether to stop labeling; `None` if there are too few labels to tell."""
         if self.decided == self.pairs:
             return True
         if self.drawn < MIN_LABELS or self.agreement is None or self.agreement.low <= 0.5 or self.gain_all is None:
@@ -91,20 +94,20 @@ class LabelProgress:
 
     @property
     def reasons(self) -> list[str]:
-        """Why `stop` says what it says."""
+        """The reasons for the value of `stop`."""
         if self.decided == self.pairs:
-            return ["Every pair has been decided about."]
+            return ["Every pair has a decision."]
         if self.drawn < MIN_LABELS:
-            return [f"Too few labels of pairs that were drawn at random: {self.drawn} of at least {MIN_LABELS}."]
+            return [f"Too few labels of randomly sampled pairs: {self.drawn} of at least {MIN_LABELS}."]
         if self.agreement is None or self.agreement.low <= 0.5 or self.gain_all is None:
             return [
-                "A linear model of the embeddings does not predict these labels better than chance, as far as so many can tell. "
-                "Label more pairs, or try another embedder."
+                "With this number of labels, a linear model of the embeddings does not predict the labels significantly better "
+                "than chance. Label more pairs, or try another embedder."
             ]
         less = "less" if self.stop else "not less"
         return [
-            f"The labels of the {self.pairs - self.decided:,} other pairs are expected to add {100 * self.gain_all:.2f} points of "
-            f"agreement, {less} than {100 * LEAST_GAIN:.2f}."
+            f"The labels of the {self.pairs - self.decided:,} remaining pairs are expected to add {100 * self.gain_all:.2f} "
+            f"points of agreement, {less} than {100 * LEAST_GAIN:.2f}."
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,7 +116,7 @@ class LabelProgress:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "LabelProgress":
-        """The progress that `to_dict` has made `values` of."""
+        """Restore a report from the output of `to_dict`."""
 
         def read(value: Any) -> Any:
             return Estimate(**value) if isinstance(value, dict) else value
@@ -128,20 +131,20 @@ class LabelProgress:
         return cls(**{name: read(value) for name, value in values.items()} | lists)
 
     def save(self, path: str | Path) -> None:
-        """Write the progress as JSON."""
+        """Save the report as JSON. An existing file is replaced."""
         write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "LabelProgress":
-        """Read a progress that `save` has written."""
+        """Load a report that `save` wrote."""
         return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
     def facts(self) -> list[tuple[str, str]]:
-        """The numbers in words."""
+        """The rows of the printed report: a name and a value each."""
         facts = [
             ("pairs decided", f"{self.decided:,} of {self.pairs:,}, by {self.annotators:,} annotators"),
             ("labels", f"{self.labels:,}, {self.ties:,} ties, {self.skipped:,} skipped"),
-            ("drawn at random", f"{self.drawn:,} pairs with a label"),
+            ("randomly sampled", f"{self.drawn:,} pairs with a label"),
         ]
         facts += [(f"  after {p.labels:,}", f"model agrees {_percent(p.agreement)}") for p in self.curve]
         for name, value in (
@@ -157,7 +160,7 @@ class LabelProgress:
         facts += [(f"  {who.name}", who.in_words()) for who in self.by_annotator if len(self.by_annotator) > 1]
         if self.gain_next is not None and self.gain_all is not None:
             facts.append(("next round adds", f"{100 * self.gain_next:.2f} points expected"))
-            facts.append(("all others add", f"{100 * self.gain_all:.2f} points expected"))
+            facts.append(("remaining labels add", f"{100 * self.gain_all:.2f} points expected"))
         if self.seconds is not None:
             facts.append(("time per label", f"{self.seconds:.0f} s"))
         verdict = {True: "yes", False: "no", None: "cannot tell yet"}[self.stop]
@@ -170,11 +173,11 @@ class LabelProgress:
 
     def plot(self, path: str | Path | None = None) -> "Figure":
         r"""
-        Draw the agreement against the number of labels, and what all other labels are expected to add.
+        Plot the agreement over the number of labels, and the expected gain of all remaining labels.
 
         Args:
             path (`str` or `Path`, *optional*):
-                Where to save the figure; its ending decides the format.
+                Where to save the figure. The suffix decides the format.
 
         Returns:
             [`~matplotlib.figure.Figure`]: The figure.
@@ -186,7 +189,7 @@ class LabelProgress:
 
         figure = Figure(
             figsize=(7, 3.4), layout="constrained"
-        )  # without pyplot: no global state or display is touched
+        )  # created without pyplot, which would change global state and may need a display
         axes = figure.subplots()
         labels = [point.labels for point in self.curve]
         value, low, high = (
@@ -195,7 +198,7 @@ class LabelProgress:
         axes.plot(
             labels, value, color="#d9541e", marker="o", markersize=4, label="agreement with labels of other prompts"
         )
-        axes.fill_between(labels, low, high, color="#d9541e", alpha=0.15, linewidth=0, label="interval of 95%")
+        axes.fill_between(labels, low, high, color="#d9541e", alpha=0.15, linewidth=0, label="95% interval")
         if labels and self.gain_all is not None:
             ends = [labels[-1], labels[-1] + self.pairs - self.decided]
             axes.plot(
@@ -206,7 +209,7 @@ class LabelProgress:
                 label="expected with all labels",
             )
         axes.axhline(50, color="#b8bfc8", linewidth=1)
-        axes.set(xlabel="labels of pairs that were drawn at random", ylabel="agreement (%)", xlim=(0, None))
+        axes.set(xlabel="labels of randomly sampled pairs", ylabel="agreement (%)", xlim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(frameon=False, loc="outside upper left", ncols=3, fontsize=9)
         if path is not None:

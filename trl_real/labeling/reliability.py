@@ -1,4 +1,4 @@
-"""Does dissimilarity help on my data? `label_reliability` answers from a labeled sample."""
+"""Estimate from a labeled sample whether labels of dissimilar pairs are more reliable: `label_reliability`."""
 
 import dataclasses
 from collections import Counter
@@ -22,27 +22,27 @@ from .label_noise import Estimate, cross_fit, flip_rates, share_estimate, wrong_
 from .labels import apply_labels
 
 
-# Pairs of a prompt that has scores: more of them say little that is new.
+# Pairs per prompt with scores: more pairs of the same prompt add little information.
 PAIRS_PER_PROMPT = 5
-# With fewer prompts the folds are too small for the intervals to hold.
+# With fewer prompts, the folds are too small for valid intervals.
 MIN_PROMPTS = 100
-# From this p-value on, bins do not differ.
+# Bins differ significantly if the p-value is below this.
 LEVEL = 0.05
 
 
 @dataclass
 class ReliabilityBin:
     """
-    The pairs of a range of similarity.
+    The pairs within a range of similarity.
 
     Attributes:
-        low (`float`): The least similarity.
-        high (`float`): The greatest similarity.
-        pairs (`int`): How many pairs there are.
-        agreement (`Estimate`): In which share of them the model agrees with the label.
+        low (`float`): The lowest similarity.
+        high (`float`): The highest similarity.
+        pairs (`int`): The number of pairs.
+        agreement (`Estimate`): The share of pairs in which the model agrees with the label.
         flip_rate (`Estimate`): The estimated share of wrong labels.
-        label_agreement (`float` or `None`): Which share of the annotators are for the chosen side on average, where there are
-            several.
+        label_agreement (`float` or `None`): The average share of the annotators of a pair who prefer the chosen side; `None` if
+            there is only one annotator per pair.
     """
 
     low: float
@@ -56,16 +56,16 @@ class ReliabilityBin:
 @dataclass
 class ReliabilityReport:
     r"""
-    How far labels can be trusted, by similarity.
+    The reliability of labels by the similarity of the pair.
 
     Attributes:
-        pairs (`int`): Labeled pairs.
-        prompts (`int`): Their prompts.
+        pairs (`int`): Number of labeled pairs.
+        prompts (`int`): Number of distinct prompts.
         embedder (`str`): Id, path or class of the embedder.
-        agreement (`Estimate`): In which share of the pairs a model that has not seen their prompts agrees with the label.
+        agreement (`Estimate`): The share of pairs in which a model that has not seen the prompt agrees with the label.
         flip_rate (`Estimate`): The estimated share of wrong labels.
-        p_agreement (`float`): Chance of bins that differ as much in agreement if there were no difference.
-        p_flip_rate (`float`): The same for the shares of wrong labels.
+        p_agreement (`float`): The p-value of the hypothesis that all bins have the same agreement.
+        p_flip_rate (`float`): The p-value of the hypothesis that all bins have the same share of wrong labels.
         bins (`list[ReliabilityBin]`): From the least to the most similar pairs.
         skipped (`dict[str, int]`): Rows without a labeled pair, by reason.
     """
@@ -82,13 +82,13 @@ class ReliabilityReport:
 
     @property
     def verdict(self) -> str:
-        """What follows from the numbers, and what does not."""
+        """A summary of the conclusions that the numbers support."""
         if self.prompts < MIN_PROMPTS:
             return f"Too small a sample: {self.prompts} prompts. Label at least {MIN_PROMPTS} before you conclude anything."
         if self.agreement.low <= 0.5:
             return (
-                "The embeddings predict these labels no better than chance, so that nothing can be said about which of "
-                "them are wrong. Label more pairs, or try another embedder."
+                "The embeddings predict these labels no better than chance, so the share of wrong labels cannot be estimated. "
+                "Label more pairs, or try another embedder."
             )
         sentences = [] if len(self.bins) == 1 else [self._compare_agreement()]
         if self.p_flip_rate < LEVEL:
@@ -97,10 +97,12 @@ class ReliabilityReport:
                 f"The estimated shares of wrong labels differ: {rates}, from dissimilar to similar pairs."
             )
         elif self.p_agreement < LEVEL:
-            sentences.append("That need not be the labels: the estimated shares of wrong ones do not differ.")
+            sentences.append(
+                "The reason may not be wrong labels: the estimated shares of wrong labels do not differ significantly."
+            )
         if self.flip_rate.high - self.flip_rate.low > 0.25:
             sentences.append(
-                "How many labels are wrong is uncertain: label more pairs, or have several people label each."
+                "The share of wrong labels is uncertain: label more pairs, or have several annotators label each pair."
             )
         return " ".join(sentences)
 
@@ -109,13 +111,11 @@ class ReliabilityReport:
         error = np.hypot(first.high - first.low, last.high - last.low) / (2 * 1.96)  # of the difference
         if self.p_agreement >= LEVEL:
             return (
-                "Labels of dissimilar pairs are no easier to predict than those of similar pairs, as far as a sample of this "
-                f"size can tell: a difference of less than {2.8 * error:.0%} would not show."  # 80% power at the 5% level
+                "Labels of dissimilar pairs are not significantly easier to predict than those of similar pairs. A sample of this "
+                f"size cannot show a difference of less than {2.8 * error:.0%}."  # 80% power at the 5% level
             )
         if abs(first.value - last.value) < 1.96 * error:
-            return (
-                "The bins differ in how easily their labels are predicted, but not from dissimilar to similar pairs."
-            )
+            return "The bins differ in how easy their labels are to predict, but without a trend from dissimilar to similar pairs."
         easier, harder = ("dissimilar", "similar") if first.value > last.value else ("similar", "dissimilar")
         return f"Labels of {easier} pairs are easier to predict than those of {harder} pairs."
 
@@ -156,34 +156,34 @@ def label_reliability(
     seed: int = 0,
 ) -> ReliabilityReport:
     r"""
-    Estimate from a labeled sample how far labels can be trusted, by the similarity of the pair.
+    Estimate from a labeled sample how reliable labels are, by the similarity of the pair.
 
-    A linear model of the embeddings learns to predict the labels and is asked about prompts that it has not seen
-    (cross-fitting). Where it is sure and the label says otherwise, the label is likely to be wrong; the share of such labels
-    is estimated together with the model's own chance of being right. The estimate is of labels that are wrong *or beyond
-    a linear model of these embeddings*: it is as good as the embedder.
+    A linear model of the embeddings learns to predict the labels, and is evaluated on prompts that it has not seen
+    (cross-fitting). If the model is confident and the label disagrees, the label is likely to be wrong. The share of such labels
+    is estimated together with the accuracy of the model. The estimate covers labels that are wrong *or that a linear model of
+    these embeddings cannot explain*, so it is only as good as the embedder.
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            Labeled pairs, or candidates with scores, in any layout that [`to_candidates`] knows. Of candidates up to five
-            random pairs a prompt are looked at. Columns `label_agreement` and `n_labels`, from [`apply_labels`], say how
-            several annotators voted. `embeddings` from [`embed_responses`] are used if there are any.
+            Labeled pairs, or candidates with scores, in any layout that [`to_candidates`] recognizes. From candidates, up to five
+            random pairs per prompt are used. If several annotators voted, the columns `label_agreement` and `n_labels` from
+            [`apply_labels`] are used. `embeddings` from [`embed_responses`] are used if present.
         labels (`str`, `Path`, `dict` or `list`, *optional*):
-            Labels of unlabeled pairs, as [`apply_labels`] takes them.
+            Labels of unlabeled pairs, in any format that [`apply_labels`] accepts.
         embedder, embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
             As in [`embed_responses`].
         bins (`int`, *optional*, defaults to `4`):
-            How many ranges of similarity, of equally many pairs each, to report on.
+            Number of similarity ranges to report, with about the same number of pairs in each.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the folds and of the random pairs.
 
     Returns:
-        [`ReliabilityReport`]: Agreement and share of wrong labels, in all and by similarity, with intervals of 95%, and a
-        verdict. `flip_rate.value` is what the `label_smoothing` of TRL's `loss_type="robust"` expects.
+        [`ReliabilityReport`]: Agreement and share of wrong labels, overall and by similarity, with 95% intervals, and a verdict.
+        Use `flip_rate.value` as the `label_smoothing` of TRL's `loss_type="robust"`.
 
     Raises:
-        `TypeError`: If `dataset` is no [`~datasets.Dataset`].
-        `ValueError`: If it has no labels, fewer than 20 prompts with a labeled pair, or an option is not valid.
+        `TypeError`: If `dataset` is not a [`~datasets.Dataset`].
+        `ValueError`: If it has no labels, there are fewer than 20 prompts with a labeled pair, or an option is not valid.
 
     Example:
 
@@ -200,7 +200,7 @@ def label_reliability(
     check_count("bins", bins)
     check_seed("seed", seed)
     config = SelectionConfig(
-        strategy="random",  # of candidates, several random pairs
+        strategy="random",  # several random pairs per prompt from candidates
         pairs_per_prompt=PAIRS_PER_PROMPT,
         selection_seed=seed,
         embedder=embedder,
@@ -216,19 +216,19 @@ def label_reliability(
     n_prompts, skipped = len(np.unique(prompts)), dict((converted.skipped + unpaired).most_common())
     if n_prompts < 20:
         raise ValueError(
-            f"`label_reliability` needs labeled pairs of at least 20 prompts, and {MIN_PROMPTS} to say anything. Found "
-            f"{len(pairs)} pairs of {n_prompts}; rows without: {skipped or 'none'}."
+            f"`label_reliability` needs labeled pairs of at least 20 prompts, and of {MIN_PROMPTS} for a conclusion. Found "
+            f"{len(pairs)} pairs of {n_prompts} prompts. Skipped rows: {skipped or 'none'}."
         )
     report = _estimate(pairs, prompts, bins, seed)
     return dataclasses.replace(report, embedder=name, skipped=skipped)
 
 
 def _estimate(pairs: Dataset, prompts: np.ndarray, bins: int, seed: int) -> ReliabilityReport:
-    """The report on pairs with embeddings, `prompts` being the number of each pair's prompt, `(n,)`."""
+    """The report on pairs with embeddings. `prompts` holds the prompt of each pair as a number, `(n,)`."""
     vectors = pair_vectors(pairs)
     similarity = np.round((vectors[:, 0] * vectors[:, 1]).sum(1), 9)
     score, spread = cross_fit(vectors[:, 0] - vectors[:, 1], prompts, seed)
-    # Pairs of one prompt are much alike: together they count as one.
+    # Pairs of the same prompt are not independent: together they count as one.
     weight = 1.0 / np.bincount(prompts)[prompts]
     votes, label_agreement = _votes(pairs)
     edges = np.unique(np.quantile(similarity, np.arange(1, bins) / bins))
@@ -262,7 +262,7 @@ def _estimate(pairs: Dataset, prompts: np.ndarray, bins: int, seed: int) -> Reli
 
 
 def _labeled_pairs(converted: Converted, config: SelectionConfig) -> tuple[Dataset, Counter[str], str]:
-    """Pairs with `chosen`, `rejected` and `embeddings`, why rows have none, and the name of the embedder."""
+    """Pairs with `chosen`, `rejected` and `embeddings`, the counts of skipped rows by reason, and the embedder's name."""
     if not converted.labeled:
         raise ValueError(
             f"`label_reliability` needs labels: `chosen` and `rejected`, or `responses` and `scores`. Found: "
@@ -282,14 +282,14 @@ def _labeled_pairs(converted: Converted, config: SelectionConfig) -> tuple[Datas
 
 
 def _differ(chosen: Any, rejected: Any) -> bool:
-    """Whether a pair says something about preferences."""
+    """Whether the two sides of a pair have different texts."""
     return response_text(chosen).strip() != response_text(rejected).strip()
 
 
 def _carries_vectors(dataset: Dataset) -> bool:
     """
-    Whether pairs come with the vectors of all responses that they were picked from. Of two responses nobody knows whether two
-    vectors are theirs or those of the sides, in their order.
+    Whether pairs come with the vectors of all responses that they were picked from. With two responses this is ambiguous: two
+    vectors may belong to the responses or to the sides.
     """
     if not {"embeddings", "responses"} <= set(dataset.column_names):
         return False
@@ -298,7 +298,7 @@ def _carries_vectors(dataset: Dataset) -> bool:
 
 
 def _votes(pairs: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
-    """How many annotators are for the chosen side, and how many there are, `(n, 2)`; and their agreement, if known."""
+    """For each pair the number of votes for the chosen side and of all votes, `(n, 2)`, and the agreement, if known."""
     votes = np.ones((len(pairs), 2), dtype=np.int64)
     if not {"label_agreement", "n_labels"} <= set(pairs.column_names):
         return votes, None
@@ -307,11 +307,11 @@ def _votes(pairs: Dataset) -> tuple[np.ndarray, np.ndarray | None]:
         table[name][:].cast(pa.float64()).fill_null(1.0).to_numpy() for name in ("label_agreement", "n_labels")
     )
     n_for = np.round(agreement * n_labels)
-    several = 2 * n_for > n_labels  # else nobody, or no majority, stands behind the label: it counts as one vote
+    several = 2 * n_for > n_labels  # a label without a majority behind it counts as one vote
     votes[several] = np.column_stack([n_for, n_labels])[several]
     return votes, agreement
 
 
 def _of_labels(rate: Estimate, votes: np.ndarray, weight: np.ndarray) -> Estimate:
-    """The share of wrong labels, decided by a majority, from how often an annotator errs."""
+    """Turn the error rate of a single annotator into the share of wrong labels after a majority vote."""
     return Estimate(*(round(wrong_majority(value, votes, weight), 6) for value in (rate.value, rate.low, rate.high)))

@@ -1,4 +1,4 @@
-"""Labels in rounds: which pairs are labeled next."""
+"""Label in rounds: choose the pairs to label next."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from .pool import Pool
 from .preference_model import NODES, WEIGHTS, PreferenceModel, fit, without_labels
 
 
-# Pairs whose gain is looked at anew at once.
+# Number of pairs whose gain is updated at once.
 BLOCK = 128
 
 
@@ -34,47 +34,51 @@ def next_pairs(
     embedder_dtype: str = SelectionConfig.embedder_dtype,
 ) -> Dataset:
     r"""
-    The pairs to label next.
+    Return the pairs to label next.
 
-    Nothing is kept between calls: the answer depends on the pairs, on what has been decided about them, and on the options. Call it
-    again after any number of labels, whatever tool they come from.
+    The function is stateless: the result depends only on the pairs, the decisions so far and the options. Call it again after
+    any number of labels from any tool.
 
-    A share of the pairs is always drawn at random. [`label_progress`] judges by these, since pairs that a strategy picks
-    are no fair sample.
+    A share of the pairs is always sampled randomly. [`label_progress`] evaluates on these pairs, because pairs that a strategy
+    picks are a biased sample.
 
     Args:
         pairs ([`~datasets.Dataset`]):
             Unlabeled pairs, as [`real_select`] picks them from responses without scores.
         labels (`str`, `Path`, `dict` or `list`, *optional*):
-            The labels so far, as [`apply_labels`] takes them. A pair that was skipped or tied counts as labeled.
+            The labels so far, in any format that [`apply_labels`] accepts. A skipped or tied pair counts as labeled.
         n (`int`, *optional*, defaults to `50`):
-            How many pairs to label next.
+            Number of pairs to label next.
         strategy (`str`, *optional*, defaults to `"random"`):
-            How the other pairs are picked: `"random"` draws them; `"easy"` takes the least similar ones; `"d_optimal"` those
-            that tell most about the weights of a linear preference model, and `"bald"` those whose label it cannot foresee
-            because it is unsure of its weights, both given the labels so far and the pairs picked before. In our study
-            none was better than `"random"`.
+            How to pick the rest of the pairs. In our study, no strategy was better than `"random"`.
+
+            - `"random"`: a random sample.
+            - `"easy"`: the least similar pairs.
+            - `"d_optimal"`: the pairs that tell most about the weights of a linear preference model.
+            - `"bald"`: the pairs whose label that model cannot predict because it is uncertain about its weights.
+
+            `"d_optimal"` and `"bald"` take the labels so far and the pairs already picked for this round into account.
         audit (`float`, *optional*, defaults to `0.2`):
-            The share that is drawn at random, above 0; at least one pair.
+            The share of pairs to sample randomly, above 0. At least one pair is sampled.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of the random order of all pairs. Keep it from round to round.
+            Seed of the random order of all pairs. Use the same seed in every round.
         labels_per_pair (`int`, *optional*, defaults to `1`):
-            How many annotators decide about each pair.
+            Number of annotators per pair.
         second_opinions (`float`, *optional*, defaults to `0.0`):
-            The share of the round that has a label already and gets one more, from another annotator: the pairs whose label is
-            least certain, as `aggregate="dawid_skene"` of [`apply_labels`] sees it. If there are not enough other pairs, the
-            round is filled up with these. 0 for none; in our study a new pair was worth more than a second opinion.
+            The share of the round that asks for another label of a labeled pair. These are the pairs with the least certain
+            label, as estimated by `aggregate="dawid_skene"` of [`apply_labels`]. If too few unlabeled pairs are left, the rest of
+            the round consists of such pairs.
         embedder, embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
-            As in [`embed_responses`]. Unused by `"random"`, or if there is a column `embeddings` with one vector a side.
+            As in [`embed_responses`]. Ignored with `"random"`, or if there is a column `embeddings` with one vector per side.
 
     Returns:
-        [`~datasets.Dataset`]: At most `n` rows of `pairs` and why each is there as `reason`: `"audit"` if it was drawn at random,
-        `"explore"` if it was picked by the embeddings alone, `"uncertain"` if it was picked by a model of the labels,
-        `"second_opinion"` if its label is not certain.
+        [`~datasets.Dataset`]: At most `n` rows of `pairs` with a column `reason`: `"audit"` for randomly sampled pairs,
+        `"explore"` for pairs picked by their embeddings only, `"uncertain"` for pairs picked by a model of the labels, and
+        `"second_opinion"` for labeled pairs whose label is uncertain.
 
     Raises:
-        `TypeError`: If `pairs` is no [`~datasets.Dataset`].
-        `ValueError`: If a column is missing, an option is not valid, or the labels are not those of the pairs.
+        `TypeError`: If `pairs` is not a [`~datasets.Dataset`].
+        `ValueError`: If a column is missing, an option is not valid, or the labels do not belong to the pairs.
 
     Example:
 
@@ -115,7 +119,7 @@ def next_pairs(
 
 
 def check_round_strategy(strategy: object) -> None:
-    """Raise unless `strategy` is one of [`next_pairs`]."""
+    """Raise unless `strategy` is a strategy of [`next_pairs`]."""
     if strategy != "random" and strategy not in PICKS:
         raise ValueError(f"`strategy` must be one of {['random', *PICKS]}, got {strategy!r}.")
 
@@ -125,14 +129,14 @@ def check_audit(audit: object) -> None:
     check_number("audit", audit, 0, 1)
     if not audit:
         raise ValueError(
-            f"`audit` must be above 0, got {audit!r}: without pairs that are drawn at random nobody knows how labeling goes."
+            f"`audit` must be above 0, got {audit!r}: without randomly sampled pairs the progress cannot be estimated."
         )
 
 
 def drawn_at_random(pool: Pool, labeled: np.ndarray, strategy: str) -> np.ndarray:
     """
-    Those of the labeled pairs that are a random sample: all of them where `strategy` draws them, else those that come before the
-    first pair that nobody has decided about, whatever they were labeled for.
+    The labeled pairs that are a random sample. If `strategy` is `"random"`, these are all labeled pairs. Otherwise, these are
+    the pairs before the first pair without a decision, whatever the reason they were labeled for.
     """
     if strategy == "random":
         return labeled
@@ -143,7 +147,7 @@ def drawn_at_random(pool: Pool, labeled: np.ndarray, strategy: str) -> np.ndarra
 def pick_round(
     pool: Pool, n: int, strategy: str, audit: float, labels_per_pair: int = 1
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """The pairs of the next round that are drawn at random, those that the strategy picks, and its reason."""
+    """The next round: its randomly sampled pairs, the pairs that the strategy picks, and the reason for the latter."""
     is_open = np.flatnonzero(pool.is_open(labels_per_pair))
     n_drawn = n if strategy == "random" else max(1, round(audit * n))
     drawn, others = is_open[:n_drawn], is_open[n_drawn:]
@@ -162,7 +166,7 @@ def pick_round(
 
 
 def least_similar(model: PreferenceModel, difference: np.ndarray, n: int) -> np.ndarray:
-    """The pairs of which the sides lie furthest from one another."""
+    """The pairs with the largest distance between their sides."""
     return np.argsort(-np.einsum("ij,ij->i", difference, difference), kind="stable")[:n]
 
 
@@ -170,10 +174,11 @@ def most_gain(
     gain: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> Callable[[PreferenceModel, np.ndarray, int], np.ndarray]:
     """
-    Pick pairs one by one, each with the greatest gain once the labels of those before are in.
+    Pick pairs one by one. Each has the largest gain, given that the pairs picked before it will be labeled.
 
-    A gain is a function of the log-odds of pairs and of their variances. A label to come narrows the variances, whatever it says,
-    so that gains only fall: a pair is looked at again only where its last gain is among the greatest (Minoux's lazy greedy).
+    A gain is a function of the log-odds of pairs and of their variances. A future label reduces the variances regardless of its
+    value, so gains only fall. The gain of a pair is therefore updated only if its last value is among the largest (Minoux's lazy
+    greedy algorithm).
     """
 
     def pick(model: PreferenceModel, difference: np.ndarray, n: int) -> np.ndarray:
@@ -200,20 +205,20 @@ def most_gain(
 
 
 def d_optimal(logits: np.ndarray, variances: np.ndarray) -> np.ndarray:
-    """How much a label shrinks the volume of the weights that are likely: D-optimal design (cf. arXiv 2502.04354)."""
+    """How much a label shrinks the volume of the likely weights: D-optimal design (cf. arXiv 2502.04354)."""
     return np.log1p(expit(logits) * expit(-logits) * variances)
 
 
 def bald(logits: np.ndarray, variances: np.ndarray) -> np.ndarray:
-    """How much a label is expected to tell about the weights: their mutual information (BALD, arXiv 1112.5745)."""
+    """The mutual information of a label and the weights (BALD, arXiv 1112.5745)."""
     spread = np.sqrt(np.maximum(variances, 0.0))
     chances = expit(logits[:, None] + spread[:, None] * NODES.astype(logits.dtype))  # (n_pairs, n_nodes)
     mean, known = chances @ WEIGHTS, (entr(chances) + entr(1 - chances)) @ WEIGHTS
     return entr(mean) + entr(1 - mean) - known
 
 
-# To add a strategy: a function of a model, the differences of pairs `(n_pairs, dim)` and a number, that returns which of the pairs
-# it picks, in its order.
+# To add a strategy, add a function of a model, the differences of pairs `(n_pairs, dim)` and a number n. It returns the indices of
+# n pairs, best first.
 PICKS: dict[str, Callable[[PreferenceModel, np.ndarray, int], np.ndarray]] = {
     "easy": least_similar,
     "d_optimal": most_gain(d_optimal),

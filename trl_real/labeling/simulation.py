@@ -1,4 +1,4 @@
-"""Labeling in rounds played through on candidates that have scores, before anyone labels: `simulate_labeling`."""
+"""Simulate labeling in rounds on candidates with scores, before anyone labels: `simulate_labeling`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ from .simulation_report import LabelingSimulation, SimulatedRound
 
 
 HELD_OUT = 0.25
-# Pairs of a held-out prompt: more of them say little that is new.
+# Pairs per held-out prompt: more pairs of the same prompt add little information.
 HELD_OUT_PAIRS = 5
 MIN_PROMPTS = 40
 
@@ -46,38 +46,41 @@ def simulate_labeling(
     embedder_dtype: str = SelectionConfig.embedder_dtype,
 ) -> LabelingSimulation:
     r"""
-    Play labeling in rounds through on a sample with scores, before anyone labels.
+    Simulate labeling in rounds on a sample with scores, before anyone labels.
 
-    Each seed holds out a quarter of the prompts, draws pairs of the others and other annotators, and labels round after round as
-    [`next_pairs`] says. A linear preference model of the labels so far is judged on pairs of the prompts that were held out, which are
-    labeled by the scores themselves. Every round [`label_progress`]'s rule says whether to stop.
+    For each seed, the simulation holds out a quarter of the prompts, draws pairs from the other prompts, simulates annotators, and
+    labels round by round, with pairs from [`next_pairs`]. After each round, a linear preference model is trained on the labels so
+    far and evaluated on pairs of the held-out prompts, whose labels come directly from the scores. The stopping rule of
+    [`label_progress`] then decides whether to stop.
 
     Args:
         candidates ([`~datasets.Dataset`]):
-            Candidates with scores in any layout that [`to_candidates`] knows; or labeled pairs, whose labels are then played back, for
-            training and for judging. `embeddings` from [`embed_responses`] are used if there are any.
+            Candidates with scores, in any layout that [`to_candidates`] recognizes, or labeled pairs. The labels of labeled pairs
+            are used as they are, both for training and for evaluation. `embeddings` from [`embed_responses`] are used if present.
         strategies (`list[str]`, *optional*, defaults to `("random",)`):
-            Strategies of [`next_pairs`]; `"random"` is always among them.
+            Strategies of [`next_pairs`] to compare. `"random"` is always included.
         annotators (`float`, *optional*, defaults to `0.2`):
-            How often simulated annotators take the worse response of a random pair for the better one, below 0.5: the more often, the
-            closer the scores are (Bradley-Terry). 0 for annotators who never err.
+            Error rate of the simulated annotators on random pairs, below 0.5. They err more often the closer the scores are
+            (Bradley-Terry). 0 simulates annotators without errors.
         seeds (`int`, *optional*, defaults to `10`):
-            How many times it is played, at least 2.
+            Number of simulations per strategy, at least 2.
         n (`int`, *optional*, defaults to `50`):
-            How many pairs a round has.
+            Number of pairs per round.
         audit (`float`, *optional*, defaults to `0.2`):
-            The share of a round that is drawn at random, as in [`next_pairs`].
+            The share of each round that is randomly sampled, as in [`next_pairs`].
         pairs_per_prompt (`int`, *optional*, defaults to `1`):
-            How many random pairs of each prompt there are to label.
+            Number of random pairs per prompt to label.
         embedder, embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
             As in [`embed_responses`].
 
     Returns:
-        [`LabelingSimulation`]: Curves by strategy, how many labels there are at the stop and what is lost by it, and `recommended`.
+        [`LabelingSimulation`]: For each strategy the accuracy after each round, the number of labels at the stop and the accuracy
+        lost by stopping; and the `recommended` strategy.
 
     Raises:
-        `TypeError`: If `candidates` is no [`~datasets.Dataset`].
-        `ValueError`: If there are neither scores nor labels, fewer than 40 prompts with a pair, or an option is not valid.
+        `TypeError`: If `candidates` is not a [`~datasets.Dataset`].
+        `ValueError`: If there are neither scores nor labels, there are fewer than 40 prompts with a pair, or an option is not
+            valid.
 
     Example:
 
@@ -120,11 +123,11 @@ def simulate_labeling(
 
 def play(pool: Pool, held_out: np.ndarray, strategy: str, n: int = 50, audit: float = 0.2) -> list[SimulatedRound]:
     """
-    Label a pool round after round, until all of it is labeled.
+    Label a pool round by round until every pair has a label.
 
     Args:
-        pool ([`Pool`]): Pairs whose label is `"a"`; what has been decided about them is forgotten.
-        held_out (`np.ndarray` of shape `(n_held_out, dim)`): The embedding of the better response less that of the worse one.
+        pool ([`Pool`]): Pairs whose correct label is `"a"`. Earlier decisions about them are discarded.
+        held_out (`np.ndarray` of shape `(n_held_out, dim)`): The embedding of the better response minus that of the worse one.
         strategy, n, audit: As in [`next_pairs`].
     """
     pool.records = [[] for _ in pool.records]
@@ -143,16 +146,18 @@ def play(pool: Pool, held_out: np.ndarray, strategy: str, n: int = 50, audit: fl
 
 
 def _stops(pool: Pool, drawn: np.ndarray, gain: float) -> bool:
-    """Whether [`LabelProgress`] would say stop."""
+    """Whether [`LabelProgress`] would recommend to stop."""
     decided = pool.decided
     progress = LabelProgress(len(pool.rows), len(decided), len(decided), 0, 0, 1, len(drawn), gain_all=gain)
-    if len(drawn) >= MIN_LABELS and gain < LEAST_GAIN:  # else the agreement, which takes time, does not matter
+    if (
+        len(drawn) >= MIN_LABELS and gain < LEAST_GAIN
+    ):  # otherwise the agreement, which is slow to compute, has no effect
         progress.agreement = judge(pool, decided, drawn)[0]
     return progress.stop is True
 
 
 def labeled_pool(pairs: Dataset, seed: int) -> Pool:
-    """A pool of labeled pairs, of which `response_a` is the chosen one."""
+    """A pool of labeled pairs, with the chosen response as `response_a`."""
     ids = [
         pair_id(row["prompt"], row["chosen"], row["rejected"])
         for row in pairs.select_columns(["prompt", "chosen", "rejected"])
@@ -168,7 +173,7 @@ def _embedded(candidates: Dataset, options: EmbedderOptions) -> Dataset:
     rows = converted.dataset
     if not converted.labeled:
         raise ValueError(
-            "`simulate_labeling` needs a sample that is labeled: `responses` and `scores`, or `chosen` and `rejected`. Found: "
+            "`simulate_labeling` needs a labeled sample: `responses` and `scores`, or `chosen` and `rejected`. Found: "
             f"{rows.column_names}."
         )
     if isinstance(converted, ConvertedPairs):
@@ -183,7 +188,7 @@ def _embedded(candidates: Dataset, options: EmbedderOptions) -> Dataset:
 
 
 def _split(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
-    """Rows to label and rows to judge by; all rows of a prompt are on one side."""
+    """Split the rows into training and held-out rows. All rows of a prompt are in the same split."""
     prompts = prompt_numbers(rows)
     splits = GroupShuffleSplit(1, test_size=HELD_OUT, random_state=seed).split(prompts, groups=prompts)
     train, held_out = next(splits)
@@ -197,7 +202,7 @@ def _pairs(rows: Dataset, seed: int, pairs_per_prompt: int) -> Dataset:
 
 
 def _temperature(rows: Dataset, error: float) -> float:
-    """How noisy annotators are who take the worse response of a random pair for the better one in the share `error`."""
+    """The temperature of Bradley-Terry annotators who prefer the worse response of a random pair with probability `error`."""
     gaps = []
     for scores in rows["scores"]:
         known = np.array([score for score in scores or [] if score is not None], dtype=np.float64)

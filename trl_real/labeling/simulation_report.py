@@ -1,4 +1,4 @@
-"""What came out where labeling was played through: `LabelingSimulation`."""
+"""The report on a simulation of labeling: `LabelingSimulation`."""
 
 import dataclasses
 import json
@@ -18,10 +18,10 @@ class SimulatedRound(NamedTuple):
     The state after a round.
 
     Attributes:
-        labels (`int`): How many labels there are.
-        accuracy (`float`): How often a model of them is right about pairs that were held out.
-        gain_all (`float`): How much all other labels are expected to add to its agreement with labels.
-        stop (`bool`): Whether [`LabelProgress`] says stop.
+        labels (`int`): The number of labels.
+        accuracy (`float`): The accuracy of a model of these labels on held-out pairs.
+        gain_all (`float`): How much all remaining labels are expected to add to the agreement of the model with the labels.
+        stop (`bool`): Whether [`LabelProgress`] recommends to stop.
     """
 
     labels: int
@@ -33,14 +33,14 @@ class SimulatedRound(NamedTuple):
 @dataclass
 class SimulatedStrategy:
     """
-    How a strategy did, on average over the seeds, with intervals of 95%.
+    The results of a strategy, averaged over the seeds, with 95% intervals.
 
     Attributes:
-        labels (`list[int]`): Labels after each round.
-        accuracy (`list[Estimate]`): How often a model of so many labels is right about pairs that were held out.
-        less_random (`Estimate`): That less the accuracy of `"random"`, on average over the rounds.
-        labels_at_stop (`Estimate`): How many labels there are at the stop, all of them where it never stops.
-        loss_at_stop (`Estimate`): The accuracy with all labels less that at the stop.
+        labels (`list[int]`): The number of labels after each round.
+        accuracy (`list[Estimate]`): The accuracy of a model of these labels on held-out pairs.
+        less_random (`Estimate`): The accuracy minus that of `"random"`, averaged over the rounds.
+        labels_at_stop (`Estimate`): The number of labels at the stop, or of all labels if the rule never stops.
+        loss_at_stop (`Estimate`): The accuracy with all labels minus the accuracy at the stop.
     """
 
     labels: list[int]
@@ -53,12 +53,12 @@ class SimulatedStrategy:
 @dataclass
 class LabelingSimulation:
     r"""
-    How labeling in rounds would go.
+    The report on a simulation of labeling in rounds.
 
     Attributes:
-        pairs (`int`): Pairs that are labeled in the end.
-        seeds (`int`): How many times it was played.
-        strategies (`dict[str, SimulatedStrategy]`): What came out, by strategy.
+        pairs (`int`): The number of pairs that are labeled by the end.
+        seeds (`int`): The number of simulations per strategy.
+        strategies (`dict[str, SimulatedStrategy]`): The results by strategy.
     """
 
     pairs: int
@@ -67,8 +67,8 @@ class LabelingSimulation:
 
     @classmethod
     def of(cls, played: dict[str, list[list[SimulatedRound]]], pairs: int, held_out: float) -> "LabelingSimulation":
-        """Sum up what was played, by strategy and seed, where each seed holds out a share of the prompts."""
-        # Seeds may have a pair more or less; the shortest curve says how many rounds are compared.
+        """Summarize the simulated rounds by strategy. Each seed holds out the share `held_out` of the prompts."""
+        # The number of pairs may differ by one between seeds. The shortest curve determines how many rounds are compared.
         n_rounds = min(len(rounds) for of_strategy in played.values() for rounds in of_strategy)
         curves = {
             name: np.array([[step.accuracy for step in rounds[:n_rounds]] for rounds in of_strategy])
@@ -89,7 +89,7 @@ class LabelingSimulation:
 
     @property
     def recommended(self) -> str:
-        """The best strategy whose interval is above `"random"`; else `"random"`."""
+        """The best strategy that is significantly better than `"random"`, or `"random"` if there is none."""
         better = {name: row.less_random.value for name, row in self.strategies.items() if row.less_random.low > 0}
         return max(better, key=better.__getitem__, default="random")
 
@@ -98,11 +98,11 @@ class LabelingSimulation:
         return dataclasses.asdict(self)
 
     def save(self, path: str | Path) -> None:
-        """Write the report as JSON."""
+        """Save the report as JSON. An existing file is replaced."""
         write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     def __str__(self) -> str:
-        rows = [["strategy", "minus random", "labels at the stop", "lost by it", "with all labels"]]
+        rows = [["strategy", "minus random", "labels at stop", "lost by stopping", "with all labels"]]
         for name, row in self.strategies.items():
             less = "" if name == "random" else _points(row.less_random)
             at = row.labels_at_stop
@@ -113,7 +113,7 @@ class LabelingSimulation:
             "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
         ]
         return "\n".join(
-            [*lines, f"Percentage points of accuracy over {self.seeds} seeds. Recommended: {self.recommended}."]
+            [*lines, f"Accuracy in percentage points, over {self.seeds} seeds. Recommended: {self.recommended}."]
         )
 
 
@@ -125,7 +125,7 @@ def _points(estimate: Estimate) -> str:
 def over_splits(values: np.ndarray, held_out: float) -> Estimate:
     """
     A mean over random splits of the same rows, with the interval of Nadeau and Bengio (Inference for the Generalization Error,
-    2003): the splits share their rows, so that the plain one is too narrow.
+    2003). The splits share rows, so the usual interval would be too narrow.
     """
     n = len(values)
     error = np.std(values, ddof=1) * np.sqrt(1 / n + held_out / (1 - held_out))

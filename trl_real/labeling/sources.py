@@ -1,4 +1,4 @@
-"""Where labels come from: each source is a function that turns what the user has into label records."""
+"""The formats of labels. Each source turns one format into label records."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,11 +12,11 @@ from .label_log import LabelRecord, check_label, current_records, parse_record, 
 
 class Source(NamedTuple):
     """
-    A kind of labels.
+    A format of labels.
 
     Attributes:
-        fits (`Callable`): Whether labels are of this kind.
-        read (`Callable`): The records of such labels, from the labels and the number of rows of each dataset.
+        fits (`Callable`): Whether labels have this format.
+        read (`Callable`): Reads the records from the labels and the number of rows of each dataset.
     """
 
     fits: Callable[[Any], bool]
@@ -24,7 +24,7 @@ class Source(NamedTuple):
 
 
 def read_labels(labels: Any, datasets: Iterable[Dataset]) -> list[LabelRecord]:
-    """The decisions that count, of labels of any kind."""
+    """Read labels in any supported format, and return the decisions that count."""
     for source in SOURCES.values():
         if source.fits(labels):
             return current_records(source.read(labels, [len(rows) for rows in datasets]))
@@ -52,13 +52,13 @@ def _from_dict(labels: Mapping[Any, Any], sizes: list[int]) -> list[LabelRecord]
 def _from_rows(labels: list[Any], sizes: list[int]) -> list[LabelRecord]:
     if sizes != [len(labels)]:
         raise ValueError(
-            f"`labels` is a list of {len(labels)} for {sum(sizes)} pairs. Give one label a row of one dataset, None where "
-            "there is none, or a dict of `pair_id` to label."
+            f"`labels` is a list of {len(labels)} for {sum(sizes)} pairs. Pass one label per row of one dataset, with None for "
+            "rows without a label, or a dict that maps `pair_id` to label."
         )
     return [LabelRecord(r, check_label(label, f"of row {r}")) for r, label in enumerate(labels)]
 
 
-# The first that fits is taken.
+# The first source that fits is used.
 SOURCES = {
     "path": Source(lambda labels: isinstance(labels, str | Path), _from_path),
     "dict": Source(lambda labels: isinstance(labels, Mapping), _from_dict),

@@ -1,4 +1,4 @@
-"""What annotators get: `to_label_tasks`, and the JSONL files of tasks and labels."""
+"""Tasks for annotators: `to_label_tasks`, and the JSONL files of tasks and labels."""
 
 import filecmp
 import json
@@ -18,15 +18,15 @@ TASK = ("pair_id", "prompt", "response_a", "response_b")
 
 def to_label_tasks(dataset: Any, path: str | Path | None = None) -> Dataset:
     r"""
-    What annotators get to see: each distinct pair once, and nothing that would give the answer away.
+    Create the tasks for annotators. Each distinct pair occurs once, without anything that would reveal the answer.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
             Unlabeled pairs, as [`real_select`] picks them from responses without scores.
         path (`str` or `Path`, *optional*):
-            A JSONL file to write, one task per line. Tasks that are there are replaced, unless somebody has added to them or
-            changed them. Annotators add a `"label"` to each: `"a"`, `"b"`, `"tie"` or null,
-            and, if there are several, who they are as `"annotator"`. [`apply_labels`] reads the file.
+            A JSONL file to write, one task per line. An existing file is replaced only if it contains unmodified tasks.
+            Annotators add a `"label"` to each task: `"a"`, `"b"`, `"tie"` or null. If there are several annotators, they also
+            add their name as `"annotator"`. [`apply_labels`] reads the file.
 
     Returns:
         [`~datasets.Dataset`]: The columns `pair_id`, `prompt`, `response_a` and `response_b`.
@@ -34,7 +34,7 @@ def to_label_tasks(dataset: Any, path: str | Path | None = None) -> Dataset:
     Raises:
         `TypeError`: If `dataset` is neither.
         `ValueError`: If one of the columns is missing.
-        `FileExistsError`: If there is a file at `path` with labels, or with anything else but unaltered tasks.
+        `FileExistsError`: If the file at `path` contains labels or anything else but unmodified tasks.
 
     Example:
 
@@ -56,7 +56,7 @@ def to_label_tasks(dataset: Any, path: str | Path | None = None) -> Dataset:
 
 
 def _write_tasks(tasks: Dataset, path: Path) -> None:
-    """Write the tasks, in place of nothing but other tasks that nobody has touched."""
+    """Write the tasks. An existing file is replaced only if it contains unmodified tasks."""
     with whole_file(path) as unfinished:
         with open(unfinished, "w", encoding="utf-8") as file:  # pandas would round the numbers in tool calls
             file.writelines(json.dumps(task, ensure_ascii=False, default=str) + "\n" for task in tasks)
@@ -65,7 +65,7 @@ def _write_tasks(tasks: Dataset, path: Path) -> None:
 
 
 def _check_unaltered(path: Path) -> None:
-    """Raise if a file holds anything but tasks as they were written: it may be somebody's work."""
+    """Raise if a file contains anything but unmodified tasks, because it may be the work of an annotator."""
     try:
         for n, task in read_jsonl(path):
             if missing := [name for name in TASK if name not in task]:
@@ -73,11 +73,10 @@ def _check_unaltered(path: Path) -> None:
             if added := [name for name in task if name not in TASK]:
                 raise ValueError(f"line {n} has the field `{added[0]}`")
             if task["pair_id"] != pair_id(*(task[name] for name in TASK[1:])):
-                raise ValueError(f"in line {n} the `pair_id` is not that of the prompt and the responses")
+                raise ValueError(f"line {n} has a `pair_id` that does not match the prompt and the responses")
     except ValueError as error:
         raise FileExistsError(
-            f"{path} is not replaced, because it holds something else than unaltered tasks: {error}. Move it, or choose "
-            "another path."
+            f"{path} is not replaced, because it contains more than unmodified tasks: {error}. Move it, or choose another path."
         ) from error
 
 
@@ -86,8 +85,8 @@ def as_splits(dataset: Any) -> dict[str, Dataset]:
     for rows in splits.values():
         if not isinstance(rows, Dataset):
             raise TypeError(
-                f"`dataset` must be a `datasets.Dataset` or a `DatasetDict`, got {type(rows).__name__}. Read a stream into "
-                "one with `Dataset.from_list(list(stream))`: people label few enough pairs."
+                f"`dataset` must be a `datasets.Dataset` or a `DatasetDict`, got {type(rows).__name__}. Convert a stream with "
+                "`Dataset.from_list(list(stream))`."
             )
     return {name: rows.with_format(None) for name, rows in splits.items()}
 
@@ -105,14 +104,14 @@ def check_columns(rows: Dataset) -> Dataset:
     missing = [name for name in TASK if name not in rows.column_names]
     if missing:
         raise ValueError(
-            f"Unlabeled pairs have the columns {list(TASK)}; {missing} are missing. Found: {rows.column_names}. Make them "
+            f"Unlabeled pairs have the columns {list(TASK)}; {missing} are missing. Found: {rows.column_names}. Create pairs "
             "with `real_select` from `prompt` and `responses` without `scores`."
         )
     return rows
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The lines of a file that are not blank, with their numbers."""
+    """The non-blank lines of a file, with their line numbers."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:

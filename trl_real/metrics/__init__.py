@@ -1,1 +1,1 @@
-"""Modules of `evaluate`, which judge labels, pairs and aligned models."""
+"""`evaluate` modules that measure the quality of labels, pairs and aligned models."""

@@ -1,4 +1,4 @@
-"""What the `evaluate` modules share: columns are checked as they are added, before anything is stored."""
+"""The base class of the `evaluate` modules. It checks columns before anything is stored."""
 
 import inspect
 from typing import Any
@@ -12,16 +12,16 @@ from ..core.columns import kind
 
 class ColumnsModule(EvaluationModule):
     """
-    An `evaluate` module of named columns. Its options belong to the constructor, because `evaluate.combine` hands all that
-    `compute` gets to each of its modules.
+    An `evaluate` module with named columns. Options are arguments of the constructor, because `evaluate.combine` passes all
+    arguments of `compute` to each of its modules.
     """
 
     def __init__(self, **settings: Any):
         unknown = settings.keys() - inspect.signature(EvaluationModule.__init__).parameters.keys()
-        if unknown:  # which `evaluate` would take and forget
+        if unknown:  # `evaluate` would silently ignore them
             known = [name for name, p in inspect.signature(type(self)).parameters.items() if p.kind is p.KEYWORD_ONLY]
             raise TypeError(
-                f"`{type(self).__name__}` has no option {sorted(unknown)}. Its own are {known}, the others those of "
+                f"`{type(self).__name__}` has no option {sorted(unknown)}. Its options are {known} and those of "
                 "`evaluate.EvaluationModule`."
             )
         super().__init__(**settings)
@@ -39,36 +39,36 @@ class ColumnsModule(EvaluationModule):
         )
 
     def _read(self, name: str, column: Any) -> Any:
-        """Check a column, and return what is stored of it."""
+        """Check a column, and return the values to store."""
         raise NotImplementedError
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **columns: Any) -> None:
-        """Add rows: lists, arrays, tensors or columns of a dataset, one value a row in each."""
+        """Add rows. Each column is a list, an array, a tensor or a column of a dataset, with one value per row."""
         names, owner = self._feature_names(), type(self).__name__
         columns |= {"predictions": predictions, "references": references}
         found = [name for name, column in columns.items() if column is not None]
         if sorted(found) != sorted(names):
-            raise ValueError(f"`{owner}` takes the columns {names}. Found: {found}. Pass these, and no others.")
+            raise ValueError(f"`{owner}` takes the columns {names}. Found: {found}. Pass exactly these columns.")
         read = {name: self._read(name, read_rows(name, columns[name])) for name in names}
         lengths = {name: len(column) for name, column in read.items()}
         if len(set(lengths.values())) > 1 or not all(lengths.values()):
-            raise ValueError(f"`{owner}` needs columns of one length, of at least one row. Found: {lengths}.")
+            raise ValueError(f"`{owner}` needs columns of equal length, with at least one row. Found: {lengths}.")
         super().add_batch(**read)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **columns: Any) -> None:
-        """Add one row, a value for each column."""
+        """Add one row, with one value per column."""
         named = {"predictions": prediction, "references": reference}
         columns |= {name: value for name, value in named.items() if value is not None}
         self.add_batch(**{name: [value] for name, value in columns.items()})
 
     def compute(self, *, predictions: Any = None, references: Any = None, **columns: Any) -> dict[str, Any] | None:
-        """Compute from the rows that were added, and from the columns given here; those of other modules are left to them."""
+        """Compute from the rows added before and the columns given here. Columns of other modules are ignored."""
         names, owner = self._feature_names(), type(self).__name__
         for name, value in columns.items():
             if name not in names and value is not None and (isinstance(value, str) or not hasattr(value, "__len__")):
                 raise TypeError(
-                    f"`compute` of `{owner}` takes the columns {names}, found `{name}={value!r:.60}`. Options are given once: "
-                    f"`{owner}({name}=...)`."
+                    f"`compute` of `{owner}` takes the columns {names}, found `{name}={value!r:.60}`. Pass options to the "
+                    f"constructor: `{owner}({name}=...)`."
                 )
         columns |= {"predictions": predictions, "references": references}
         own = {name: columns[name] for name in names if columns.get(name) is not None}
@@ -81,30 +81,30 @@ class ColumnsModule(EvaluationModule):
 
 
 def read_rows(name: str, column: Any) -> Any:
-    """A column as what it has row by row: a list or an array."""
+    """The rows of a column as a list or an array."""
     if hasattr(column, "detach"):
         column = column.detach().cpu().double().numpy()
     if isinstance(column, str | dict) or not hasattr(column, "__getitem__"):
-        raise TypeError(f"Column `{name}`: expected a list, one value a row, found {kind(column)}.")
-    return column[:]  # a column of a dataset is read at once
+        raise TypeError(f"Column `{name}`: expected a list with one value per row, found {kind(column)}.")
+    return column[:]  # reads a column of a dataset at once
 
 
 def read_numbers(name: str, column: Any) -> np.ndarray:
     """A column of finite numbers as `(n,)` float64."""
     try:
         numbers = np.asarray(column)
-    except (TypeError, ValueError, RuntimeError) as error:  # lists of several lengths, tensors that are trained
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of different lengths, tensors with gradients
         raise TypeError(
-            f"Column `{name}`: expected a list of numbers, one a row, found something else ({error})."
+            f"Column `{name}`: expected a list of numbers, one per row, found something else ({error})."
         ) from error
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "biuf"):
         odd = next((value for value in column if not isinstance(value, int | float)), None)
-        found = f"an array of shape {numbers.shape}" if numbers.ndim != 1 else f"one that is {kind(odd)}"
-        raise TypeError(f"Column `{name}`: expected a list of numbers, one a row, found {found}.")
+        found = f"an array of shape {numbers.shape}" if numbers.ndim != 1 else f"an item that is {kind(odd)}"
+        raise TypeError(f"Column `{name}`: expected a list of numbers, one per row, found {found}.")
     finite = np.isfinite(numbers)
     if not finite.all():
         row = int((~finite).argmax())
         raise ValueError(
-            f"Column `{name}`, row {row}: found {numbers[row]}, expected a finite number. Leave such rows out of all columns."
+            f"Column `{name}`, row {row}: found {numbers[row]}, expected a finite number. Remove such rows from all columns."
         )
     return numbers.astype(np.float64)

@@ -1,10 +1,10 @@
-"""A number and the ends of its interval, by name."""
+"""Values with the ends of their intervals, as named results."""
 
 from scipy.stats import binomtest
 
 
 def share(name: str, k: int, n: int) -> dict[str, float]:
-    """A share with Wilson's interval."""
+    """A share with its Wilson interval."""
     ends = binomtest(k, n).proportion_ci(method="wilson")
     return interval(name, k / n, ends.low, ends.high)
 

@@ -1,4 +1,4 @@
-"""How many labels are wrong: `LabelError`."""
+"""The share of wrong labels: `LabelError`."""
 
 from typing import Any
 
@@ -12,30 +12,30 @@ from .intervals import share
 
 class LabelError(ColumnsModule):
     """
-    How many labels are wrong, measured against gold labels.
+    The share of wrong labels, measured against gold labels.
 
-    Where both name a side, the label is right or wrong. Ties and missing labels, which [`apply_labels`] leaves out of the
-    preferences, are neither, and counted.
+    If both the label and the gold label prefer a side, the label is right or wrong. Ties and missing labels, which
+    [`apply_labels`] leaves out of the preferences, are neither right nor wrong. They are counted separately.
 
     Args:
         **settings:
-            Those of [`~evaluate.EvaluationModule`], such as `keep_in_memory` or `num_process`.
+            The arguments of [`~evaluate.EvaluationModule`], such as `keep_in_memory` or `num_process`.
 
     `compute`, `add_batch` and `add` take:
         labels (`list[str]` of n):
-            The label of each pair, `"a"`, `"b"`, `"tie"` or `None`, as [`apply_labels`] takes them.
+            The label of each pair: `"a"`, `"b"`, `"tie"` or `None`, as in [`apply_labels`].
         gold_labels (`list[str]` of n):
-            What is known to be right, in the same words.
+            The correct label of each pair, in the same format.
 
     Returns of `compute`:
-        `dict`: `label_error`, the share of wrong ones among the labels that are right or wrong, from 0 to 1;
+        `dict`: `label_error`, the share of wrong labels among the labels that are right or wrong, from 0 to 1;
         `label_error_low` and `label_error_high`, the ends of its 95% interval (Wilson, 1927); and the counts `right`, `wrong`,
-        `tied` (one of both, or both, a tie) and `missing` (one of both, or both, `None`).
+        `tied` (one or both are a tie) and `missing` (one or both are `None`).
 
     Raises:
-        `ValueError`: If a column is missing, empty or of another length than the other, a label is none of the four, or in
-            no row both name a side.
-        `TypeError`: If a column is no list, or an option is not known.
+        `ValueError`: If a column is missing or empty, the columns differ in length, a label is none of the four, or there is no
+            row in which both prefer a side.
+        `TypeError`: If a column is not a list, or an option is unknown.
 
     Example:
 
@@ -68,8 +68,8 @@ class LabelError(ColumnsModule):
         counts = {"tied": len(present) - len(sides), "missing": len(labels) - len(present)}
         if not sides:
             raise ValueError(
-                f"Of {len(labels)} rows none has a side, 'a' or 'b', in both `labels` and `gold_labels`, so that no label is "
-                f"right or wrong. Found: {counts}."
+                f"None of the {len(labels)} rows has a side, 'a' or 'b', in both `labels` and `gold_labels`, so no label is right "
+                f"or wrong. Found: {counts}."
             )
         wrong = sum(label != gold for label, gold in sides)
         return {

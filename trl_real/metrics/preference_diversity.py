@@ -1,4 +1,4 @@
-"""How diverse a set of preferences is: `PreferenceDiversity`."""
+"""The diversity of a preference dataset: `PreferenceDiversity`."""
 
 import re
 from typing import Any
@@ -20,33 +20,36 @@ TOKEN = re.compile(r"\w+|[^\w\s]")
 
 class PreferenceDiversity(ColumnsModule):
     """
-    How diverse the responses of a preference set are, in meaning and in words.
+    The diversity of the responses in a preference dataset, by meaning and by words.
 
     Args:
         embedder (`str`, object or `None`, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
-            What embeds the responses, as in [`embed_responses`]. If `None`, they come embedded, in the column `embeddings`.
+            The embedder, as in [`embed_responses`]. If `None`, the vectors come from the column `embeddings`.
         embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
             As in [`embed_responses`].
         **settings:
-            Those of [`~evaluate.EvaluationModule`], such as `keep_in_memory` or `num_process`.
+            The arguments of [`~evaluate.EvaluationModule`], such as `keep_in_memory` or `num_process`.
 
     `compute`, `add_batch` and `add` take:
         chosen, rejected (`list[str]` of n, or of n lists of messages):
             The two responses of each pair, as [`real_select`] returns them.
         embeddings (array of shape `(n, 2, dim)`), only with `embedder=None`:
-            Those of both, chosen first, as `pairs.map(embed_responses, batched=True)` makes them.
+            The embeddings of both responses, chosen first, as `pairs.map(embed_responses, batched=True)` computes them.
 
     Returns of `compute`:
-        `dict`: `cosine_distance`, the mean of 1 - cosine over all pairs that can be made of the 2 n responses, and
-        `pair_cosine_distance`, over the n pairs as they are, both from 0 to 2 (an empty response is at 1 from all);
-        `distinct_1`, `distinct_2` and `distinct_3`, how many different n-grams there are for each n-gram, from 0 to 1 (0
-        without any). Words and punctuation marks count, in lower case; Li et al. (2016) divide by the number of words
-        instead. `distinct_n` falls as a set grows: compare sets of one size.
+        `dict`:
+
+        - `cosine_distance`: the mean of 1 - cosine over all pairs among the 2 n responses, from 0 to 2. An empty response has
+          the distance 1 to all others.
+        - `pair_cosine_distance`: the same mean over the n given pairs.
+        - `distinct_1`, `distinct_2` and `distinct_3`: the number of distinct n-grams divided by the number of n-grams, from 0
+          to 1, and 0 without n-grams. Tokens are words and punctuation marks in lower case. Li et al. (2016) divide by the
+          number of words instead. `distinct_n` falls as a dataset grows, so compare only datasets of the same size.
 
     Raises:
-        `ValueError`: If a column is missing, empty or of another length than the others, `embeddings` are not two finite
-            vectors a row, or an option is not valid.
-        `TypeError`: If a response is neither text nor messages, or an option is not known.
+        `ValueError`: If a column is missing or empty, the columns differ in length, `embeddings` are not two finite vectors per
+            row, or an option is not valid.
+        `TypeError`: If a response is neither text nor messages, or an option is unknown.
         `OSError`: If the embedder cannot be found.
 
     Example:
@@ -80,7 +83,7 @@ class PreferenceDiversity(ColumnsModule):
         super().__init__(**settings)
 
     def _info(self) -> EvaluationModuleInfo:
-        # `evaluate` wants each column that it is told of, so that whether there are embeddings is told beforehand.
+        # `evaluate` requires all declared columns, so the column `embeddings` is declared only if it is used.
         embeddings = {} if self.embedder is not None else {"embeddings": List(List(Value("float32")), length=2)}
         return self._describe(
             {"chosen": Value("string"), "rejected": Value("string"), **embeddings},
@@ -93,10 +96,10 @@ class PreferenceDiversity(ColumnsModule):
         return _two_vectors(column) if name == "embeddings" else [_text(name, r, row) for r, row in enumerate(column)]
 
     def compute(self, **columns: Any) -> dict[str, Any] | None:
-        """Compute from the rows that were added, and from the columns given here; those of other modules are left to them."""
+        """Compute from the rows added before and the columns given here. Columns of other modules are ignored."""
         if columns.get("embeddings") is not None and self.embedder is not None:
             raise ValueError(
-                "`compute` of `PreferenceDiversity` was given `embeddings`, and would embed by itself. Use them with "
+                "`compute` of `PreferenceDiversity` was given `embeddings`, but it computes its own. Use yours with "
                 "`PreferenceDiversity(embedder=None)`, or leave them out."
             )
         return super().compute(**columns)
@@ -109,7 +112,7 @@ class PreferenceDiversity(ColumnsModule):
             vectors = _two_vectors(embeddings).swapaxes(0, 1).reshape(len(texts), -1)
         vectors = vectors.astype(np.float64)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        # All cosines add up to the square of the sum of the unit vectors; those of each with itself are no pairs.
+        # The sum of all cosines is the squared norm of the sum of the unit vectors. Cosines of a vector with itself are excluded.
         n, total = len(vectors), vectors.sum(0)
         cosines = total @ total - (vectors * vectors).sum()
         of_pairs = (vectors[: n // 2] * vectors[n // 2 :]).sum(1)
@@ -123,7 +126,7 @@ class PreferenceDiversity(ColumnsModule):
 def _text(name: str, r: int, response: Any) -> str:
     if not isinstance(response, str) and not is_messages(response):
         raise TypeError(
-            f"Column `{name}`, row {r}: expected text or messages, found {kind(response)}. Leave pairs without one out."
+            f"Column `{name}`, row {r}: expected text or messages, found {kind(response)}. Remove such pairs."
         )
     return response_text(response)
 
@@ -131,12 +134,12 @@ def _text(name: str, r: int, response: Any) -> str:
 def _two_vectors(column: Any) -> np.ndarray:
     try:
         vectors = np.asarray(column, dtype=np.float32)
-    except (TypeError, ValueError):  # lists of several lengths, or no numbers
+    except (TypeError, ValueError):  # lists of different lengths, or not numbers
         vectors = np.array([], dtype=np.float32)
     if vectors.size == 0 or vectors.shape[1:2] != (2,) or vectors.ndim != 3 or not np.isfinite(vectors).all():
         raise ValueError(
             f"Column `embeddings`: expected finite numbers of the shape (n, 2, dim), found {kind(column)}. Make the column "
-            "with `pairs.map(embed_responses, batched=True)` where there are `chosen` and `rejected`, and no `responses`."
+            "with `pairs.map(embed_responses, batched=True)` from `chosen` and `rejected`, without a column `responses`."
         )
     return vectors
 
@@ -146,7 +149,7 @@ def _distance(cosine: float) -> float:
 
 
 def _distinct(texts: list[str], longest: int = 3) -> list[float]:
-    """The number of different n-grams over that of all, within each text, for n from 1 to `longest`."""
+    """The number of distinct n-grams divided by the number of n-grams, for n from 1 to `longest`."""
     numbers: dict[str, int] = {}
     tokens = [[numbers.setdefault(token, len(numbers)) for token in TOKEN.findall(text.lower())] for text in texts]
     words = np.array([word for text in tokens for word in text], dtype=np.int64)  # (n_words,)

@@ -1,4 +1,4 @@
-"""How much a policy prefers the chosen responses: `PreferenceMargin`."""
+"""How strongly a policy prefers the chosen responses: `PreferenceMargin`."""
 
 from typing import Any
 
@@ -11,38 +11,41 @@ from .base import ColumnsModule, read_numbers
 from .intervals import interval, share
 
 
-# Summed over many tokens in low precision, the log-prob of a response that is certain may come out above 0, but not by this.
+# Rounding in low precision can move the summed log-prob of a certain response above 0, but by less than this.
 ROUNDING = 0.1
 
 
 class PreferenceMargin(ColumnsModule):
     """
-    By how much, and how often, a policy prefers the chosen response over the rejected one, measured against a reference.
+    How much and how often a policy prefers the chosen response to the rejected one, relative to a reference model.
 
-    These are the implicit rewards of DPO (Rafailov et al., 2023), `beta * (logps - ref_logps)`, and what `trl.DPOTrainer` logs as
-    `rewards/margins` and `rewards/accuracies`.
+    The margin uses the implicit rewards of DPO (Rafailov et al., 2023), `beta * (logps - ref_logps)`. `trl.DPOTrainer` logs the
+    same numbers as `rewards/margins` and `rewards/accuracies`.
 
     Args:
         beta (`float`, *optional*, defaults to `0.1`):
-            That of DPO: what a nat is worth. The accuracy does not depend on it.
+            The `beta` of DPO, which scales the rewards. The accuracy does not depend on it.
         **settings:
-            Those of [`~evaluate.EvaluationModule`], such as `keep_in_memory` or `num_process`.
+            The arguments of [`~evaluate.EvaluationModule`], such as `keep_in_memory` or `num_process`.
 
     `compute`, `add_batch` and `add` take:
         chosen_logps, rejected_logps (`list[float]`, array or tensor of shape `(n,)`):
-            The log-prob that the policy gives to each chosen and each rejected response, in nats, summed over its tokens.
+            The log-probs of the chosen and rejected responses under the policy, in nats, summed over the tokens.
         ref_chosen_logps, ref_rejected_logps (`list[float]`, array or tensor of shape `(n,)`):
-            Those of the reference model, in the columns that TRL's `precompute_ref_log_probs` makes.
+            The log-probs under the reference model, in the columns that TRL's `precompute_ref_log_probs` adds.
 
     Returns of `compute`:
-        `dict`: `margin`, the mean of the chosen less the rejected reward, and `accuracy`, the share of pairs whose chosen
-        reward is greater (equal ones are not, as in TRL), each with the ends of a 95% interval, Student's for `margin_low` and
-        `margin_high` (without width for a single pair), Wilson's for `accuracy_low` and `accuracy_high`.
+        `dict`:
+
+        - `margin`: the mean of chosen reward minus rejected reward. `margin_low` and `margin_high` are the ends of its 95%
+          interval (Student's t). For a single pair, the interval has no width.
+        - `accuracy`: the share of pairs with a larger reward for chosen; as in TRL, equal rewards do not count.
+          `accuracy_low` and `accuracy_high` are the ends of its 95% interval (Wilson).
 
     Raises:
-        `ValueError`: If a column is missing, empty, of another length than the others, has NaN, infinity or a number
-            above 0, as losses are, or `beta` is not above 0.
-        `TypeError`: If it has anything but numbers, or an option is not known.
+        `ValueError`: If a column is missing or empty, the columns differ in length, a value is NaN, infinite or above 0 (as
+            losses are), or `beta` is not above 0.
+        `TypeError`: If a column has anything but numbers, or an option is unknown.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""How often one system beats another: `WinRate`."""
+"""How often one system beats another one: `WinRate`."""
 
 from typing import Any
 
@@ -16,29 +16,33 @@ RESAMPLES = 10_000
 
 class WinRate(ColumnsModule):
     """
-    How often the responses of one system beat those of another on the same prompts; ties count half.
+    How often the responses of one system beat those of another system on the same prompts. Ties count half.
 
     Args:
         seed (`int`, *optional*, defaults to `0`):
             Seed of the bootstrap.
         **settings:
-            Those of [`~evaluate.EvaluationModule`], such as `keep_in_memory` or `num_process`.
+            The arguments of [`~evaluate.EvaluationModule`], such as `keep_in_memory` or `num_process`.
 
     `compute`, `add_batch` and `add` take:
         predictions (`list[float]`, array or tensor of shape `(n,)`):
             The score of the system's response to each prompt, in any unit, higher is better.
         references (`list[float]`, array or tensor of shape `(n,)`):
-            That of the other system's response. Verdicts are scores as well: `predictions=[v == "a" for v in verdicts],
-            references=[v == "b" for v in verdicts]`.
+            The score of the other system's response to each prompt. Verdicts work as scores, too:
+            `predictions=[v == "a" for v in verdicts], references=[v == "b" for v in verdicts]`.
 
     Returns of `compute`:
-        `dict`: `win_rate`, from 0 to 1; `win_rate_low` and `win_rate_high`, the ends of its 95% percentile bootstrap interval
-        (Efron, 1979), which is too narrow for fewer than some 20 rows or a rate near 0 or 1, and has no width where all rows
-        came out alike; and the counts `wins`, `ties` and `losses`.
+        `dict`:
+
+        - `win_rate`: from 0 to 1.
+        - `win_rate_low` and `win_rate_high`: the ends of its 95% percentile bootstrap interval (Efron, 1979). The interval is
+          too narrow for fewer than about 20 rows, or if the rate is close to 0 or 1. It has no width if all rows have the same
+          outcome.
+        - `wins`, `ties` and `losses`: the counts.
 
     Raises:
-        `ValueError`: If a column is missing, empty, of another length than the other, or has NaN or infinity.
-        `TypeError`: If it has anything but numbers, or an option is not known.
+        `ValueError`: If a column is missing or empty, the columns differ in length, or a value is NaN or infinite.
+        `TypeError`: If a column has anything but numbers, or an option is unknown.
 
     Example:
 
@@ -70,7 +74,7 @@ class WinRate(ColumnsModule):
         ours, theirs = np.array(predictions), np.array(references)
         counts = np.array([compared.sum() for compared in (ours > theirs, ours == theirs, ours < theirs)])
         n, worth = counts.sum(), np.array([1.0, 0.5, 0.0])
-        # To draw rows with replacement is to draw these three counts, however many rows there are.
+        # Sampling rows with replacement is equivalent to sampling these three counts.
         drawn = np.random.default_rng(self.seed).multinomial(n, counts / n, size=RESAMPLES) @ worth / n
         low, high = np.quantile(drawn, [0.025, 0.975])
         wins, ties, losses = counts.tolist()

@@ -1,1 +1,1 @@
-"""Prompts become scored candidates."""
+"""Sample responses to prompts, and score them."""

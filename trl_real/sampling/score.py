@@ -1,4 +1,4 @@
-"""Scores for candidates: `score_responses`."""
+"""Score candidate responses: `score_responses`."""
 
 import logging
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 class Scorer(Protocol):
     """
-    What gives scores.
+    A source of scores.
 
     Attributes:
-        name (`str`): How it is called.
-        identity (`list`): What tells it from all others.
-        notes (`list[str]`): What a user should know of the scores.
+        name (`str`): The name of the scorer.
+        identity (`list`): Values that identify the scorer.
+        notes (`list[str]`): Warnings about the scores.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Scorer(Protocol):
 @dataclass
 class ScoreCounts:
     """
-    What came out of scoring, in numbers.
+    The counts of a scoring run.
 
     Attributes:
-        prompts, responses (`int`): How many there are.
+        prompts, responses (`int`): The number of prompts and responses.
         missing (`int`): Responses without a score.
         tied (`int`): Prompts whose scores are all the same.
-        notes (`list[str]`): What the scorer says of them.
+        notes (`list[str]`): Warnings of the scorer.
     """
 
     prompts: int
@@ -58,12 +58,14 @@ class ScoreCounts:
         return f"{self.responses - self.missing} of {self.responses} responses to {self.prompts} prompts have a score."
 
     def warnings(self) -> list[str]:
-        """What a user should know of."""
+        """The warnings to show to the user."""
         lines = list(self.notes)
         if self.missing:
-            lines.append(f"{self.missing} of {self.responses} responses have no score. They will form no pair.")
+            lines.append(f"{self.missing} of {self.responses} responses have no score. They will not form pairs.")
         if self.tied:
-            lines.append(f"{self.tied} of {self.prompts} prompts have equal scores only, and will form no pair.")
+            lines.append(
+                f"For {self.tied} of {self.prompts} prompts all scores are equal. These prompts will not form pairs."
+            )
         return lines
 
 
@@ -80,49 +82,52 @@ def score_responses(
     resume_from: str | Path | None = None,
 ) -> Dataset:
     r"""
-    Score the responses of candidates with a reward model, a judge or a function: what [`select_preferences`] needs to know
-    which response of a pair is the better one.
+    Score the responses of candidates with a reward model, a judge or a function. With scores, [`select_preferences`] knows
+    which response of a pair is better.
 
-    A judge is a chat model that compares the responses of a prompt in pairs, each pair in both orders. A response gets the share
-    of its pairs that it won, where a tie, or two orders that disagree, count half. An answer that is none of "A", "B" and
-    "tie" is missing: its pair counts for nothing.
+    A judge is a chat model that compares the responses of a prompt in pairs, each pair in both orders. The score of a response
+    is the share of its pairs that it won. A tie counts half, and so do two orders with different verdicts. If an answer is
+    neither "A", "B" nor "tie", its pair is not counted.
 
-    A run that was interrupted goes on where it was, as that of [`generate_responses`] does.
+    An interrupted run resumes, as with [`generate_responses`].
 
     Args:
         candidates ([`~datasets.Dataset`]):
-            A dataset with columns `prompt` and `responses`, of text or messages. Other columns stay.
+            A dataset with columns `prompt` and `responses`, of text or messages. Other columns are kept.
         model (`str`, [`~transformers.PreTrainedModel`], `Callable` or `list[Callable]`):
-            A reward model, by Hub id, path, or as an object: one that classifies sequences, with one output. With
-            `base_url` the name of a judge there. Or functions in the form of TRL's `reward_funcs`, called with `prompts`,
-            `completions` and the other columns of one prompt; the scores of several functions are added up.
+            One of:
+
+            - a reward model, as a Hub id, a local path or a model object: a sequence classification model with one output;
+            - with `base_url`, the name of a judge on the server;
+            - a function or a list of functions in the form of TRL's `reward_funcs`. A function is called once per prompt, with
+              `prompts`, `completions` and the other columns. The scores of several functions are added up.
         base_url (`str`, *optional*):
-            The URL of a server that speaks the chat protocol of OpenAI.
+            URL of an OpenAI-compatible server.
         api_key_env (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):
-            The environment variable with the key for `base_url`.
+            The environment variable with the API key for `base_url`.
         criteria (`str`, *optional*, defaults to `"more helpful, correct and clear"`):
-            What a judge is asked for: the end of the question "Which one is …?".
+            The end of the question "Which one is …?" that a judge answers.
         batch_size (`int`, *optional*, defaults to `16`):
-            How many responses a reward model scores at once.
+            Number of responses that a reward model scores at once.
         dtype (`str`, *optional*, defaults to `"auto"`):
-            Precision of a reward model that is loaded: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"` for bfloat16 where
-            the hardware computes in it natively and float32 elsewhere.
+            Precision in which to load a reward model: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`. `"auto"` uses
+            bfloat16 on hardware with native support for it, and float32 otherwise.
         concurrency (`int`, *optional*, defaults to `8`):
-            How many questions to a judge are under way at a time.
+            Maximum number of concurrent requests to a judge.
         resume_from (`str` or `Path`, *optional*):
-            The log of what was scored: read first, then added to. If `None`, a file in the cache of `datasets`.
+            The log of scores to resume from. It is read first, then appended to. If `None`, a file in the cache of `datasets`.
 
     Returns:
-        [`~datasets.Dataset`]: The candidates with a column `scores`, a number for each response, or null where there is none.
+        [`~datasets.Dataset`]: The candidates with a column `scores`: one number per response, or null if it has no score.
 
     Raises:
-        `TypeError`, `ValueError`: If an argument or a column cannot be what it is, the model is no reward model, or nothing
+        `TypeError`, `ValueError`: If an argument or a column is not valid, the model is not a reward model, or no response
             got a score.
         `OSError`: If the model cannot be loaded, or the disk is full.
-        `PermissionError`: If the server refuses the key.
-        `FileNotFoundError`: If the server does not know the judge.
-        `ConnectionError`: If the server does not answer after some tries.
-        `BlockingIOError`: If another process scores to the same log.
+        `PermissionError`: If the server rejects the API key.
+        `FileNotFoundError`: If the server does not have the judge.
+        `ConnectionError`: If the server does not answer after several attempts.
+        `BlockingIOError`: If another process writes to the same log.
 
     Example:
 
@@ -148,12 +153,12 @@ def score_responses(
 def score_candidates(
     candidates: Dataset, model: Any, resume_from: str | Path | None, **how: Any
 ) -> tuple[Dataset, ScoreCounts]:
-    """[`score_responses`] with what came out in numbers."""
+    """[`score_responses`], plus the counts of the run."""
     check_dataset("candidates", candidates, ("prompt", "responses"))
     if "scores" in candidates.column_names:
         raise ValueError("`candidates` has a column `scores` already. Remove it or rename it.")
     if not is_list(candidates.features["responses"]):
-        raise ValueError(f"Column `responses` must have lists, found {candidates.features['responses']}.")
+        raise ValueError(f"Column `responses` must contain lists, found {candidates.features['responses']}.")
     read_prompts(candidates)
     scorer = make_scorer(model, **how)
     rows = [{**row, "responses": row["responses"] or []} for row in candidates.with_format(None)]
@@ -179,7 +184,7 @@ def score_candidates(
 def make_scorer(
     model: Any, base_url: str | None, api_key_env: str, criteria: str, batch_size: int, dtype: str, concurrency: int
 ) -> Scorer:
-    """What gives the scores."""
+    """Create the scorer for a model, a judge or functions."""
     check_speed(batch_size, dtype, concurrency)
     if base_url is not None:
         return Judge(ChatAPI(base_url, model, api_key_env), criteria, concurrency)

@@ -1,4 +1,4 @@
-"""Prompts as the tokens that a model continues."""
+"""Turn prompts into the tokens that a model continues."""
 
 import hashlib
 from pathlib import Path
@@ -13,7 +13,7 @@ from .options import SamplingOptions
 
 
 def load_tokenizer(model: Any) -> Any:
-    """The tokenizer of a model by its id, path or object, with a token to pad with."""
+    """The tokenizer of a model, given by id, path or object. It always has a padding token."""
     name = model if isinstance(model, str) else getattr(model, "name_or_path", "")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
@@ -25,7 +25,7 @@ def load_tokenizer(model: Any) -> Any:
 
 
 def load_config(model: Any) -> Any:
-    """The configuration of a model by its id, path or object."""
+    """The configuration of a model, given by id, path or object."""
     if not isinstance(model, str):
         return model.config
     try:
@@ -35,7 +35,7 @@ def load_config(model: Any) -> Any:
 
 
 def model_identity(model: Any) -> list[str | None]:
-    """What tells a model from all others: its name and commit, a hash of its files, or a hash of its weights."""
+    """Values that identify a model: its name and commit, a hash of its files, or a hash of its weights."""
     if isinstance(model, str):
         return [folder_digest(model)] if Path(model).is_dir() else [model, cached_commit(model)]
     digest = hashlib.blake2b(digest_size=16)
@@ -46,39 +46,39 @@ def model_identity(model: Any) -> list[str | None]:
 
 
 def model_name(model: Any) -> str:
-    """How a model is named in the column `generators` and in messages."""
+    """The name of a model in the column `generators` and in messages."""
     return model if isinstance(model, str) else getattr(model, "name_or_path", "") or type(model).__name__
 
 
 def as_dtype(dtype: str) -> Any:
-    """The precision that an option names, as torch has it."""
+    """The torch dtype for the value of an option."""
     return getattr(torch, resolved_dtype(dtype))
 
 
 def max_positions(config: Any) -> int | None:
-    """How many tokens a model can take, prompt and response together; `None` if it does not say."""
+    """The maximum number of tokens of prompt and response together; `None` if the configuration does not say."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 class PromptTokens:
     """
-    Turns a prompt into tokens: through the chat template where the tokenizer has one, as plain text otherwise.
+    Turn a prompt into tokens, with the chat template if the tokenizer has one, and as plain text otherwise.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             The tokenizer of the model.
         options ([`SamplingOptions`]):
-            The system prompt, and how long a response may be.
+            The sampling options, for the system prompt and the maximum length of a response.
         name (`str`):
-            The model, for messages.
+            The name of the model, for messages.
         positions (`int`, *optional*):
-            How many tokens the model can take.
+            The maximum number of tokens of the model.
     """
 
     def __init__(self, tokenizer: Any, options: SamplingOptions, name: str, positions: int | None):
         self.tokenizer, self.options, self.name, self.positions = tokenizer, options, name, positions
         if options.system_prompt is not None and tokenizer.chat_template is None:
-            raise ValueError(f"`system_prompt` needs a chat template, and the tokenizer of {name!r} has none.")
+            raise ValueError(f"`system_prompt` needs a chat template, but the tokenizer of {name!r} has none.")
         if positions is not None and options.max_new_tokens >= positions:
             raise ValueError(
                 f"`max_new_tokens={options.max_new_tokens}` leaves no room for a prompt within the {positions} positions "
@@ -96,7 +96,7 @@ class PromptTokens:
         return list(self.tokenizer(prompt)["input_ids"])
 
     def fits(self, key: str, ids: list[int]) -> bool:
-        """Whether a prompt and its response fit into the model; why not is in `refused`."""
+        """Whether a prompt and its response fit into the model. If not, `refused` gets the reason."""
         if self.positions is None or len(ids) + self.options.max_new_tokens <= self.positions:
             return True
         self.refused[key] = (
@@ -107,9 +107,9 @@ class PromptTokens:
 
 
 def check_template(tokenizer: Any, prompt: Any, name: str) -> None:
-    """Raise if a prompt is messages and the tokenizer cannot write them."""
+    """Raise if a prompt is a list of messages and the tokenizer has no chat template."""
     if tokenizer.chat_template is None and is_messages(prompt):
         raise ValueError(
-            f"Column `prompt` has messages, and the tokenizer of {name!r} has no chat template. Use a chat model, or "
-            "prompts that are text."
+            f"Column `prompt` has messages, but the tokenizer of {name!r} has no chat template. Use a chat model, or "
+            "text prompts."
         )

@@ -1,4 +1,4 @@
-"""Responses sampled with Transformers."""
+"""Sample responses with Transformers."""
 
 from functools import cached_property
 from typing import Any
@@ -20,13 +20,13 @@ from .tokens import PromptTokens, as_dtype, load_config, load_tokenizer, max_pos
 
 class SeededSampling(LogitsProcessor):
     """
-    Draws the token of each row with a random number of the row's own, so that rows do not depend on their neighbors.
+    Sample the token of each row with random numbers of that row, so that rows do not depend on each other.
 
     Args:
         uniforms (`torch.Tensor` of shape `(n_rows, n_steps)`):
             The random numbers, from 0 to 1.
         prompt_length (`int`):
-            How many tokens the padded prompts have.
+            The number of tokens of the padded prompts.
     """
 
     def __init__(self, uniforms: torch.Tensor, prompt_length: int):
@@ -35,7 +35,7 @@ class SeededSampling(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         step = input_ids.shape[1] - self.prompt_length
         cumulative = scores.float().softmax(-1).cumsum(-1)  # (n_rows, vocabulary)
-        # Below the total, which rounding may put a little off 1.
+        # Stay below the total, which rounding may move slightly away from 1.
         drawn = self.uniforms[:, step : step + 1].to(scores.device) * (1 - 1e-6) * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, drawn, right=True)
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
@@ -43,18 +43,20 @@ class SeededSampling(LogitsProcessor):
 
 class TransformersBackend:
     """
-    Samples batches with a causal language model. The random numbers of a sample depend on the seed, its prompt and its number
-    alone; its logits also on the rounding of the batch, the precision and the threads.
+    Sample in batches with a causal language model.
+
+    The random numbers of a sample depend only on the seed, its prompt and its index. Its logits also depend on rounding,
+    which varies with the batch, the precision and the number of threads.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
-            The model, by id, path or as an object, which stays where it is.
+            The Hub id or path of the model, or a model object, which stays on its device.
         options ([`SamplingOptions`]):
-            What to sample with.
+            The sampling options.
         batch_size (`int`):
-            How many responses are sampled at once.
+            Number of responses to sample at once.
         dtype (`str`):
-            Precision of a model that is loaded.
+            Precision in which to load the model.
     """
 
     def __init__(self, model: Any, options: SamplingOptions, batch_size: int, dtype: str):
@@ -65,7 +67,7 @@ class TransformersBackend:
 
     @property
     def refused(self) -> dict[str, str]:
-        """Why prompts got no response, by the keys of their samples."""
+        """The keys of the samples without a response, each with the reason."""
         return self.tokens.refused
 
     @cached_property
@@ -73,7 +75,7 @@ class TransformersBackend:
         if not isinstance(self._model, str):
             return self._model
         try:
-            # Safetensors only, and no code from the repository.
+            # Load safetensors only, and run no code from the repository.
             model = AutoModelForCausalLM.from_pretrained(
                 self._model, dtype=as_dtype(self._dtype), use_safetensors=True, trust_remote_code=False
             )
@@ -104,8 +106,8 @@ class TransformersBackend:
             )
         except torch.OutOfMemoryError as error:
             raise MemoryError(
-                f"{self.name!r} ran out of memory with `batch_size={self.batch_size}`. Lower it and start again: what was "
-                "sampled so far is kept."
+                f"{self.name!r} ran out of memory with `batch_size={self.batch_size}`. Lower it and start again: the run "
+                "resumes from the responses sampled so far."
             ) from error
         finally:
             model.train(training)
@@ -127,9 +129,9 @@ class TransformersBackend:
 
     @property
     def _generation_config(self) -> GenerationConfig:
-        # Nothing of the model's own configuration but its ends: what to sample with is what the user says.
+        # Only the end-of-sequence tokens come from the model's own configuration. The user sets everything else.
         return GenerationConfig(
-            do_sample=False,  # the processors draw
+            do_sample=False,  # the logits processors sample
             max_new_tokens=self._options.max_new_tokens,
             eos_token_id=self._ends or None,
             pad_token_id=self.tokens.tokenizer.pad_token_id,

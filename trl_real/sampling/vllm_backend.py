@@ -1,4 +1,4 @@
-"""Responses sampled with vLLM, where it is installed."""
+"""Sample responses with vLLM, if it is installed."""
 
 import importlib.util
 from functools import cached_property
@@ -9,19 +9,19 @@ from .resume import Job, Record
 from .tokens import PromptTokens, load_config, load_tokenizer, max_positions, model_identity, model_name
 
 
-# vLLM makes batches itself. This is how many responses a killed process has to sample again, at most.
+# vLLM makes its own batches. After a crash, at most this many responses are sampled again.
 BATCH = 512
 
 
 class VLLMBackend:
     """
-    Samples with vLLM's `LLM`, each response by a seed of its own.
+    Sample with vLLM's `LLM`. Each response has its own seed.
 
     Args:
         model (`str`):
-            The model, by id or path.
+            The Hub id or path of the model.
         options ([`SamplingOptions`]):
-            What to sample with.
+            The sampling options.
         dtype (`str`):
             Precision of the model.
     """
@@ -38,7 +38,7 @@ class VLLMBackend:
 
     @property
     def refused(self) -> dict[str, str]:
-        """Why prompts got no response, by the keys of their samples."""
+        """The keys of the samples without a response, each with the reason."""
         return self.tokens.refused
 
     @cached_property

@@ -1,1 +1,1 @@
-"""Vectors become pairs, within a budget, with a report."""
+"""Pick pairs by their embeddings, within a budget, and report what was done."""

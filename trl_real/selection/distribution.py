@@ -14,13 +14,13 @@ BINS = 40
 @dataclass
 class Distribution:
     """
-    Numbers in short.
+    A summary of many numbers.
 
     Attributes:
-        count (`int`): How many there are, NaN included.
-        quantiles (`dict[str, float]`): Minimum, quartiles and maximum; empty if there are none. Exact for up to 262,144
+        count (`int`): The number of values, including NaN.
+        quantiles (`dict[str, float]`): Minimum, quartiles and maximum; empty without finite values. Exact for up to 262,144
             distinct values, and within one part in 4,096 beyond.
-        histogram (`list[int]`): Counts in `BINS` equal bins, those beyond the ends in the first and the last.
+        histogram (`list[int]`): Counts in `BINS` equal bins. Values beyond the ends are in the first or the last bin.
     """
 
     count: int = 0
@@ -29,7 +29,7 @@ class Distribution:
 
     @classmethod
     def of(cls, tally: ValueCounts, low: float = -1.0, high: float = 1.0) -> "Distribution":
-        """Describe numbers, with a histogram from `low` to `high`; NaN is counted and otherwise left out."""
+        """Describe numbers, with a histogram from `low` to `high`. NaN is counted, and otherwise ignored."""
         values, counts = tally.distinct()
         quantiles = tally.quantiles(list(QUANTILES.values()))
         if not quantiles:
@@ -47,13 +47,13 @@ class Distribution:
 @dataclass
 class Comparison:
     """
-    A measure of all pairs that could be labeled beside the picked ones.
+    A measure of all eligible pairs, compared with the picked pairs.
 
     Attributes:
         eligible (`Distribution`): All pairs that could be labeled.
-        picked (`Distribution`): The picked pairs, before training dropped any for their length.
-        low (`float`): Where the histograms begin.
-        high (`float`): Where they end.
+        picked (`Distribution`): The picked pairs, including pairs that training dropped for their length.
+        low (`float`): The lower end of the histograms.
+        high (`float`): The upper end of the histograms.
     """
 
     eligible: Distribution = field(default_factory=Distribution)
@@ -63,7 +63,7 @@ class Comparison:
 
     @classmethod
     def of(cls, eligible: ValueCounts, picked: ValueCounts, bounded: bool) -> "Comparison":
-        """Compare numbers: `bounded` ones lie in -1 to 1, of others the histograms leave out the outermost percents."""
+        """Compare numbers. `bounded` values lie between -1 and 1; other histograms span the 1st to the 99th percentile."""
         low, high = -1.0, 1.0
         if not bounded and (ends := eligible.quantiles([0.01, 0.99])):
             low, high = ends[0], max(ends[1], ends[0] + 1e-6 * max(1.0, abs(ends[0])))

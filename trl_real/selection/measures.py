@@ -1,4 +1,4 @@
-"""What there was to select from and what was picked, in the same measures."""
+"""Measures of all eligible pairs and of the picked pairs."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -22,11 +22,11 @@ class Measures:
     Measures of many pairs, in little memory.
 
     Attributes:
-        rows (`int`): How many rows were looked at.
-        responses (`int`): How many responses these have.
-        policies (`Counter[str]`): What was done with responses, a key of `POLICIES` to a count.
-        values (`dict[str, ValueCounts]`): `similarity` (cosine), `score_gap` and `length_difference` (chosen less rejected, in
-            characters) of the pairs, and the `response_length` of what forms them, each where it is known.
+        rows (`int`): The number of rows.
+        responses (`int`): The number of responses in these rows.
+        policies (`Counter[str]`): How often each policy, a key of `POLICIES`, was applied to a response.
+        values (`dict[str, ValueCounts]`): `similarity` (cosine), `score_gap` and `length_difference` (chosen minus rejected,
+            in characters) of the pairs, and the `response_length` of their responses. Unknown measures are missing.
     """
 
     rows: int = 0
@@ -35,13 +35,13 @@ class Measures:
     values: defaultdict[str, ValueCounts] = field(default_factory=lambda: defaultdict(ValueCounts))
 
     def add_rows(self, rows: Rows, eligible: Eligible) -> None:
-        """Count the rows of a batch, and what was done with their responses."""
+        """Count the rows of a batch, and the policies that were applied to their responses."""
         self.rows += len(rows.counts)
         self.responses += len(rows.texts)
         self.policies.update(eligible.policies)
 
     def add_group(self, group: Group, lengths: np.ndarray) -> None:
-        """Measure all pairs of some prompts that could be labeled, from the length of each response of the batch, `(m,)`."""
+        """Measure all eligible pairs of some prompts. `lengths` holds the length of each response of the batch, `(m,)`."""
         i, j = np.triu_indices(group.positions.shape[1], 1)
         self.policies["tied_pairs"] += int((~group.may_pair).sum())
         length = lengths[group.positions]  # (n, k)
@@ -54,7 +54,7 @@ class Measures:
             self.values["length_difference"].add((length[:, i] - length[:, j])[group.may_pair] * np.sign(gap))
 
     def add_pairs(self, similarity: np.ndarray, lengths: np.ndarray, scores: np.ndarray | None, labeled: bool) -> None:
-        """Measure n pairs: `similarity` is `(n,)`, `lengths` and `scores` are `(n, 2)`, chosen first where they are labeled."""
+        """Measure n pairs. `similarity` is `(n,)`; `lengths` and `scores` are `(n, 2)`, with the chosen side of labeled pairs first."""
         self.values["response_length"].add(lengths.ravel())
         self.values["similarity"].add(similarity)
         if scores is not None:
@@ -65,7 +65,7 @@ class Measures:
 
 
 def measure_pairs(pairs: Dataset) -> Measures:
-    """Measure pairs as [`real_select`] makes them."""
+    """Measure pairs in the format of [`real_select`]."""
     measures = Measures()
     labeled = "chosen" in pairs.column_names
     sides = ["chosen", "rejected"] if labeled else ["response_a", "response_b"]
@@ -79,7 +79,7 @@ def measure_pairs(pairs: Dataset) -> Measures:
 
 
 def _text_lengths(batch: Any, side: str) -> np.ndarray:
-    """The characters of the text of each response in a column, `(n,)` int64."""
+    """The number of characters of each response in a column, `(n,)` int64."""
     texts = as_arrow(batch, side)
     if not is_text_array(texts):
         texts = as_text_array("" if r is None else response_text(r) for r in read_column(batch, side))

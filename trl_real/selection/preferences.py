@@ -1,4 +1,4 @@
-"""The whole flow in one call: `select_preferences`."""
+"""Run all stages of the selection in one call: `select_preferences`."""
 
 import dataclasses
 import time
@@ -28,7 +28,7 @@ from .select import pair_features, select_batch
 from .warn import warn_of_length, warn_of_reversed
 
 
-# What embeds a dataset, and says by what.
+# Embeds a dataset, and returns the identity of the embedder with it.
 Embed = Callable[[Dataset, EmbedderOptions], tuple[Dataset, Identity]]
 SELECT_OPTIONS = ("strategy", "strategy_kwargs", "pairs_per_prompt", "min_score_gap", "selection_seed")
 CUT = ("responses_cut", "tokens_cut")
@@ -37,23 +37,27 @@ USED_UP = ("responses", "scores", *EMBEDDED)
 
 def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) -> tuple[Dataset, SelectionReport]:
     r"""
-    Read the layout, embed the responses, pick the pair(s) of each prompt and spend the budget: [`to_candidates`],
-    [`embed_responses`], [`real_select`] and [`select_budget`] in this order, with exact counts of all that was left out.
+    Select preference pairs in one call: read the layout, embed the responses, pick the pair(s) of each prompt and apply the
+    budget.
+
+    Runs [`to_candidates`], [`embed_responses`], [`real_select`] and [`select_budget`] in this order, and counts everything
+    that was left out.
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            Candidates or given pairs, in any layout that [`to_candidates`] knows. Where it leaves a doubt, call that first.
+            Candidates or given pairs, in any layout that [`to_candidates`] recognizes. If the layout is ambiguous, call
+            [`to_candidates`] first.
         config ([`SelectionConfig`], *optional*):
             The options. If `None`, the defaults.
 
     Returns:
-        `tuple[Dataset, SelectionReport]`: The pairs, with the columns of [`real_select`] and without `responses`,
-        `scores` and `embeddings`; and what was done.
+        `tuple[Dataset, SelectionReport]`: The pairs, with the columns of [`real_select`] and without `responses`, `scores` and
+        `embeddings`, and the report.
 
     Raises:
-        `TypeError`: If `dataset` is no [`~datasets.Dataset`], or holds something else than text or messages.
-        `ValueError`: If the columns are not known, the dataset is empty, no prompt has a valid pair, or the budget keeps
-            none.
+        `TypeError`: If `dataset` is not a [`~datasets.Dataset`], or holds anything but text or messages.
+        `ValueError`: If the layout is not recognized, the dataset is empty, no prompt has a valid pair, or the budget keeps no
+            pair.
         `OSError`: If the embedder cannot be found.
 
     Example:
@@ -71,8 +75,8 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
         raise TypeError(f"`config` must be a `SelectionConfig`, got {type(config).__name__}.")
     if not isinstance(dataset, Dataset):
         raise TypeError(
-            f"`select_preferences` needs a `datasets.Dataset`, got {type(dataset).__name__}. For a `DatasetDict` call it "
-            "on each split; an `IterableDataset` goes through `dataset.map(real_select, batched=True)`."
+            f"`select_preferences` needs a `datasets.Dataset`, got {type(dataset).__name__}. Call it on each split of a "
+            "`DatasetDict`. For an `IterableDataset`, use `dataset.map(real_select, batched=True)`."
         )
     if len(dataset) == 0:
         raise ValueError("The dataset is empty: there is nothing to select from.")
@@ -80,7 +84,7 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
 
 
 def needs_embeddings(converted: Converted, config: SelectionConfig) -> bool:
-    """Whether pairs are picked, or the budget is spent, by what embeddings say, and there are none."""
+    """Whether the options need embeddings that the dataset does not have."""
     config = _in_effect(converted, config)
     strategies = (config.strategy, config.budget_strategy or config.strategy)
     asked_for = config.budget_min_distance is not None or any(STRATEGIES[s].needs("similarity") for s in strategies)
@@ -88,7 +92,7 @@ def needs_embeddings(converted: Converted, config: SelectionConfig) -> bool:
 
 
 def usable_columns(converted: Converted) -> list[str]:
-    """The columns that a selection looks at: of given pairs not those of the responses that they were picked from."""
+    """The columns that a selection uses. For given pairs, columns of the responses that they were picked from are ignored."""
     columns = converted.columns
     if isinstance(converted, ConvertedPairs) and "responses" in columns:
         return [name for name in columns if name not in USED_UP]
@@ -96,7 +100,7 @@ def usable_columns(converted: Converted) -> list[str]:
 
 
 def _in_effect(converted: Converted, config: SelectionConfig) -> SelectionConfig:
-    """The options with the strategy that does something: of given pairs none is picked, only the budget is spent."""
+    """The options with the strategy that takes effect. Given pairs are not picked, so only the budget strategy matters."""
     if not (isinstance(converted, ConvertedPairs) and config.budget_strategy):
         return config
     return dataclasses.replace(config, strategy=config.budget_strategy, strategy_kwargs=None)
@@ -105,15 +109,16 @@ def _in_effect(converted: Converted, config: SelectionConfig) -> SelectionConfig
 @dataclass
 class Embedded:
     """
-    Rows whose responses have been embedded if that was asked for.
+    Rows after the embedding stage.
 
     Attributes:
         dataset ([`~datasets.Dataset`]): The rows.
-        embedder (`str` or `None`): What a report names the embedder; `None` if there are no embeddings.
-        revision (`str` or `None`): Its commit, the hash of its files or its fingerprint.
-        limit (`int` or `None`): How many tokens of a response it embeds.
-        responses_cut, tokens_cut (`int` or `None`): How many responses were longer, and by how many tokens; `None` if unknown.
-        seconds (`float`): How long it took.
+        embedder (`str` or `None`): The name of the embedder in reports; `None` if there are no embeddings.
+        revision (`str` or `None`): The commit, the hash of the files or the fingerprint of the embedder.
+        limit (`int` or `None`): Maximum number of tokens of a response to embed.
+        responses_cut, tokens_cut (`int` or `None`): The number of longer responses, and of their tokens beyond the limit;
+            `None` if unknown.
+        seconds (`float`): The time of the stage.
     """
 
     dataset: Dataset
@@ -128,7 +133,7 @@ class Embedded:
 def select_converted(
     converted: Converted, config: SelectionConfig, embed_with: Embed = embed
 ) -> tuple[Dataset, SelectionReport]:
-    """[`select_preferences`] from where the layout has been read, with another way to embed if need be."""
+    """The part of [`select_preferences`] after the layout was read. `embed_with` may replace the embedding step."""
     check_selection(converted, config)
     return select_embedded(
         converted, embed_stage(converted, config, needs_embeddings(converted, config), embed_with), config
@@ -138,7 +143,7 @@ def select_converted(
 def select_embedded(
     converted: Converted, embedded: Embedded, config: SelectionConfig
 ) -> tuple[Dataset, SelectionReport]:
-    """[`select_preferences`] from where the responses have been embedded."""
+    """The part of [`select_preferences`] after the responses were embedded."""
     config = _in_effect(converted, config)
     clock = _Clock(reading=converted.seconds, embedding=embedded.seconds)
     picked, measures = pick_stage(embedded.dataset, config)
@@ -176,7 +181,7 @@ def select_embedded(
 
 
 def check_selection(converted: Converted, config: SelectionConfig) -> None:
-    """Raise for what cannot be selected, before anything is embedded."""
+    """Raise if the options and the columns do not fit together, before anything is embedded."""
     config = _in_effect(converted, config)
     check_scores(config.strategy, converted.columns)
     check_gap(config.min_score_gap, converted.columns)
@@ -189,7 +194,7 @@ def check_selection(converted: Converted, config: SelectionConfig) -> None:
 def embed_stage(
     converted: Converted, config: SelectionConfig, wanted: bool = True, embed_with: Embed = embed
 ) -> Embedded:
-    """Embed the responses if that is `wanted`, unless they are embedded."""
+    """Embed the responses if `wanted`, unless the dataset has embeddings already."""
     start = time.perf_counter()
     embedded = Embedded(converted.dataset.select_columns(usable_columns(converted)))
     if "embeddings" in embedded.dataset.column_names:
@@ -206,9 +211,9 @@ def embed_stage(
 
 
 def pick_stage(dataset: Dataset, config: SelectionConfig, keep_embeddings: bool = False) -> tuple[Dataset, Measures]:
-    """Pick and measure in one pass: all rows, those without a pair with a `skip_reason`, and the measures of all pairs."""
+    """Pick and measure in one pass. Returns all rows, with a `skip_reason` if they have no pair, and the measures."""
     features = pair_features(dataset.features)
-    # Of a pair only the vectors of its sides are kept, and only if they are looked at later.
+    # Only the vectors of the two sides of a pair are kept, and only if a later step needs them.
     pair_embeddings = "embeddings" in features and (config.budget_min_distance is not None or keep_embeddings)
     if pair_embeddings:
         features["embeddings"] = List(List(Value("float32")))
@@ -217,7 +222,7 @@ def pick_stage(dataset: Dataset, config: SelectionConfig, keep_embeddings: bool 
     features = Features({name: feature for name, feature in features.items() if name not in used_up})
     measures = Measures()
     options = {name: getattr(config, name) for name in SELECT_OPTIONS}
-    # Kept, so that they can be counted.
+    # Rows without a pair are kept for now, so that they can be counted.
     config = SelectionConfig(**options, on_skip="error" if config.on_skip == "error" else "keep")
     picked = map_rows(
         dataset,
@@ -229,7 +234,7 @@ def pick_stage(dataset: Dataset, config: SelectionConfig, keep_embeddings: bool 
         remove_columns=used_up,
         batch_size=batch_size(dataset, config.pairs_per_prompt),
     )
-    if measures.rows < len(dataset):  # they came from the cache
+    if measures.rows < len(dataset):  # the picks came from the cache
         measures = measure_rows(dataset, config)
     skipped = skipped_reasons(picked)
     if sum(skipped.values()) == len(picked):
@@ -239,7 +244,7 @@ def pick_stage(dataset: Dataset, config: SelectionConfig, keep_embeddings: bool 
 
 
 def measure_rows(dataset: Dataset, config: SelectionConfig) -> Measures:
-    """The measures of all pairs that could be picked, where the picks are known."""
+    """The measures of all eligible pairs, for picks that came from the cache."""
     measures = Measures()
     columns = [name for name in COLUMNS if name in dataset.column_names]
     for batch in arrow_batches(dataset, columns):
@@ -248,7 +253,7 @@ def measure_rows(dataset: Dataset, config: SelectionConfig) -> Measures:
 
 
 def skipped_reasons(picked: Dataset) -> dict[str, int]:
-    """How many rows have no pair, by reason, the most frequent first."""
+    """The number of rows without a pair by reason, most frequent first."""
     skipped = Counter[str]()
     for block in column_blocks(picked, "skip_reason"):
         skipped.update({entry["values"]: entry["counts"] for entry in pc.value_counts(block.drop_null()).to_pylist()})
@@ -276,7 +281,7 @@ def _spend(pairs: Dataset, config: SelectionConfig) -> Dataset:
 
 
 def _sum(dataset: Dataset, column: str) -> int | None:
-    """The sum of a column, `None` if it is not there or a number of it is null."""
+    """The sum of a column; `None` if the column is missing or contains null."""
     if column not in dataset.column_names:
         return None
     total = 0
@@ -292,20 +297,20 @@ def _in_table_order(policies: Counter[str]) -> dict[str, int]:
 
 
 class _Clock:
-    """The seconds that each stage takes."""
+    """Measures the time of each stage in seconds."""
 
     def __init__(self, **seconds: float):
         self.seconds = {stage: round(spent, 2) for stage, spent in seconds.items()}
         self._start = time.perf_counter()
 
     def stop(self, stage: str) -> None:
-        """The stage has ended, and the next begins."""
+        """End a stage and start the next one."""
         now = time.perf_counter()
         self.seconds[stage], self._start = round(now - self._start, 2), now
 
 
 def select_stream(converted: Converted, config: SelectionConfig) -> IterableDataset:
-    """The pairs of a stream, which is read once: nothing is counted, and nothing can be ranked for a budget."""
+    """Select pairs from a stream. A stream is read once, so nothing is counted and no budget can be applied."""
     if config.is_budgeted:
         raise ValueError(
             "A stream is read once, and its pairs cannot be ranked for a `budget`. Load the data without `streaming=True`, or "

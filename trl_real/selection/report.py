@@ -1,4 +1,4 @@
-"""What a selection did, in numbers: `SelectionReport`."""
+"""The report on a selection: `SelectionReport`."""
 
 import dataclasses
 import json
@@ -22,44 +22,44 @@ REASONS = {
     **SKIP_REASONS,
     "over_budget": "picked, but not within the limits of the budget",
     "prompt_too_long": "the prompt alone fills `max_length`",
-    "identical_tokens": "chosen and rejected are the same tokens: they differ in what the chat template or tokenizer leaves out",
-    "identical_when_truncated": "chosen and rejected are the same tokens once cut to `max_length`",
+    "identical_tokens": "chosen and rejected have the same tokens: they differ only in what the chat template or tokenizer drops",
+    "identical_when_truncated": "chosen and rejected are identical once truncated to `max_length`",
 }
 
 
 @dataclass
 class SelectionReport:
     r"""
-    What a selection did: each prompt or given pair is in `skipped` or has pairs, and each picked pair is in `dropped` or in
-    `pairs`.
+    The report on a selection. Each prompt or given pair is counted in `skipped` or has pairs, and each picked pair is counted
+    in `dropped` or in `pairs`.
 
     Attributes:
-        strategy (`str` or `None`): The strategy; `None` if pairs were given and all are taken.
+        strategy (`str` or `None`): The strategy; `None` if the pairs were given and all of them were taken.
         embedder (`str` or `None`): Id, path or class of the embedder; `None` if nothing was embedded.
-        embedder_revision (`str` or `None`): Its commit on the Hub, or the hash of its weights; `None` if unknown.
-        embedder_max_length (`int` or `None`): How many tokens of a response it embeds; `None` if unknown.
+        embedder_revision (`str` or `None`): Commit on the Hub, or hash of the weights, of the embedder; `None` if unknown.
+        embedder_max_length (`int` or `None`): Maximum number of tokens of a response to embed; `None` if unknown.
         budget (`int`, `float` or `None`): The budget.
-        budget_strategy (`str` or `None`): The strategy in whose order it is spent; `None` if there is none.
-        budget_cost (`str` or `None`): Its unit; `None` for pairs.
-        layout (`str` or `None`): The layout of the rows, see [`to_candidates`]; `None` if pairs are all taken.
-        given_pairs (`bool`): Whether the rows came as pairs.
-        labeled (`bool`): Whether the pairs that came out have a chosen and a rejected side.
-        rows (`int`): Rows that went in: prompts, given pairs, or rows that are grouped by prompt.
+        budget_strategy (`str` or `None`): The strategy that ranked the pairs for the budget; `None` without a budget.
+        budget_cost (`str` or `None`): The unit of the budget; `None` for pairs.
+        layout (`str` or `None`): The layout of the rows, see [`to_candidates`]; `None` if all given pairs were taken.
+        given_pairs (`bool`): Whether the rows are given pairs.
+        labeled (`bool`): Whether the selected pairs have a chosen and a rejected side.
+        rows (`int`): Input rows: prompts, given pairs, or rows that are grouped by prompt.
         skipped (`dict[str, int]`): Prompts or given pairs without a valid pair, by reason.
-        policies (`dict[str, int]`): What was done to rows and responses that stay, or were left out of a prompt, by
-            policy. `rows` less `policies["grouped_rows"]` are the prompts or given pairs.
+        policies (`dict[str, int]`): Rows and responses that were grouped, merged, changed or left out, by policy. The number
+            of prompts or given pairs is `rows` minus `policies["grouped_rows"]`.
         dropped (`dict[str, int]`): Pairs that were picked and dropped later, by reason.
-        pairs (`int`): Pairs that came out: the labels that are needed.
-        responses (`int`): Responses that went in.
-        responses_cut (`int` or `None`): How many of them were longer than the embedder's limit; `None` if unknown.
-        tokens_cut (`int` or `None`): How many tokens of them were not embedded; `None` if unknown.
-        similarity (`Comparison`): Cosines of the pairs.
-        score_gap (`Comparison`): Scores of chosen less rejected.
-        response_length (`Comparison`): Characters of the responses that form pairs.
-        length_difference (`Comparison`): Characters of chosen less rejected.
-        chosen_longer (`dict[str, float]`): In which share of the `"eligible"` and of the `"picked"` pairs chosen is the
-            longer side, of those that differ in length; empty without labels.
-        seconds (`dict[str, float]`): Time spent, by stage; what comes from the cache takes next to none.
+        pairs (`int`): Selected pairs. This is the number of labels needed.
+        responses (`int`): Input responses.
+        responses_cut (`int` or `None`): Responses that were longer than the limit of the embedder; `None` if unknown.
+        tokens_cut (`int` or `None`): Tokens of these responses that were not embedded; `None` if unknown.
+        similarity (`Comparison`): Cosine similarity of the pairs.
+        score_gap (`Comparison`): Score of chosen minus score of rejected.
+        response_length (`Comparison`): Characters of the responses in the pairs.
+        length_difference (`Comparison`): Characters of chosen minus characters of rejected.
+        chosen_longer (`dict[str, float]`): The share of the `"eligible"` and of the `"picked"` pairs in which chosen is the
+            longer side. Only pairs that differ in length count. Empty without labels.
+        seconds (`dict[str, float]`): Time per stage. Stages that are read from the cache take almost none.
     """
 
     strategy: str | None
@@ -93,7 +93,7 @@ class SelectionReport:
         return self.labeled
 
     def compare(self, eligible: dict[str, ValueCounts], picked: dict[str, ValueCounts]) -> None:
-        """Fill in the comparisons from the numbers of both, by measure."""
+        """Fill in the comparisons from the measures of the eligible and of the picked pairs."""
         for name in ("similarity", "score_gap", "response_length", "length_difference"):
             if name in eligible and name in picked:
                 setattr(self, name, Comparison.of(eligible[name], picked[name], bounded=name == "similarity"))
@@ -129,7 +129,7 @@ class SelectionReport:
         )
 
     def metrics(self) -> dict[str, float]:
-        """The numbers that say most, for the trackers of a run."""
+        """The most important numbers, for experiment trackers."""
         numbers: dict[str, float | None] = {
             "pairs": self.pairs,
             "skipped": sum(self.skipped.values()),
@@ -148,8 +148,8 @@ class SelectionReport:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SelectionReport":
-        """The report that `to_dict` has made `values` of."""
-        if "labelled" in values:  # as version 0.1.0 has saved it
+        """Restore a report from the output of `to_dict`."""
+        if "labelled" in values:  # the name in version 0.1.0
             values = {("labeled" if name == "labelled" else name): value for name, value in values.items()}
         report = cls(**values)
         for name, value in values.items():
@@ -159,23 +159,23 @@ class SelectionReport:
         return report
 
     def save(self, path: str | Path) -> None:
-        """Write the report as JSON. A file that is there is replaced."""
+        """Save the report as JSON. An existing file is replaced."""
         write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "SelectionReport":
-        """Read a report that `save` has written."""
+        """Load a report that `save` wrote."""
         return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
     def facts(self) -> list[tuple[str, str]]:
-        """The counts in words: what went in, what was done to it, and what came out."""
+        """The counts in words, from the input to the selected pairs."""
         what = "pairs" if self.given_pairs else "prompts"
         n_prompts = self.rows - self.policies.get("grouped_rows", 0)
         facts = [(f"{what} in", f"{n_prompts:,} with {self.responses:,} responses")]
         facts += [(POLICIES[policy][0], f"{n:,}: {POLICIES[policy][1]}") for policy, n in self.policies.items()]
         if self.responses_cut:
             limit = "" if self.embedder_max_length is None else f" of {self.embedder_max_length} tokens"
-            tokens = "" if self.tokens_cut is None else f", {self.tokens_cut:,} tokens in all"
+            tokens = "" if self.tokens_cut is None else f", {self.tokens_cut:,} tokens in total"
             facts.append(("responses cut", f"{self.responses_cut:,}: longer than the embedder's limit{limit}{tokens}"))
         facts += [(f"{what} skipped", f"{n:,}: {REASONS[reason]}") for reason, n in self.skipped.items()]
         facts += [("pairs dropped", f"{n:,}: {REASONS[reason]}") for reason, n in self.dropped.items()]
@@ -183,13 +183,11 @@ class SelectionReport:
         n_eligible = self.similarity.eligible.count
         if n_eligible and self.strategy is not None:
             share = self.pairs / n_eligible
-            facts.append(
-                ("labels needed", f"{self.pairs:,} instead of {n_eligible:,}, {share:.1%} of labeling every pair")
-            )
+            facts.append(("labels needed", f"{self.pairs:,} instead of {n_eligible:,}: {share:.1%} of all pairs"))
         return facts
 
     def figures(self) -> list[tuple[str, str, str]]:
-        """The comparisons in numbers: what is measured, of all pairs and of those that came out; the first row is a head."""
+        """The comparisons as a table: the measure, all eligible pairs, the selected pairs. The first row is the header."""
 
         def describe(distribution: Distribution, digits: int) -> str:
             values = (round(distribution.quantiles[q], digits) + 0.0 for q in ("p25", "median", "p75"))  # never -0
@@ -229,12 +227,12 @@ class SelectionReport:
 
     def plot(self, path: str | Path | None = None) -> "Figure":
         r"""
-        Draw the picked pairs over all that could have been labeled: their similarities and, with labels, their score gaps
-        and differences in length.
+        Plot the distributions of the picked pairs over those of all eligible pairs: similarity and, with labels, score gap
+        and difference in length.
 
         Args:
             path (`str` or `Path`, *optional*):
-                Where to save the figure; its ending decides the format (PNG if it has none). A file that is there is replaced.
+                Where to save the figure. The suffix decides the format (PNG without one). An existing file is replaced.
 
         Returns:
             [`~matplotlib.figure.Figure`]: The figure.
@@ -247,14 +245,14 @@ class SelectionReport:
 
         panels = [
             (comparison, label, merged)
-            for comparison, label, merged in (  # bins that are drawn as one
+            for comparison, label, merged in (  # `merged` bins are drawn as one
                 (self.similarity, "cosine similarity", 1),
                 (self.score_gap, "score gap", 2),
                 (self.length_difference, "chosen - rejected, characters", 2),
             )
             if comparison.eligible.quantiles and comparison.picked.quantiles
         ]
-        # A figure of its own, without pyplot, so that no global state or display is touched.
+        # Created without pyplot, which would change global state and may need a display.
         figure = Figure(figsize=(7 if len(panels) < 2 else 3.4 * len(panels), 3.4), layout="constrained")
         all_axes = figure.subplots(1, max(len(panels), 1), squeeze=False)[0]
         for axes, (comparison, label, merged) in zip(all_axes, panels, strict=False):
@@ -281,7 +279,7 @@ class SelectionReport:
             axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
             axes.spines[["top", "right"]].set_visible(False)
         if panels:
-            all_axes[0].set_ylabel("share of the pairs (dashed: median)")
+            all_axes[0].set_ylabel("share of pairs (dashed: median)")
             handles, names = all_axes[0].get_legend_handles_labels()
             figure.legend(handles, names, frameon=False, loc="outside upper left", ncols=2)
         else:

@@ -1,4 +1,4 @@
-"""From candidates to pairs: `real_select`."""
+"""Pick pairs from candidates: `real_select`."""
 
 import hashlib
 from typing import Any
@@ -37,47 +37,51 @@ def real_select(
     selection_seed: int = SelectionConfig.selection_seed,
 ) -> Any:
     r"""
-    Pick the pair(s) of each prompt that are worth a label. For `dataset.map(..., batched=True)`.
+    Pick the pair(s) of each prompt that are worth a label. For use with `dataset.map(..., batched=True)`.
 
-    Responses that are equal (after Unicode NFC and `strip()`) merge, empty ones and, where there are scores, those
-    without one are left out. Ties in score are never labeled. Picks depend on the responses and their scores alone: not on
-    the prompt, the order of the responses, or the batch.
+    Equal responses (after Unicode NFC normalization and `strip()`) are merged. Empty responses are left out and, if there are
+    scores, responses without a score as well. Two responses with the same score are never labeled. Picks depend only on the
+    responses and their scores, not on the prompt, the order of the responses or the batch.
 
     Args:
         batch (`dict`):
-            Columns `prompt` (text or messages) and `responses` (a list of texts or of message lists), optionally
-            `scores` (one number a response, higher is better, None where missing) and `embeddings` (from
-            [`embed_responses`]; computed here otherwise). Or given pairs: `chosen`, `rejected`, optionally `prompt`.
+            Candidates or given pairs. Candidates have the columns `prompt` (text or messages) and `responses` (a list of texts
+            or of message lists). Optional columns are `scores` (one number per response, higher is better, `None` if missing)
+            and `embeddings` from [`embed_responses`]; without `embeddings`, this function computes them. Given pairs have the
+            columns `chosen`, `rejected` and, optionally, `prompt`.
         rank (`int`, *optional*):
             As in [`embed_responses`].
         strategy (`str`, *optional*, defaults to `"easy"`):
-            Which pairs to pick, see [`SelectionConfig`]. `"random"` and `"max_min"` load no embedder; `"max_min"`,
+            Which pairs to pick, see [`SelectionConfig`]. `"random"` and `"max_min"` load no embedder. `"max_min"`,
             `"divpo"` and `"dissimilar_gap"` need `scores`.
         embedder, embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
-            As in [`embed_responses`]; unused if there is a column `embeddings`.
+            As in [`embed_responses`]. Ignored if there is a column `embeddings`.
         strategy_kwargs (`dict[str, Any]`, *optional*):
             Options of the strategy, see [`SelectionConfig`].
         pairs_per_prompt (`int`, *optional*, defaults to `1`):
-            How many pairs to pick from each prompt, at most, the best first.
+            The maximum number of pairs to pick from each prompt, best first.
         min_score_gap (`float`, *optional*, defaults to `0.0`):
             Two responses form a pair only if their scores differ by more than this. Those of given pairs are in
             `score_chosen` and `score_rejected`.
         on_skip (`str`, *optional*, defaults to `"drop"`):
-            What happens to a prompt without a valid pair: `"drop"` it, `"keep"` its row with nulls and a `skip_reason`,
-            or `"error"`.
+            What to do with a prompt that has no valid pair: `"drop"` it, `"keep"` its row with nulls and a `skip_reason`,
+            or raise an `"error"`.
         selection_seed (`int`, *optional*, defaults to `0`):
-            Seed of `"random"`, and of the side on which an annotator sees a response.
+            Seed of the `"random"` strategy, and of which response an annotator sees on which side.
 
     Returns:
-        `dict`: The batch, one row a pair, every other column repeated along with its row. With scores: `prompt`,
-        `chosen`, `rejected`, `score_chosen`, `score_rejected` and `similarity` (cosine, float32, NaN if nothing was
-        embedded). Without: `prompt`, `response_a`, `response_b`, `similarity` and `pair_id`. Given pairs keep their
-        sides and get an explicit `prompt` and `similarity`; those whose sides are equal, empty or tied are no valid pairs.
+        `dict`: The batch with one row per pair. Other columns are repeated for each pair of their row.
+
+        - With scores, the columns are `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected` and `similarity`
+          (cosine, float32, NaN without embeddings).
+        - Without scores, they are `prompt`, `response_a`, `response_b`, `similarity` and `pair_id`.
+        - Given pairs keep their sides, and get `similarity` and an explicit `prompt`. Pairs with equal, empty or tied sides are
+          not valid.
 
     Raises:
-        `ValueError`: If the columns or an option are not known, the strategy needs scores and there are none, scores or
-            embeddings do not match the responses, or, with `on_skip="error"`, a prompt has no valid pair.
-        `TypeError`: If a prompt or a response is neither text nor messages, or a score is no number.
+        `ValueError`: If a column is missing, an option is not valid, the strategy needs scores and there are none, the scores
+            or embeddings do not match the responses, or, with `on_skip="error"`, a prompt has no valid pair.
+        `TypeError`: If a prompt or a response is neither text nor messages, or a score is not a number.
 
     Example:
 
@@ -124,8 +128,9 @@ def select_batch(
 
     Args:
         batch, config, rank: As in [`real_select`].
-        measures ([`Measures`], *optional*): What to add the measures of all pairs to that could have been picked.
-        pair_embeddings (`bool`, *optional*, defaults to `False`): Whether `embeddings` becomes the vectors of both sides, `(2, dim)`.
+        measures ([`Measures`], *optional*): Collects the measures of all eligible pairs.
+        pair_embeddings (`bool`, *optional*, defaults to `False`): Whether to replace `embeddings` by the vectors of the two
+            sides, `(2, dim)`.
 
     Returns:
         `dict`: The batch, one row per pair.
@@ -143,7 +148,7 @@ def select_batch(
             (prompt,) = take(rows.prompts, np.array([r]))
             raise ValueError(
                 f"Row {r} of the batch has no valid pair: {SKIP_REASONS[reason]} ({reason}). Its prompt is "
-                f"{prompt!r:.80}. Mend the row, or drop such rows with `on_skip='drop'`."
+                f"{prompt!r:.80}. Correct the row, or drop such rows with `on_skip='drop'`."
             )
     if config.on_skip == "keep":
         picks = _keep(rows, picks, skipped)
@@ -155,7 +160,7 @@ def select_batch(
     columns["similarity"] = pa.array(picks.similarity.astype(np.float32), mask=without_pair).to_pylist()
     if ids is not None:
         columns["pair_id"] = ids
-    if config.on_skip == "keep" or "skip_reason" in batch:  # which would say of a pair that it is none
+    if config.on_skip == "keep" or "skip_reason" in batch:  # an old `skip_reason` does not describe the new pairs
         columns["skip_reason"] = [reasons[r] for r in picks.rows.tolist()]
     if pair_embeddings and compared.vectors is not None:
         columns["embeddings"] = _vectors_of_sides(compared.vectors, picks)
@@ -164,7 +169,7 @@ def select_batch(
 
 
 def _keep(rows: Candidates | GivenPairs, picks: Picks, skipped: np.ndarray) -> Picks:
-    """Add the rows without a pair; given pairs keep their sides."""
+    """Add the rows that have no pair. Given pairs keep their sides."""
     sides = np.full((len(skipped), 2), -1)
     if isinstance(rows, GivenPairs):
         sides = rows.starts[skipped][:, None] + np.arange(2)
@@ -172,13 +177,13 @@ def _keep(rows: Candidates | GivenPairs, picks: Picks, skipped: np.ndarray) -> P
 
 
 def pair_id(prompt: Any, response_a: Any, response_b: Any) -> str:
-    """A hash of the prompt and both responses, 32 hexadecimal digits, the same whichever side a response is on."""
+    """A hash of the prompt and both responses, 32 hexadecimal digits. It does not depend on the order of the responses."""
     sides = sorted([as_json(response_a), as_json(response_b)])
     return hashlib.sha256("\n".join([as_json(prompt), *sides]).encode()).hexdigest()[:32]
 
 
 def _columns_of_given(rows: GivenPairs, picks: Picks) -> dict[str, Any]:
-    """The columns that change where pairs were given."""
+    """The columns of given pairs that change."""
     columns: dict[str, Any] = {}
     if rows.rewritten:
         columns["prompt"] = take(rows.prompts, picks.rows)
@@ -190,7 +195,7 @@ def _columns_of_given(rows: GivenPairs, picks: Picks) -> dict[str, Any]:
 def _columns_of_picks(
     rows: Candidates, picks: Picks, config: SelectionConfig
 ) -> tuple[dict[str, Any], list[str | None] | None]:
-    """The columns of picked pairs, with nulls in rows that are kept without one; and, of unlabeled pairs, their ids."""
+    """The columns of picked pairs, with nulls in rows without a pair, and the ids of unlabeled pairs."""
     skipped = picks.sides[:, 0] < 0
     first, second = (take(rows.responses, side) for side in picks.sides.T)
     columns: dict[str, Any] = {"prompt": take(rows.prompts, picks.rows)} if rows.rewritten else {}
@@ -201,26 +206,26 @@ def _columns_of_picks(
         return columns, None
     pairs = zip(take(rows.prompts, picks.rows), first, second, skipped.tolist(), strict=True)
     ids = [None if skip else pair_id(*pair) for *pair, skip in pairs]
-    for n, pair_hash in enumerate(ids):  # by a hash, so that nobody knows which text comes first
+    for n, pair_hash in enumerate(ids):  # a hash decides the side, so that it says nothing about the responses
         if pair_hash is not None and seed_of([pair_hash], config.selection_seed) % 2:
             first[n], second[n] = second[n], first[n]
     return columns | {"response_a": first, "response_b": second}, ids
 
 
 def _vectors_of_sides(vectors: Vectors, picks: Picks) -> np.ndarray:
-    """The vectors of both sides of each pair, `(n_picks, 2, dim)`; of given pairs they are there already."""
+    """The vectors of the two sides of each pair, `(n_picks, 2, dim)`."""
     found = vectors.array[vectors.where[picks.sides]].astype(np.float32, copy=False)
     found[picks.sides < 0] = 0.0
     return found
 
 
 def _write(batch: Any, columns: dict[str, Any], rows: list[int], n: int) -> None:
-    """Change the batch of n rows in place, since `datasets` would merge a new dict into the old rows."""
-    if rows != list(range(n)):  # the columns that only ride along, too
+    """Change the batch of n rows in place, because `datasets` would merge a new dict into the old rows."""
+    if rows != list(range(n)):  # the other columns need the same rows
         for name in set(batch) - set(columns):
             values = _embeddings(batch) if name == "embeddings" else read_column(batch, name)
             batch[name] = [values[r] for r in rows]
-    if hasattr(batch, "pa_table"):  # from `Dataset.map`, which writes Arrow; a stream does not
+    if hasattr(batch, "pa_table"):  # a batch of `Dataset.map`, which writes Arrow, unlike a stream
         features = batch.formatter.features or Features.from_arrow_schema(batch.pa_table.schema)
         came_as_json = {name: feature for name, feature in features.items() if isinstance(feature, Json)}
         schema = Features(pair_features(features) | came_as_json).arrow_schema
@@ -235,7 +240,7 @@ def _write(batch: Any, columns: dict[str, Any], rows: list[int], n: int) -> None
 
 
 def _embeddings(batch: Any) -> Any:
-    """The column `embeddings` row by row, as arrays rather than as Python numbers where that is possible."""
+    """The column `embeddings`, one item per row: an array if possible, else Python numbers."""
     if not is_untouched(batch, "embeddings"):
         return batch["embeddings"]
     counts, array = vectors_from_arrow(batch.pa_table["embeddings"].combine_chunks())
@@ -244,10 +249,10 @@ def _embeddings(batch: Any) -> Any:
 
 class _TypedList(TypedList):
     """
-    A column that `Dataset.map` writes with its Arrow type.
+    A column that `Dataset.map` writes with a fixed Arrow type.
 
-    Without it the type would come from the first batch, whatever that happens to hold: null where all its prompts are
-    skipped, messages with fewer keys than later ones have.
+    Otherwise `datasets` would infer the type from the first batch. It would be null if all prompts of that batch are skipped,
+    and could lack keys that only later messages have.
     """
 
     def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:
@@ -257,7 +262,7 @@ class _TypedList(TypedList):
 
 
 def pair_features(features: Features) -> Features:
-    """The features of what [`real_select`] makes of rows with `features`, with `skip_reason`."""
+    """The features of the output of [`real_select`] for rows with `features`, including `skip_reason`."""
     out = Features(features)
     given = "chosen" in features and "rejected" in features
     if given:

@@ -1,4 +1,4 @@
-"""From vectors to cosines: the responses of each prompt compared with one another."""
+"""Compute the cosines between the responses of each prompt."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,25 +16,25 @@ from ..core.messages import response_text
 from ..embedding.embed import encode
 
 
-# Prompts are compared in slices with at most this many cosines (32 MB), and multiplied in slices whose embeddings stay in
-# the processor's cache (2 MB).
+# Prompts are compared in slices of at most this many cosines (32 MB), and multiplied in slices whose embeddings fit into the
+# cache of the processor (2 MB).
 MAX_NUMBERS = 1 << 22
 CACHED_NUMBERS = 1 << 18
-# Pairs whose vectors are looked up at once.
+# Number of pairs whose vectors are read at once.
 PAIRS = 1000
 
 
 class Vectors(NamedTuple):
-    """Embeddings, `(n, dim)`, and for each of the m responses of a batch where its own stands among them, `(m,)`."""
+    """Embeddings, `(n, dim)`, and for each of the m responses of a batch the index of its embedding, `(m,)`."""
 
     array: np.ndarray
     where: np.ndarray
 
 
 def read_vectors(batch: Any, rows: Rows, eligible: Eligible) -> Vectors:
-    """The column `embeddings`, from its Arrow memory where the batch has it."""
+    """Read the column `embeddings`, directly from Arrow memory if possible."""
     column = as_arrow(batch, "embeddings")
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is looked for below
+    with np.errstate(over="ignore"):  # numbers that are too large become infinite, which is checked below
         counts, array = _vectors_from_lists(batch["embeddings"]) if column is None else vectors_from_arrow(column)
         array = array.astype(np.float32, copy=False)
     for r in np.flatnonzero(counts != rows.counts):
@@ -44,17 +44,17 @@ def read_vectors(batch: Any, rows: Rows, eligible: Eligible) -> Vectors:
                 "responses. Make the column with `embed_responses` from the same responses."
             )
     flat = array.ravel()
-    # The sum of squares, which is quick, is finite unless a number is not or is beyond all measure.
+    # A quick check first: the sum of squares is finite unless a number is infinite, NaN or extremely large.
     if not np.isfinite(flat @ flat) and not np.isfinite(flat).all():
         raise ValueError(
-            "Column `embeddings`: found NaN, infinity or what float32 cannot hold. Make the column with `embed_responses`."
+            "Column `embeddings`: found NaN, infinity or a number too large for float32. Make the column with `embed_responses`."
         )
     moved = np.cumsum(counts) - counts - rows.starts
     return Vectors(array, np.arange(rows.counts.sum()) + np.repeat(moved, rows.counts))
 
 
 def vectors_from_arrow(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors a row, and all vectors `(n, dim)`, of a nested list column of any kind, without Python objects."""
+    """The number of vectors per row, and all vectors `(n, dim)`, of a nested list column, without Python objects."""
     if isinstance(column, pa.ExtensionArray):  # `datasets.Array2D`
         column = column.storage
     if pa.types.is_null(column.type):
@@ -96,7 +96,7 @@ def _is_list(arrow_type: pa.DataType) -> bool:
 
 def _no_vectors(found: str) -> ValueError:
     return ValueError(
-        f"Column `embeddings`: expected (n_responses, dim) numbers a row with one dim and no nulls, found {found}. Make "
+        f"Column `embeddings`: expected (n_responses, dim) numbers per row with one dim and no nulls, found {found}. Make "
         "the column with `embed_responses`."
     )
 
@@ -118,8 +118,8 @@ class Group:
     Prompts of a batch with the same number k of eligible responses.
 
     Attributes:
-        rows (`np.ndarray` of shape `(n,)`): Which rows of the batch.
-        positions (`np.ndarray` of shape `(n, k)`): Where their eligible responses stand in `Rows.responses`.
+        rows (`np.ndarray` of shape `(n,)`): The rows of these prompts in the batch.
+        positions (`np.ndarray` of shape `(n, k)`): The positions of their eligible responses in `Rows.responses`.
         similarity (`np.ndarray` of shape `(n, k, k)`): Cosines, NaN without embeddings.
         scores (`np.ndarray` of shape `(n, k)` or `None`): Scores, if there are any.
         may_pair (`np.ndarray` of shape `(n, k * (k - 1) / 2)`, bool): Which pairs may be labeled, in the order of
@@ -134,7 +134,7 @@ class Group:
 
 
 def group_prompts(eligible: Eligible, vectors: Vectors | None, min_score_gap: float) -> Iterator[Group]:
-    """Group the prompts that have a pair by their number of eligible responses, and compare these."""
+    """Group the prompts that have a pair by their number of eligible responses, and compare the responses."""
     have_pair = np.array([reason is None for reason in eligible.reasons], dtype=bool)
     for k in np.unique(eligible.counts[have_pair]).tolist():
         all_rows = np.flatnonzero(have_pair & (eligible.counts == k))
@@ -155,8 +155,8 @@ def group_prompts(eligible: Eligible, vectors: Vectors | None, min_score_gap: fl
 
 def cosines(vectors: Vectors, positions: np.ndarray) -> np.ndarray:
     """
-    Cosines between the responses at `positions`, `(n, k)`, of each prompt: `(n, k, k)` float64. Those of a zero vector are
-    zero.
+    Cosines between the responses at `positions`, `(n, k)`, of each prompt: `(n, k, k)` float64. The cosine with a zero vector
+    is zero.
     """
     n, k = positions.shape
     similarity = np.empty((n, k, k))
@@ -168,22 +168,22 @@ def cosines(vectors: Vectors, positions: np.ndarray) -> np.ndarray:
         norms = np.sqrt(np.diagonal(products, axis1=1, axis2=2))  # (n_part, k)
         norms = np.where(norms > 0, norms, 1.0)
         similarity[part] = products / (norms[:, :, None] * norms[:, None])
-    # Rounded, so that equal embeddings tie exactly wherever they stand in the product.
+    # Rounding makes equal embeddings tie exactly, wherever they are in the matrix product.
     return np.round(similarity, 9)
 
 
 def pair_vectors(pairs: Dataset) -> np.ndarray:
     """
-    The embeddings of both sides of each pair as unit vectors, `(n, 2, dim)` float64, those of a zero vector zero.
+    The embeddings of the two sides of each pair as unit vectors, `(n, 2, dim)` float64. Zero vectors stay zero.
 
-    The column `embeddings` has one a side, or one for each of the column `responses` that the sides were picked from. Of
-    two responses, two vectors are taken for those of `responses`.
+    The column `embeddings` holds one vector per side, or one vector for each item of the column `responses` that the sides
+    were picked from. If `responses` has two items, two vectors are those of `responses`.
     """
     return np.concatenate(list(_pair_blocks(pairs)))
 
 
 def pair_differences(pairs: Dataset) -> np.ndarray:
-    """The first less the second of the vectors of [`pair_vectors`], `(n, dim)` float32, in a quarter of the memory."""
+    """The first minus the second vector of [`pair_vectors`], `(n, dim)` float32, with a quarter of the memory."""
     return np.concatenate([(block[:, 0] - block[:, 1]).astype(np.float32) for block in _pair_blocks(pairs)])
 
 
@@ -191,7 +191,7 @@ def _pair_blocks(pairs: Dataset) -> Iterator[np.ndarray]:
     sides = [name for name in ("chosen", "rejected", "response_a", "response_b") if name in pairs.column_names]
     if len(sides) != 2 or "embeddings" not in pairs.column_names:
         raise ValueError(
-            f"Pairs are compared by the column `embeddings`. Found: {pairs.column_names}. Keep `responses` and `embeddings` "
+            f"Comparing pairs needs the column `embeddings`. Found: {pairs.column_names}. Keep `responses` and `embeddings` "
             "when you select, or embed both sides with `pairs.map(embed_responses, batched=True)`."
         )
     texts = pairs.select_columns([*sides, *({"responses"} & {*pairs.column_names})]).with_format(None)
@@ -210,7 +210,7 @@ def _pair_blocks(pairs: Dataset) -> Iterator[np.ndarray]:
 
 
 def _side_positions(row: dict[str, Any], sides: list[str], count: int, r: int) -> list[int]:
-    """Which of the `count` vectors of a pair are those of its sides."""
+    """The indices of the vectors of the two sides among the `count` vectors of a pair."""
     first, second = (response_text(row[side] or "") for side in sides)
     responses = [response_text(response or "") for response in row.get("responses") or ()]
     picked = [responses.index(first), responses.index(second)] if {first, second} <= set(responses) else None
@@ -218,7 +218,7 @@ def _side_positions(row: dict[str, Any], sides: list[str], count: int, r: int) -
         return picked
     if count != 2:
         raise ValueError(
-            f"Column `embeddings`, row {r}: found {count} vectors, neither one a side nor one for each of `responses`. "
+            f"Column `embeddings`, row {r}: found {count} vectors, neither one per side nor one for each of `responses`. "
             "Embed both sides with `pairs.map(embed_responses, batched=True)`."
         )
     return [0, 1]

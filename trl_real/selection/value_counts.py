@@ -1,11 +1,11 @@
-"""Many numbers in little memory: `ValueCounts`."""
+"""Count the values of a measure in little memory: `ValueCounts`."""
 
 import numpy as np
 
 
-# So many distinct values are kept as they are (3 MB): all measures of some 9,000 prompts with 8 responses.
+# Up to this many distinct values are kept exactly (3 MB): enough for about 9,000 prompts with 8 responses.
 LIMIT = 1 << 18
-# To so many significant bits they are rounded where there are more: by at most one part in 4,096.
+# Beyond the limit, values are rounded to this many significant bits: by at most one part in 4,096.
 BITS = 12
 
 
@@ -13,8 +13,8 @@ class ValueCounts:
     """
     How often each value of a measure occurs.
 
-    Values are float32. If there are more than `LIMIT` distinct ones, all are rounded to `BITS` significant bits. Whether
-    they are depends on the numbers alone, not on their order or on how many are added at once.
+    Values are float32. If there are more than `LIMIT` distinct values, all of them are rounded to `BITS` significant bits. The
+    result depends only on the numbers, not on their order or on how many are added at once.
 
     Args:
         numbers (`np.ndarray`, *optional*):
@@ -38,12 +38,12 @@ class ValueCounts:
             self._merge()
 
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        """The distinct values in ascending order, NaN last, float32, and how often each occurs, int64."""
+        """The distinct values in ascending order with NaN last, float32, and the count of each, int64."""
         self._merge()
         return self._values, self._counts
 
     def quantiles(self, shares: list[float]) -> list[float]:
-        """What `np.quantile` says of all finite numbers; empty if there are none."""
+        """The quantiles of all finite numbers, as `np.quantile` computes them; empty if there are none."""
         values, counts = self.distinct()
         finite = np.isfinite(values)
         values, ends = values[finite].astype(np.float64), np.cumsum(counts[finite])
@@ -62,7 +62,7 @@ class ValueCounts:
             mantissas, exponents = np.frexp(values)
             values = np.ldexp(np.round(mantissas * 2**BITS), exponents - BITS)
         self._values, where = np.unique(values, return_inverse=True)
-        # In float64, in which counts are exact.
+        # `np.bincount` returns float64, which represents the counts exactly.
         self._counts = np.bincount(where, counts, len(self._values)).astype(np.int64)
         if len(self._values) > LIMIT and not self._rounded:
             self._rounded = True

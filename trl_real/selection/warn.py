@@ -1,4 +1,4 @@
-"""What a report says that its reader should not miss: warnings about selected pairs."""
+"""Warnings about selected pairs."""
 
 import logging
 
@@ -8,9 +8,9 @@ from .value_counts import ValueCounts
 
 logger = logging.getLogger(__name__)
 
-# Fewer pairs say nothing about length.
+# With fewer pairs there is no warning about length.
 MIN_PAIRS = 20
-# From this share of the pairs on that differ in length, a model is likely to learn that the longer one wins.
+# If chosen is the longer side in more than this share of the pairs that differ in length, a model is likely to learn length.
 LONGER_WINS = 2 / 3
 
 
@@ -30,8 +30,8 @@ def warn_of_length(report: SelectionReport, differences: ValueCounts) -> None:
     values, counts = differences.distinct()
     if counts[values != 0].sum() >= MIN_PAIRS and report.chosen_longer["picked"] > LONGER_WINS:
         logger.warning(
-            "Of the selected pairs that differ in length the longer response is chosen in %.0f%% (%.0f%% of all pairs that "
-            "could be labeled): a model may learn to write more rather than better. Look at what the scores reward, or "
+            "The longer response is chosen in %.0f%% of the selected pairs that differ in length, and in %.0f%% of all such "
+            "pairs. A model may learn to write longer responses rather than better ones. Check what the scores reward, or "
             "compare lengths before and after training.",
             100 * report.chosen_longer["picked"],
             100 * report.chosen_longer["eligible"],

@@ -1,1 +1,1 @@
-"""RealDPOTrainer and its configuration."""
+"""`RealDPOTrainer` and its configuration."""

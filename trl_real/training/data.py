@@ -1,4 +1,4 @@
-"""The datasets of the trainer: read in any layout, and selected from by one rank for all."""
+"""Read the datasets of the trainer in any layout, and select pairs once for all ranks."""
 
 import functools
 import logging

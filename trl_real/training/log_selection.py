@@ -1,4 +1,4 @@
-"""The numbers of a selection in the trackers of a run."""
+"""Log the numbers of a selection to experiment trackers."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from transformers import TrainerCallback
 
 
 class LogSelection(TrainerCallback):
-    """Sends the numbers of the selection to the trackers of a run."""
+    """Log the numbers of the selection to the experiment trackers of a run."""
 
     def __init__(self, trainer: Any):
         self.trainer = trainer

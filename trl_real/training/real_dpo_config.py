@@ -1,4 +1,4 @@
-"""Selection and DPO in one set of flags: `RealDPOConfig`."""
+"""The options of selection and DPO in one class: `RealDPOConfig`."""
 
 import copy
 import dataclasses
@@ -17,40 +17,42 @@ class RealDPOConfig(SelectionConfig, DPOConfig):
     r"""
     Configuration class for the [`RealDPOTrainer`].
 
-    It has every parameter of [`SelectionConfig`] and of [`~trl.DPOConfig`], and two of its own.
+    It has every parameter of [`SelectionConfig`] and of [`~trl.DPOConfig`], and these two:
 
     Parameters:
         eval_selection_strategy (`str`, *optional*, defaults to `"random"`):
-            The strategy that pairs the responses of an evaluation dataset. By default not the one that selects the
-            training pairs, so that the evaluation is not biased by it. Evaluation pairs are never budgeted.
+            The strategy that picks the pairs of an evaluation dataset. The default does not depend on the strategy of the
+            training pairs, which could bias the evaluation. No budget applies to evaluation pairs.
         hub_dataset_id (`str`, *optional*):
-            The dataset on the Hub that [`RealDPOTrainer.push_to_hub`] pushes the selected pairs to, beside the model. If
-            `None`, it pushes the model alone.
+            The dataset on the Hub to which [`RealDPOTrainer.push_to_hub`] pushes the selected pairs, in addition to the model.
+            If `None`, only the model is pushed.
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*DPOConfig._VALID_DICT_FIELDS, "strategy_kwargs"]
 
     eval_selection_strategy: str = field(
-        default="random", metadata={"help": "The strategy that pairs the responses of an evaluation dataset."}
+        default="random", metadata={"help": "Strategy that picks the pairs of an evaluation dataset."}
     )
 
     hub_dataset_id: str | None = field(
-        default=None, metadata={"help": "Dataset on the Hub to push the selected pairs to, beside the model."}
+        default=None, metadata={"help": "Dataset on the Hub to push the selected pairs to, in addition to the model."}
     )
 
     def __post_init__(self) -> None:
-        # Named one by one: `super()` would stop at the first parent, which knows nothing of the second.
+        # Both are called explicitly, because `super()` would call only the first one.
         SelectionConfig.__post_init__(self)
         DPOConfig.__post_init__(self)
         check_strategy(self.eval_selection_strategy, name="eval_selection_strategy")
         if self.on_skip == "keep":
-            raise ValueError("`on_skip='keep'` leaves rows without a pair, which cannot be trained on. Use 'drop'.")
+            raise ValueError(
+                "`on_skip='keep'` keeps rows without a pair, which cannot be used for training. Use 'drop'."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "embedder": embedder_name(self.embedder)}
 
     def __getstate__(self) -> dict[str, Any]:
-        # `training_args.bin` is a pickle of this object, which neither an embedder's weights nor a token have a place in.
+        # `training_args.bin` is a pickle of this object. It must not contain the weights of an embedder or a token.
         return {**self.__dict__, "embedder": embedder_name(self.embedder), "hub_token": None}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "RealDPOConfig":
@@ -66,7 +68,7 @@ class RealDPOConfig(SelectionConfig, DPOConfig):
 
 
 def selection_of(config: DPOConfig) -> SelectionConfig:
-    """The options of the selection, the defaults of a plain [`~trl.DPOConfig`]."""
+    """The options of the selection. For a plain [`~trl.DPOConfig`], the defaults."""
     if not isinstance(config, SelectionConfig):
         return SelectionConfig()
     return SelectionConfig(

@@ -1,4 +1,4 @@
-"""DPO on the pairs that are worth a label: `RealDPOTrainer`."""
+"""Train with DPO on the selected pairs: `RealDPOTrainer`."""
 
 import dataclasses
 import functools
@@ -30,13 +30,22 @@ from ..selection.report import REASONS, SelectionReport
 from .data import check_labels, given_pairs, read, select_on_all_ranks
 from .log_selection import LogSelection
 from .real_dpo_config import RealDPOConfig, selection_of
-from .run_files import CARD, EMBEDDINGS, REPORT, card_lent, check_before_work, checkpoint_to_resume, model_repo
+from .run_files import (
+    CARD,
+    EMBEDDINGS,
+    REPORT,
+    card_lent,
+    check_before_work,
+    checkpoint_to_resume,
+    model_repo,
+    shown_path,
+)
 from .untrained_policy import policy_of, untrained_policy
 
 
 logger = logging.getLogger(__name__)
 
-# Why a selected pair is not trained on.
+# Reasons why the trainer cannot use a selected pair.
 SAME_TOKENS = "identical_tokens"
 NOT_TRAINED_ON = ("prompt_too_long", SAME_TOKENS, "identical_when_truncated")
 
@@ -45,26 +54,25 @@ class RealDPOTrainer(DPOTrainer):
     """
     Trainer for Direct Preference Optimization on the most informative response pairs (REAL, arXiv 2409.17169).
 
-    The only change to [`~trl.DPOTrainer`] is what happens to the data before training: candidates, several responses a
-    prompt with scores, become pairs by [`select_preferences`], and pairs that `max_length` makes identical are
-    dropped. Data that comes in pairs is left as it is, unless there is a `budget` to spend on it, but for pairs whose
-    sides are equal, empty or tied, which are counted and left out. It takes the
-    arguments of [`~trl.DPOTrainer`], with these differences:
+    The only change to [`~trl.DPOTrainer`] is what happens to the data before training. Candidates, that is several responses
+    with scores per prompt, become pairs with [`select_preferences`], and pairs that are identical once truncated to
+    `max_length` are dropped. Preference pairs are used as they are, unless there is a `budget`; pairs with equal, empty or tied
+    sides are counted and left out. The arguments are those of [`~trl.DPOTrainer`], with these differences:
 
     Args:
         args ([`RealDPOConfig`] or [`~trl.DPOConfig`], *optional*):
             Configuration for this trainer. A plain [`~trl.DPOConfig`] selects with the defaults of
             [`SelectionConfig`].
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Candidates with scores in any layout that [`to_candidates`] knows, or whatever [`~trl.DPOTrainer`] takes. A
-            stream is selected from as it is read: its responses are embedded anew in each epoch, by an embedder that
-            stays in memory.
+            Candidates with scores, in any layout that [`to_candidates`] recognizes, or any dataset that [`~trl.DPOTrainer`]
+            accepts. Pairs are selected from a stream while it is read, so the embedder stays in memory and embeds the
+            responses again in each epoch.
         eval_dataset (as in [`~trl.DPOTrainer`], *optional*):
-            The same. Candidates are paired by `eval_selection_strategy` and never budgeted.
+            The same. Pairs of candidates are picked with `eval_selection_strategy`, without a budget.
 
     Attributes:
         selection_report ([`SelectionReport`] or `None`):
-            What was selected from `train_dataset`, and what of it cannot be trained on; `None` for a stream.
+            The report on the selection from `train_dataset`, including pairs that the trainer dropped; `None` for a stream.
         selected_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             The selected pairs, as text or messages.
 
@@ -90,7 +98,7 @@ class RealDPOTrainer(DPOTrainer):
         "citation": REAL_CITATION,
     }
 
-    # Wrapped rather than spelled out, so that the arguments are those of the TRL that is installed.
+    # Wrapped, so that the arguments are those of the installed version of TRL.
     @functools.wraps(DPOTrainer.__init__, assigned=())  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         call = inspect.signature(super().__init__).bind(*args, **kwargs)
@@ -112,7 +120,7 @@ class RealDPOTrainer(DPOTrainer):
         self.selected_dataset = given.get("train_dataset")
         if given.get("eval_dataset") is not None:
             given["eval_dataset"] = self._pair_eval_dataset(given["eval_dataset"], config)
-        free_embedder()  # its memory is the policy's from here on
+        free_embedder()  # training needs its memory
         policy.free()
         super().__init__(*call.args, **call.kwargs)
         self._policy = untrained_policy(self, given, policy)
@@ -128,12 +136,12 @@ class RealDPOTrainer(DPOTrainer):
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*):
-                The checkpoint to continue from; `True` is the last complete one in `output_dir`.
+                The checkpoint to resume from. `True` resumes from the last complete checkpoint in `output_dir`.
             *args, **kwargs:
-                The others of `Trainer.train`.
+                The other arguments of `Trainer.train`.
 
         Raises:
-            `ValueError`: If there is no complete checkpoint, or the one that is named is not complete.
+            `ValueError`: If there is no complete checkpoint, or the given checkpoint is not complete.
         """
         checkpoint = checkpoint_to_resume(resume_from_checkpoint, self.args.output_dir)
         return super().train(checkpoint, *args, **kwargs)
@@ -156,11 +164,12 @@ class RealDPOTrainer(DPOTrainer):
         if not self.is_world_process_zero():
             return
         source_id = dataset_name if is_repo_id(dataset_name) and dataset_name != self._pushed_dataset else None
-        folder = self.args.output_dir
+        folder, name = self.args.output_dir, model_name or model_repo(self.args).split("/")[-1]
+        tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
         try:
             with OutputFolder(folder).replacing((CARD,)) as stage:
-                self.args.output_dir = str(stage)  # where TRL is to write its card
-                super().create_model_card(model_name, self._pushed_dataset or source_id, tags)
+                self.args.output_dir = str(stage)  # TRL writes its card here
+                super().create_model_card(name, self._pushed_dataset or source_id, tags)
                 card = add_selection(
                     ModelCard.load(stage / CARD),
                     self.selection_report,
@@ -170,23 +179,26 @@ class RealDPOTrainer(DPOTrainer):
                     selected_id=self._pushed_dataset,
                     source_id=source_id,
                     history=self.state.log_history,
+                    path=shown_path(folder),
+                    chat=getattr(tokenizer, "chat_template", None) is not None,
                 )
                 write_text(stage / CARD, str(card))
-        except Exception as error:  # whatever it is, it is no reason to lose a run
+        except Exception as error:  # no failure of a card may end the run
             logger.warning("The model card was not written: %s: %s", type(error).__name__, redact(str(error)))
         finally:
             self.args.output_dir = folder
 
     def push_to_hub(self, *args: Any, license: str | None = None, **kwargs: Any) -> Any:
         """
-        Push the model with its card, as [`~trl.DPOTrainer`] does, and before it, if there is a `hub_dataset_id`, the selected
-        pairs with theirs, each card linking the other.
+        Push the model with its card, as [`~trl.DPOTrainer`] does.
+
+        With `hub_dataset_id`, the selected pairs and their dataset card are pushed first. The two cards link to each other.
 
         Args:
             license (`str`, *optional*):
-                The license of the data, for the card of the pairs. If `None`, what the source's card on the Hub says.
+                The license of the data, for the dataset card. If `None`, the license in the card of the source on the Hub.
             *args, **kwargs:
-                Those of `Trainer.push_to_hub`.
+                The arguments of `Trainer.push_to_hub`.
         """
         push = functools.partial(super().push_to_hub, *args, **kwargs)
         given = inspect.signature(super().push_to_hub).bind(*args, **kwargs).arguments
@@ -195,14 +207,14 @@ class RealDPOTrainer(DPOTrainer):
         if getattr(self.args, "hub_dataset_id", None) is not None and self.is_world_process_zero():
             try:
                 self._push_pairs(self.args.hub_dataset_id, name, given, license)
-            except Exception as error:  # whatever it is, it is no reason to lose the model
+            except Exception as error:  # no failure of this push may prevent the push of the model
                 logger.warning(
                     "The pairs were not pushed, and the model is pushed without them: %s", redact(str(error))
                 )
                 failure = error
         try:
             with explained(name):
-                # The model is saved by all processes together, so that one alone cannot try again.
+                # All processes save the model together, so one process alone cannot retry.
                 pushed = retried(push, name) if self.args.world_size == 1 else push()
         except Exception as error:
             if failure is None:
@@ -215,7 +227,7 @@ class RealDPOTrainer(DPOTrainer):
 
     def _push_pairs(self, repo_id: str, model_id: str, given: dict[str, Any], license: str | None) -> None:
         if not isinstance(self.selected_dataset, Dataset):
-            logger.warning("Nothing is pushed to %s: the pairs are a stream, which is not kept.", repo_id)
+            logger.warning("Nothing is pushed to %s: the pairs are a stream, which is not stored.", repo_id)
             return
         private = given.get("private", given.get("kwargs", {}).get("private"))
         commit = push_selected_dataset(
@@ -232,7 +244,7 @@ class RealDPOTrainer(DPOTrainer):
         self._pushed_dataset = commit.repo_url.repo_id
 
     def _report_on_all_selected(self) -> SelectionReport | None:
-        """The report without what the trainer could not use of the selected pairs."""
+        """The report on all selected pairs, including pairs that the trainer cannot use."""
         report, pairs = self.selection_report, self.selected_dataset
         if report is None or not isinstance(pairs, Dataset):
             return None
@@ -257,7 +269,7 @@ class RealDPOTrainer(DPOTrainer):
     def _pairs_of(
         self, dataset: Any, name: str, selection: SelectionConfig, config: DPOConfig
     ) -> tuple[Any, SelectionReport | None]:
-        """The pairs of a dataset and the report on them; what holds no rows to read is left to TRL."""
+        """The pairs of a dataset and the report on them. Anything but a dataset with rows is left to TRL."""
         converted = read(dataset, name, selection.on_skip)
         if converted is None:
             return dataset, None
@@ -270,9 +282,9 @@ class RealDPOTrainer(DPOTrainer):
         if selection.embedder == "policy" and needs_embeddings(converted, selection):
             if self._policy is None or streams:
                 raise ValueError(
-                    "`embedder='policy'` is the policy before training, whose weights are gone by the time that "
-                    f"`{name}` is embedded. Name another embedder, load a stream without `streaming=True`, or, to "
-                    "evaluate, set `eval_selection_strategy='random'` or give the model as an id or path."
+                    "`embedder='policy'` is the policy before training, but its weights are no longer available when "
+                    f"`{name}` is embedded. Use another embedder, load a stream without `streaming=True`, or, to "
+                    "evaluate, set `eval_selection_strategy='random'` or pass the model as an id or path."
                 )
             options: dict[str, Any] = {"embedder": self._policy}
             selection = dataclasses.replace(selection, **options)
@@ -301,7 +313,7 @@ class RealDPOTrainer(DPOTrainer):
         counts = dict(zip(NOT_TRAINED_ON, (before - after for before, after in itertools.pairwise(left)), strict=True))
         dropped = {reason: count for reason, count in counts.items() if count}
         if dropped:
-            why = "; ".join(f"in {count} {REASONS[reason]}" for reason, count in dropped.items())
+            why = "; ".join(f"in {count} pairs {REASONS[reason]}" for reason, count in dropped.items())
             if len(kept) == 0:
                 remedies = {
                     "Look at what the chat template leaves out." if r == SAME_TOKENS else "Raise `max_length`."
@@ -312,7 +324,7 @@ class RealDPOTrainer(DPOTrainer):
                     f"`max_length={args.max_length}`: {why}. {' '.join(sorted(remedies))}"
                 )
             logger.warning(
-                "Of the %d pairs of the %s dataset %d are left: %s.", len(dataset), dataset_name, len(kept), why
+                "%d of the %d pairs of the %s dataset were kept: %s.", len(kept), len(dataset), dataset_name, why
             )
             if dataset is self.selected_dataset and self.selection_report is not None:
                 self.selection_report.dropped.update(dropped)
@@ -323,7 +335,7 @@ class RealDPOTrainer(DPOTrainer):
 def _differ(
     prompt: list[int], chosen: list[int], rejected: list[int], max_length: int | None, truncation_mode: str
 ) -> bool:
-    """Whether two sides still differ as the collator will cut them."""
+    """Whether the two sides still differ after the collator truncates them."""
     if max_length is None:
         return chosen != rejected
     if truncation_mode == "keep_end":

@@ -1,4 +1,4 @@
-"""What a run of the trainer finds and leaves in its `output_dir`, and what is checked before it begins."""
+"""The files of a training run in its `output_dir`, and the checks before the run begins."""
 
 import contextlib
 import json
@@ -19,14 +19,14 @@ from ..hub.access import check_can_push
 logger = logging.getLogger(__name__)
 
 REPORT, CARD = "selection_report.json", "README.md"
-EMBEDDINGS = "_embeddings"  # which a push to the Hub leaves out
+EMBEDDINGS = "_embeddings"  # a push to the Hub ignores this folder, because of the underscore
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-STATE = "trainer_state.json"  # which `Trainer` writes last
+STATE = "trainer_state.json"  # the last file that `Trainer` writes
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 
 
 def check_before_work(config: DPOConfig) -> None:
-    """Raise if the report cannot be written in the end, or what is to be pushed will be refused."""
+    """Raise if the run would fail at its end: the report cannot be written, or a push would be rejected."""
     if config.process_index > 0:
         return
     folder = OutputFolder(config.output_dir)
@@ -40,7 +40,7 @@ def check_before_work(config: DPOConfig) -> None:
 
 @contextlib.contextmanager
 def card_lent(config: DPOConfig, folder: str | None) -> Iterator[None]:
-    """While a model is saved to `output_dir`, where PEFT writes a card of its own beside an adapter."""
+    """Protect the card while a model is saved to `output_dir`, since PEFT writes its own card next to an adapter."""
     if config.process_index > 0 or Path(folder or config.output_dir) != Path(config.output_dir):
         yield
         return
@@ -49,19 +49,28 @@ def card_lent(config: DPOConfig, folder: str | None) -> Iterator[None]:
 
 
 def model_repo(config: DPOConfig) -> str:
-    """The repository of the model: the one that is named, or the name of the folder."""
+    """The repository of the model: `hub_model_id`, or by default the name of the output folder."""
     return config.hub_model_id or Path(config.output_dir).absolute().name
+
+
+def shown_path(folder: str) -> str:
+    """
+    The path from which the model card loads the model. It is relative to the working directory, so that a card does not reveal
+    the folders of a disk. A model outside of the working directory is loaded from its own folder.
+    """
+    path, here = Path(folder).absolute(), Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else "."
 
 
 def checkpoint_to_resume(wanted: Any, folder: str | Path) -> str | None:
     """
-    The checkpoint to continue from.
+    The checkpoint to resume from.
 
     Args:
         wanted (`str` or `bool`, *optional*):
             The folder of a checkpoint, or `True` for the last complete one.
         folder (`str` or `Path`):
-            Where to look for that.
+            The folder in which to look for the last complete one.
 
     Returns:
         `str` or `None`: The folder of a complete checkpoint; `None` if none is wanted.
@@ -77,19 +86,19 @@ def checkpoint_to_resume(wanted: Any, folder: str | Path) -> str | None:
         raise ValueError(f"`resume_from_checkpoint`: there is no checkpoint in {wanted}.")
     if (damage := _damage(Path(wanted))) is not None:
         raise ValueError(
-            f"`resume_from_checkpoint`: the checkpoint {wanted} is not complete: {damage}. Continue from another one, or from "
+            f"`resume_from_checkpoint`: the checkpoint {wanted} is not complete: {damage}. Resume from another one, or from "
             "the last complete one with `True`."
         )
     return str(wanted)
 
 
 def _last_checkpoint(folder: Path) -> str:
-    """The last checkpoint in a folder that is complete; the others after it are passed over with a warning."""
+    """The last complete checkpoint in a folder. Incomplete checkpoints after it are skipped with a warning."""
     found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and CHECKPOINT.fullmatch(path.name)]
     for path in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
         if (damage := _damage(path)) is None:
             return str(path)
-        logger.warning("%s is not complete and is passed over: %s.", path, damage)
+        logger.warning("%s is not complete and is skipped: %s.", path, damage)
     raise ValueError(
         f"`resume_from_checkpoint`: there is no checkpoint in {folder}"
         + (f". None of {len(found)} is complete; start again without it." if found else ".")
@@ -97,15 +106,15 @@ def _last_checkpoint(folder: Path) -> str:
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """What of a checkpoint was not written to its end, if anything: a killed run leaves half of one."""
+    """What is missing or damaged in a checkpoint, if anything. A killed run leaves an incomplete checkpoint."""
     try:
         json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["global_step"]
     except FileNotFoundError:
-        return f"{STATE} is missing, which is written last"
+        return f"{STATE}, which is written last, is missing"
     except (OSError, ValueError, KeyError, TypeError):
         return f"{STATE} is damaged"
     weights = [path for pattern in WEIGHTS for path in checkpoint.glob(pattern)]
-    # DeepSpeed, FSDP and several adapters have folders of their own.
+    # DeepSpeed, FSDP and multiple adapters write subfolders instead.
     if not weights and not any(path.is_dir() for path in checkpoint.iterdir()):
         return "it has no weights"
     for index in checkpoint.glob("*.index.json"):
@@ -119,12 +128,12 @@ def _damage(checkpoint: Path) -> str | None:
         if path.suffix == ".safetensors" and not _is_whole_safetensors(path):
             return f"{path.name} is damaged"
         if path.suffix in (".pt", ".pth", ".bin") and path.is_file() and not zipfile.is_zipfile(path):
-            return f"{path.name} is damaged"  # `torch.save` writes a zip archive, whose directory comes last
+            return f"{path.name} is damaged"  # `torch.save` writes a zip archive, which ends with its directory
     return None
 
 
 def _is_whole_safetensors(path: Path) -> bool:
-    """Whether a file of Safetensors is as long as its header says."""
+    """Whether the length of a Safetensors file matches its header."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= path.stat().st_size:

@@ -1,4 +1,4 @@
-"""The model that is trained, as an embedder: before the training, and for evaluations during it."""
+"""The policy before training as an embedder, for the selection and for evaluations during training."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from .real_dpo_config import selection_of
 
 
 def policy_of(given: dict[str, Any], config: DPOConfig) -> PolicyEmbedder:
-    """The model that is about to be trained, as an embedder; loaded only if it comes to that."""
+    """The model to be trained as an embedder. It is loaded only when it is used."""
     selection, init_kwargs = selection_of(config), dict(config.model_init_kwargs or {})
     if given.get("quantization_config") is not None:
         init_kwargs["quantization_config"] = given["quantization_config"]
@@ -27,12 +27,12 @@ def policy_of(given: dict[str, Any], config: DPOConfig) -> PolicyEmbedder:
 
 
 def untrained_policy(trainer: DPOTrainer, given: dict[str, Any], policy: PolicyEmbedder) -> PolicyEmbedder | None:
-    """The policy before training, for evaluations to come; `None` if its weights are about to change."""
+    """The policy before training, for later evaluations; `None` if training changes its weights."""
     if isinstance(trainer.model, PeftModel) and not any(w.requires_grad for _, w in base_parameters(trainer.model)):
         return PolicyEmbedder(trainer.model, *policy.options)
     if isinstance(given["model"], str):
-        return policy  # to be loaded again
-    # The reference that TRL makes of a model may be a copy of it.
+        return policy  # it can be loaded again
+    # The reference model that TRL creates may be a copy of the policy before training.
     if given.get("ref_model") is None and trainer.ref_model is not None and not trainer.args.sync_ref_model:
         reference = PolicyEmbedder(trainer.ref_model, *policy.options)
         if selection_of(trainer.args).embedder == "policy" and reference.fingerprint() == policy.fingerprint():
