@@ -17,8 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from documents import put
+from figures import plot_curves, plot_reliability, plot_summary
 from machine import describe
-from report import plot_curves, plot_reliability, summary, tables
+from report import summary, tables
 
 
 HERE = Path(__file__).parent
@@ -86,6 +87,7 @@ def main() -> None:
         results = read()
         plot_curves(results["annotation_curve"]["curves"], DOCS / "figures" / "annotation_curve.png")
         plot_reliability(results["reliability"]["reports"], DOCS / "figures" / "reliability.png")
+        plot_summary(results, DOCS / "figures" / "results.png")
         put(DOCS / "study.md", "study", tables(results))
         put(DOCS / "reliability.md", "reliability", printed(results))
         put(HERE.parents[1] / "README.md", "study", summary(results))
