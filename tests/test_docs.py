@@ -148,7 +148,7 @@ def test_layouts_name_every_column_that_is_known():
         "the prompt": layouts.PROMPT,
         "a list of responses": layouts.RESPONSES,
         "their scores, higher is better": (*layouts.SCORES, *layouts.SCORE),
-        "one response a row": layouts.RESPONSE,
+        "one response per row": layouts.RESPONSE,
         "its label or score": layouts.SCORE,
     }
     for part, names in parts.items():
