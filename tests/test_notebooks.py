@@ -108,23 +108,28 @@ def test_label_round_trip(tmp_path, tiny_lm, monkeypatch):
     """With a person who labels by hand beside the simulated annotators."""
     notebook = read("label_round_trip")
     (form,) = (cell for cell in notebook.cells if cell.id == "buttons")
-    # A click a task on the form, half of them on another one, as after an interruption.
+    # A click a task on the form, half of them on another one, as after an interruption, and one that is taken back.
     clicks = (
         "labeled = []\n"
         "for clicks in (len(tasks) // 2, len(tasks)):\n"
-        "    view, buttons = labeling_form(tasks, ANNOTATOR).children\n"
+        "    view, buttons = labeling_form(ANNOTATOR).children\n"
         "    while len(labeled) < clicks:\n"
         "        labeled.append(view.value)\n"
         "        buttons.children[len(labeled) % 4].click()\n"
-        "assert 'Go on' in view.value and buttons.layout.display == 'none'"
+        "assert 'Go on' in view.value and buttons.children[0].disabled\n"
+        "buttons.children[4].click()\n"
+        "assert view.value == labeled[-1]\n"
+        "buttons.children[1].click()"
     )
     notebook.cells.insert(notebook.cells.index(form) + 1, nbformat.v4.new_code_cell(clicks, id="clicks"))
     settings = {"MODEL": tiny_lm, "LEARNING_RATE": 1e-2, "ANNOTATOR": "me"}
     shown = run(notebook, settings, tmp_path, monkeypatch)
     tasks = [json.loads(line) for line in (tmp_path / "tasks.jsonl").open(encoding="utf-8")]
-    by_hand = [json.loads(line) for line in (tmp_path / "labels" / "me.jsonl").open(encoding="utf-8")]
-    assert [label["pair_id"] for label in by_hand] == [task["pair_id"] for task in tasks]
-    assert {label["label"] for label in by_hand} == {"a", "b", "tie", None}
+    log = [json.loads(line) for line in (tmp_path / "project" / "labels.jsonl").open(encoding="utf-8")]
+    by_hand = [line for line in log if line["annotator"] == "me"]
+    assert {line["pair_id"] for line in by_hand} == {task["pair_id"] for task in tasks}
+    assert len(by_hand) == len(tasks) + 2  # what was taken back, and what came instead
+    assert {line["label"] for line in by_hand} == {"a", "b", "tie", None}
     assert f"{4 * len(tasks)} labels of 4 annotators make" in printed(shown["apply"])
     table = shown["errors"][-1].data["text/plain"]
     assert all(name in table for name in ("me", "Ada", "Ben", "Cleo", "majority"))

@@ -22,6 +22,7 @@ _EXPORTS = {
     "next_pairs": "labeling.rounds",
     "LabelProgress": "labeling.progress_report",
     "label_progress": "labeling.progress",
+    "LabelQueue": "labeling.queue",
     "LabelingSimulation": "labeling.simulation_report",
     "simulate_labeling": "labeling.simulation",
     "select_budget": "selection.budget",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from .labeling.labels import apply_labels as apply_labels
     from .labeling.progress import label_progress as label_progress
     from .labeling.progress_report import LabelProgress as LabelProgress
+    from .labeling.queue import LabelQueue as LabelQueue
     from .labeling.reliability import ReliabilityReport as ReliabilityReport
     from .labeling.reliability import label_reliability as label_reliability
     from .labeling.rounds import next_pairs as next_pairs

@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from .core.ordering import cheapest_first
+
 
 # 2-means is solved by trying every split into two clusters up to here (2¹⁵ splits), by restarts above.
 EXACT_2MEANS = 16
@@ -124,7 +126,8 @@ def _pairs(similarity: np.ndarray) -> np.ndarray:
 
 def _gaps(scores: np.ndarray) -> np.ndarray:
     i, j = np.triu_indices(scores.shape[1], 1)
-    with np.errstate(invalid="ignore"):  # infinity minus infinity is a tie, which is never eligible
+    # Infinity minus infinity is a tie, which is never eligible; what is too large for a number is infinite.
+    with np.errstate(invalid="ignore", over="ignore"):
         return np.abs(scores[:, i] - scores[:, j])
 
 
@@ -300,11 +303,5 @@ def pick_pairs(
             needed["k"] = k
         cost = np.where(eligible[part], row.cost(**needed, **strategy_kwargs), np.inf)
         closeness = np.nan_to_num(_pairs(similarity[part]))
-        everyone = np.arange(len(cost))
-        for pick in picks[part].T:
-            best = cost.min(1)
-            tied = cost <= best[:, None] + row.tolerance
-            choice = np.where(tied, closeness, np.inf).argmin(1)
-            pick[:] = np.where(best < np.inf, choice, -1)
-            cost[everyone, choice] = np.inf
+        picks[part] = cheapest_first(cost, closeness, row.tolerance, picks.shape[1])
     return picks

@@ -108,6 +108,68 @@ def test_ultrafeedback():
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("field", "scores"),
+    [
+        (None, [9.0, 2.0]),
+        ("overall_score", [9.0, 2.0]),
+        ("fine-grained_score", [1.0, 4.5]),
+        ("honesty", [2.0, 5.0]),
+        ("annotations", [2.5, 4.0]),
+    ],
+)
+def test_the_score_of_ultrafeedback_is_chosen_by_name(field, scores):
+    row = ultrafeedback(
+        rated("a", 9.0, 1.0, helpfulness="3", honesty="2"), rated("b", 2.0, 4.5, helpfulness="3", honesty="5")
+    )
+    options = {} if field is None else {"scores_column": field}
+    check([row], [{"prompt": "Why?", "responses": ["a", "b"], "scores": scores}], **options)
+
+
+def test_a_score_that_is_neither_a_column_nor_a_field_is_named():
+    with pytest.raises(ValueError, match="`scores_column='overall'` is not a column"):
+        to_candidates(Dataset.from_list([ultrafeedback(rated("a", 9.0))]), scores_column="overall")
+
+
+MARKS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_marks_of_helpsteer2_are_named_and_never_guessed(streaming, caplog):
+    rows = [{"prompt": "p", "response": text, **dict.fromkeys(MARKS, i), "row_id": i} for i, text in enumerate("ab")]
+    dataset = Dataset.from_list(rows)
+    dataset = dataset.to_iterable_dataset() if streaming else dataset
+    assert "scores" not in next(iter(to_candidates(dataset)))
+    assert f"No scores are read, though the columns {list(MARKS)} hold one number a response." in caplog.text
+    caplog.clear()
+    found = [row["scores"] for row in to_candidates(dataset, scores_column="helpfulness")]
+    assert found == [[0.0, 1.0]]
+    assert not caplog.text
+
+
+def test_openai_preferences():
+    user, tools = [message("user", "q")], [{"type": "function", "function": {"name": "f"}}]
+    row = {
+        "input": {"messages": user, "tools": tools, "parallel_tool_calls": True},
+        "preferred_output": [message("assistant", "a")],
+        "non_preferred_output": [message("assistant", "b")],
+    }
+    expected = {
+        "prompt": user,
+        "chosen": row["preferred_output"],
+        "rejected": row["non_preferred_output"],
+        "tools": tools,
+    }
+    check([row], [expected])
+    del row["input"]["tools"]
+    check([row, row | {"input": None}], [{name: expected[name] for name in ("prompt", "chosen", "rejected")}])
+    for dataset in every_kind([row | {"input": "q"}]):
+        with pytest.raises(
+            TypeError, match=r"Column `input`, row 0 of the batch: expected \{'messages': \[...\]\} or None"
+        ):
+            list(to_candidates(dataset))
+
+
 @pytest.mark.parametrize("rating", ["N/A", "", "four", "nan", "inf", "1e5", "1_0", None, float("nan"), float("inf")])
 def test_a_rating_that_is_no_number_is_missing(rating):
     answers = [{"answer": "a", "rating": rating}, {"answer": "b", "rating": " 4.5 "}]
@@ -343,7 +405,7 @@ def test_features_do_not_depend_on_the_rows():
         ({"prompt": "p", "answers": [{"model": "m"}]}, {}, ValueError,
          "Column `answers` holds dicts without a text. Found: ['model']. Expected one of ['response', 'text',"),
         ({"prompt": "p", "completion": "a", "label": "good"}, {}, TypeError,
-         "Column `label`, row 0 of the batch: expected a number, a bool or None, found str ('good')."),
+         "Column `label`, row 0 of the batch: expected numbers or None, found str ('good'). If it stands for a number, cast"),
         ({"prompt": "p", "answers": ["a", "b"], "scores": [1]}, {"layout": "candidates"}, ValueError,
          "Column `scores`, row 0 of the batch: found 1 scores for 2 responses."),
         (shp("x", "h", "a", "b", 1, 2) | {"score_B": "2"}, {}, TypeError, "Column `score_B`, row 0 of the batch: expected"),
@@ -397,6 +459,9 @@ def test_every_row_of_hh_rlhf_is_accounted_for(tmp_path):
         if row["chosen"].rsplit("\n\nAssistant:", 1)[0] != row["rejected"].rsplit("\n\nAssistant:", 1)[0]
     ]
     assert report.policies["differing_prompts"] == len(differing) == 4
+    # Two answers are empty, from which nobody could learn.
+    assert report.skipped == {"too_few_responses": 2}
+    rows = [row for row in rows if not any(text.rstrip().endswith("Assistant:") for text in row.values())]
     for row, pair in zip(rows, pairs, strict=True):
         assert pair["prompt"].endswith("\n\nAssistant:")
         assert [pair["prompt"] + pair[side] for side in ("chosen", "rejected")] == [row["chosen"], row["rejected"]]

@@ -3,8 +3,9 @@ import unicodedata
 from collections import defaultdict
 
 import numpy as np
+import PIL.Image
 import pytest
-from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets import Dataset, Features, Image, IterableDataset, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -159,3 +160,25 @@ def test_workers_of_a_data_loader_lose_no_row():
     found = list(DataLoader(stream, batch_size=None, num_workers=2))
     assert sorted(response for row in found for response in row["responses"]) == sorted(f"r{i}" for i in range(60))
     assert len(found) == 20
+
+
+def test_rows_with_equal_images_are_those_of_one_prompt():
+    shades = ["red", "blue", "red", "red"]
+    rows = {
+        "prompt": ["p"] * 4,
+        "responses": [[text] for text in "abcd"],
+        "image": [PIL.Image.new("RGB", (4, 4), shade) for shade in shades],
+    }
+    dataset = Dataset.from_dict(rows).cast_column("image", Image())
+    expected = [["a", "c", "d"], ["b"]]
+    assert group_rows(dataset, ("prompt", "image"), wins=False)["responses"][:] == expected
+    stream = dataset.select([0, 2, 3, 1]).to_iterable_dataset()
+    assert [row["responses"] for row in group_rows(stream, ("prompt", "image"), wins=False)] == expected
+    # In a message, as bytes, and as an array.
+    for image in (b"red", np.zeros((2, 2))):
+        other = image + b"!" if isinstance(image, bytes) else image + 1
+        rows = [{"prompt": [{"role": "user", "content": [{"image": i}]}], "responses": [t]} for i, t in
+                ((image, "a"), (other, "b"), (image, "c"))]  # fmt: skip
+        ordered = IterableDataset.from_generator(lambda rows=rows: iter([rows[0], rows[2], rows[1]]))
+        found = [row["responses"] for row in group_rows(ordered, ("prompt",), wins=False)]
+        assert found == [["a", "c"], ["b"]]

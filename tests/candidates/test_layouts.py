@@ -82,7 +82,9 @@ def test_named_columns():
     [
         ({"text": "a"}, {}, "The columns fit no known layout. Found: ['text']. Expected: `prompt`, `completion` "
          "('unpaired'); `prompt`, `responses` ('candidates'); `prompt`, `answers` ('nectar'); `instruction`, `completions` "
-         "('ultrafeedback'); `history`, `human_ref_A`, `human_ref_B`, `score_A`, `score_B` ('shp'); `chosen`, `rejected` "
+         "('ultrafeedback'); `info`, `summaries`, `choice` ('summaries'); `response_a`, `response_b`, `score_a`, `score_b` "
+         "('webgpt'); `response_a`, `response_b`, `vote` ('votes'); `response1`, `response2`, `overall_preference` "
+         "('helpsteer3'); `input`, `preferred_output`, `non_preferred_output` ('openai'); `history`, `human_ref_A`, `human_ref_B`, `score_A`, `score_B` ('shp'); `chosen`, `rejected` "
          "('preference'); `chosen`, `rejected` ('hh'). Name columns that have other names, for example with "
          "`to_candidates(dataset, prompt_column='question', responses_column='replies', scores_column='votes')` or, of pairs, "
          "`chosen_column='better', rejected_column='worse'`; on the command line with `--prompt_column question` and so on."),

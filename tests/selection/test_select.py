@@ -346,12 +346,50 @@ def test_given_pairs_get_a_similarity_and_an_explicit_prompt(embedder):
     assert row == {**explicit, "similarity": pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), abs=1e-6)}
     (row,) = select([{"chosen": "say a", "rejected": "say b"}], embedder=embedder)
     assert (row["prompt"], row["chosen"], row["rejected"]) == ("say", " a", " b")
-    # They are given: not reordered, not compared, not judged.
-    (row,) = select([{"prompt": "p", "chosen": "same", "rejected": "same"}], embedder=embedder)
-    assert row["similarity"] == pytest.approx(1)
     rows = [{"prompt": "p", "chosen": "a", "rejected": None}, {"prompt": None, "chosen": "a", "rejected": "b"}]
     reasons = [row["skip_reason"] for row in select(rows, embedder=embedder, on_skip="keep")]
     assert reasons == ["missing_response", "missing_prompt"]
+
+
+def given_pair(chosen, rejected, score_chosen, score_rejected):
+    return {
+        "prompt": "p",
+        "chosen": chosen,
+        "rejected": rejected,
+        "score_chosen": score_chosen,
+        "score_rejected": score_rejected,
+    }
+
+
+# Of each kind one, in the order of `JUDGED`; the last one contradicts its scores.
+GIVEN = [
+    given_pair("a cat", "a dog", 3, 1),
+    given_pair("same", "same ", 3, 1),
+    given_pair("  ", "a cat", 3, 1),
+    given_pair("a cat", "a bird", 2, 2),
+    given_pair("a cat", "a fish", 1, 3),
+]
+JUDGED = [None, "duplicate_responses", "too_few_responses", "tied_scores", None]
+
+
+@pytest.mark.parametrize("strategy", ["easy", "hard", "random"])
+def test_given_pairs_that_are_equal_empty_or_tied_are_no_pairs(strategy, embedder):
+    kept = select(GIVEN, strategy=strategy, embedder=embedder, on_skip="keep")
+    assert [row["skip_reason"] for row in kept] == JUDGED
+    assert [{name: row[name] for name in GIVEN[0]} for row in kept] == GIVEN
+    assert [row["rejected"] for row in select(GIVEN, strategy=strategy, embedder=embedder)] == ["a dog", "a fish"]
+    with pytest.raises(ValueError, match="fewer than two responses differ"):
+        select(GIVEN, strategy=strategy, embedder=embedder, on_skip="error")
+
+
+def test_the_gap_of_given_pairs(embedder):
+    rows = [given_pair("a", "b", high, 1) for high in (1.25, 1.5, 2, None)]
+    kept = select(rows, strategy="random", min_score_gap=0.5, on_skip="keep")
+    assert [row["skip_reason"] for row in kept] == ["tied_scores", "tied_scores", None, "missing_scores"]
+    with pytest.raises(
+        ValueError, match=re.escape("`min_score_gap=0.5` needs the columns `score_chosen` and `score_rejected`")
+    ):
+        select([{"prompt": "p", "chosen": "a", "rejected": "b"}], strategy="random", min_score_gap=0.5)
 
 
 def test_random_loads_no_embedder():

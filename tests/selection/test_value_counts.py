@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from trl_real.selection import value_counts
-from trl_real.selection.report import QUANTILES
+from trl_real.selection.distribution import QUANTILES
 from trl_real.selection.value_counts import ValueCounts
 
 

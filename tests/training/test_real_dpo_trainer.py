@@ -163,6 +163,17 @@ def test_pairs_that_truncation_makes_identical_are_dropped_and_counted(options, 
         RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list(rows[:3]))
 
 
+def test_pairs_that_are_the_same_tokens_without_being_cut_are_told_apart(options, tiny_lm, caplog):
+    stop = AutoTokenizer.from_pretrained(tiny_lm).eos_token
+    same = {"prompt": "p", "chosen": "fish", "rejected": f"fish{stop}"}
+    args = RealDPOConfig(**options)
+    trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list([same, *given_pairs(3).to_list()]))
+    assert trainer.selection_report.dropped == {"identical_tokens": 1}
+    assert "they differ in what the chat template or tokenizer leaves out" in caplog.text
+    with pytest.raises(ValueError, match=r"None of the 2 pairs .* Look at what the chat template leaves out\.$"):
+        RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list([same] * 2))
+
+
 @pytest.mark.filterwarnings("ignore:The `'keep_end'`:FutureWarning")
 def test_of_keep_end_the_ends_are_compared(options, tiny_lm, embedder):
     long = "the " * 40

@@ -2,21 +2,50 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import IterableDataset
 from datasets.formatting.formatting import LazyRow
 
-from ..core.columns import as_arrow, as_text_array, cell, is_text_array, is_untouched, kind, lengths, read_column
-from ..core.messages import as_message, is_messages, response_text, split_prompt
+from ..core.columns import (
+    arrow_batches,
+    as_arrow,
+    as_text_array,
+    cell,
+    is_text_array,
+    is_untouched,
+    kind,
+    lengths,
+    read_column,
+)
+from ..core.messages import HUMAN, as_message, response_text, split_prompt
+from ..core.prompts import SYSTEM, take_off_prompt, with_system
+from .cells import check_alike, check_prompt, read_list, read_number, read_scores, read_text
 
 
+# The columns that may hold a prompt where none is called that.
+MAY_BE_PROMPT = (
+    *("instruction", "question", "query", "input", "inputs", "messages", "context", "text", "problem", "task", "user"),
+    *(
+        "user_prompt",
+        "user_message",
+        "conversation",
+        "conversations",
+        "dialogue",
+        "dialog",
+        "history",
+        "post",
+        "article",
+    ),
+)
 # The columns that are read.
-COLUMNS = ("prompt", "responses", "scores", "chosen", "rejected", "embeddings", "skip_reason")
+PAIR_SCORES = ("score_chosen", "score_rejected")
+COLUMNS = ("prompt", "responses", "scores", "chosen", "rejected", *PAIR_SCORES, "embeddings", "skip_reason")
 RowsType = TypeVar("RowsType", bound="Rows")
 
 
@@ -34,6 +63,7 @@ class Rows:
             `None`.
         rewritten (`bool`): Whether prompts or responses are no longer as they came in: an implicit prompt was split off,
             or text became messages.
+        scores (`np.ndarray` of shape `(m,)` or `None`): NaN where missing; `None` if there is no such column.
     """
 
     prompts: Any
@@ -42,6 +72,7 @@ class Rows:
     texts: pa.Array
     reasons: list[str | None]
     rewritten: bool = False
+    scores: np.ndarray | None = None
 
     @property
     def starts(self) -> np.ndarray:
@@ -54,19 +85,10 @@ class Rows:
         return np.repeat(np.arange(len(self.counts)), self.counts)
 
 
-@dataclass
 class Candidates(Rows):
-    """
-    Prompts with any number of responses, from which pairs are picked.
-
-    Attributes:
-        scores (`np.ndarray` of shape `(m,)` or `None`): NaN where missing; `None` if there is no such column.
-    """
-
-    scores: np.ndarray | None = None
+    """Prompts with any number of responses, from which pairs are picked."""
 
 
-@dataclass
 class GivenPairs(Rows):
     """Prompts with the two sides of a pair, which came as `chosen` and `rejected`: in `responses` chosen, then rejected."""
 
@@ -92,6 +114,18 @@ def read_rows(batch: Any, caller: str) -> Candidates | GivenPairs:
     )
 
 
+def is_ready(dataset: Any) -> bool:
+    """Whether every row of a dataset is as it should be; of a stream nobody knows."""
+    if isinstance(dataset, IterableDataset):
+        return False
+    for batch in arrow_batches(dataset, [name for name in (*COLUMNS, *SYSTEM) if name in dataset.column_names]):
+        rows = read_rows(batch, "to_candidates")
+        given = isinstance(rows, GivenPairs) and any(value is None for value in (*rows.prompts, *rows.responses))
+        if rows.rewritten or given:
+            return False
+    return True
+
+
 def _read_candidates(batch: Any) -> Candidates:
     prompts, lists = as_arrow(batch, "prompt"), as_arrow(batch, "responses")
     if is_text_array(prompts) and _is_list_of(is_text_array, lists):  # without a Python object for each
@@ -103,13 +137,56 @@ def _read_candidates(batch: Any) -> Candidates:
             check_prompt(prompt, "prompt", r)
         rows = [read_list(row, "responses", r) or [] for r, row in enumerate(read_column(batch, "responses"))]
         texts = as_text_array(read_text(response, "responses", r) for r, row in enumerate(rows) for response in row)
+        for r, row in enumerate(rows):
+            check_alike(row, "responses", r)
         counts, responses = (
             np.array([len(row) for row in rows], dtype=np.int64),
             [item for row in rows for item in row],
         )
     candidates = Candidates(prompts, counts, responses, texts, _read_reasons(batch, len(counts)))
     candidates.scores = _read_scores(batch, counts) if "scores" in batch else None
+    _take_off_prompts(candidates)
     return _as_messages(candidates, batch, ["prompt", "responses"])
+
+
+def _take_off_prompts(rows: Rows) -> None:
+    """Take the prompts off that all responses of a row repeat."""
+    changed: dict[int, tuple[Any, list[Any]]] = {}
+    starts, counts = rows.starts.tolist(), rows.counts.tolist()
+    for r in _may_repeat(rows).tolist():
+        responses = list(rows.responses[starts[r] : starts[r] + counts[r]])
+        prompt = rows.prompts[r]
+        if isinstance(rows.prompts, pa.Array):
+            prompt = prompt.as_py()
+        if isinstance(rows.responses, pa.Array):
+            responses = [response.as_py() for response in responses]
+        if found := take_off_prompt(prompt, responses):
+            changed[r] = found
+    if not changed:
+        return
+    rows.prompts, rows.responses, texts = (
+        values.to_pylist() if isinstance(values, pa.Array) else list(values)
+        for values in (rows.prompts, rows.responses, rows.texts)
+    )
+    for r, (prompt, responses) in changed.items():
+        here = slice(starts[r], starts[r] + counts[r])
+        rows.prompts[r], rows.responses[here] = prompt, responses
+        texts[here] = ["" if response is None else response_text(response) for response in responses]
+    rows.texts, rows.rewritten = as_text_array(texts), True
+
+
+def _may_repeat(rows: Rows) -> np.ndarray:
+    """The rows whose prompts a response may repeat: of text those whose first response begins with the same letters."""
+    some = np.flatnonzero(rows.counts)
+    if not (isinstance(rows.prompts, pa.Array) and isinstance(rows.responses, pa.Array)):
+        return some
+    heads = (
+        pc.utf8_slice_codeunits(pc.utf8_ltrim_whitespace(texts), 0, 3) for texts in (rows.prompts, rows.responses)
+    )
+    of_prompts, of_responses = heads
+    alike = pc.equal(of_prompts.take(pa.array(some)), of_responses.take(pa.array(rows.starts[some])))
+    dialogue = pc.equal(of_responses.take(pa.array(rows.starts[some])), HUMAN.strip()[:3])
+    return some[pc.fill_null(pc.or_kleene(alike, dialogue), True).to_numpy(zero_copy_only=False)]
 
 
 def _read_scores(batch: Any, counts: np.ndarray) -> np.ndarray:
@@ -129,18 +206,16 @@ def _read_given_pairs(batch: Any) -> GivenPairs:
     rewritten = "prompt" not in batch
     for r, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True)):
         if "prompt" not in batch or _repeats_prompt(prompt, pair):
-            if None not in pair and isinstance(pair[0], str) != isinstance(pair[1], str):
-                raise TypeError(
-                    f"{cell('rejected', r)}: expected the same kind as `chosen`, text or messages, for the prompt to be "
-                    f"split off, found {kind(pair[1])}."
-                )
-            prompts[r], pairs[r] = split_prompt(*pair)
-            texts[r] = ["" if response is None else response_text(response) for response in pairs[r]]
-            if prompts[r] is None and None not in pair:
-                reasons[r] = reasons[r] or "no_shared_turn"
-            rewritten = True
+            prompts[r], pairs[r], reason = _split(pair, batch, r)
+            reasons[r] = reasons[r] or reason
         else:
             check_prompt(prompt, "prompt", r)
+            found = take_off_prompt(prompt, pair)
+            if found is None:
+                continue
+            prompts[r], pairs[r] = found
+        texts[r] = ["" if response is None else response_text(response) for response in pairs[r]]
+        rewritten = True
     given = GivenPairs(
         prompts,
         counts=np.full(len(pairs), 2),
@@ -148,8 +223,52 @@ def _read_given_pairs(batch: Any) -> GivenPairs:
         texts=as_text_array(text for row in texts for text in row),
         reasons=reasons,
         rewritten=rewritten,
+        scores=_read_pair_scores(batch),
     )
     return _as_messages(given, batch, ["prompt", "chosen", "rejected"])
+
+
+def _read_pair_scores(batch: Any) -> np.ndarray | None:
+    """The scores of both sides of each pair, those of a pair one after the other."""
+    if not all(name in batch for name in PAIR_SCORES):
+        return None
+    sides = [[read_number(value, name, r) for r, value in enumerate(read_column(batch, name))] for name in PAIR_SCORES]
+    return np.array(sides, dtype=np.float64).T.ravel()
+
+
+def _split(pair: list[Any], batch: Any, r: int) -> tuple[Any, list[Any], str | None]:
+    """The prompt that both sides begin with, what is left of these, and why there is no such prompt."""
+    chosen, rejected = pair
+    if None in pair:
+        return None, pair, None
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise TypeError(
+            f"{cell('rejected', r)}: expected the same kind as `chosen`, text or messages, for the prompt to be split off, found "
+            f"{kind(rejected)}."
+        )
+    prompt, sides = split_prompt(chosen, rejected)
+    if "prompt" not in batch and (not prompt or not (isinstance(chosen, list) or chosen.startswith(HUMAN))):
+        for name in MAY_BE_PROMPT:
+            if name in batch and any(isinstance(value, str | list) for value in read_column(batch, name)):
+                raise ValueError(no_prompt(batch, name))
+    if prompt is None:
+        return None, sides, "no_shared_turn"
+    return (prompt, sides, None) if prompt else (None, sides, "no_shared_words")
+
+
+def no_prompt(columns: Iterable[str], likely: str | None) -> str:
+    """What to say where no column of given pairs is found that holds their prompts, or only one that may."""
+    why = (
+        "the columns `chosen` and `rejected` begin differently"
+        if likely is None
+        else f"the column `{likely}` may hold it"
+    )
+    name = likely or "task"
+    return (
+        f"No prompt is found: there is no column `prompt`, and {why}. Name it: `prompt_column={name!r}` of `to_candidates`, or "
+        f"`--prompt_column {name}` on the command line. Found: {sorted(columns)}."
+        + (" If both sides begin with their prompt, remove that column." if likely else "")
+    )
 
 
 def _repeats_prompt(prompt: Any, pair: list[Any]) -> bool:
@@ -182,6 +301,11 @@ def _as_messages(rows: RowsType, batch: Any, columns: list[str]) -> RowsType:
     if conversational and any(isinstance(response, str) for response in rows.responses):
         rows.responses = [as_message(response, "assistant") for response in rows.responses]
         rows.rewritten = True
+    for column in SYSTEM if conversational else ():
+        if column in batch:
+            prompts = [with_system(*cells) for cells in zip(rows.prompts, read_column(batch, column), strict=True)]
+            rows.rewritten = rows.rewritten or any(a is not b for a, b in zip(prompts, rows.prompts, strict=True))
+            rows.prompts = prompts
     return rows
 
 
@@ -195,41 +319,6 @@ def _is_list_of(is_item: Callable[[pa.Array], bool], column: pa.Array | None) ->
     return is_item(column.values)
 
 
-def read_list(value: Any, column: str, r: int) -> list[Any] | None:
-    """A cell that holds one item a response, or null."""
-    if not (value is None or isinstance(value, list)):
-        raise TypeError(f"{cell(column, r)}: expected a list, one item a response, found {kind(value)}.")
-    return value
-
-
-def read_scores(value: Any, n_responses: int, column: str, r: int) -> list[float]:
-    """The scores of a row as floats, NaN for a missing one."""
-    scores = read_list(value, column, r)
-    if scores is None:
-        return [math.nan] * n_responses
-    if len(scores) != n_responses:
-        raise ValueError(
-            f"{cell(column, r)}: found {len(scores)} scores for {n_responses} responses. Give one score a response, "
-            "None where it is missing."
-        )
-    for score in scores:
-        if score is not None and (isinstance(score, bool) or not isinstance(score, Real)):
-            raise TypeError(f"{cell(column, r)}: expected numbers or None, found {kind(score)}.")
-    return [math.nan if score is None else float(score) for score in scores]
-
-
-def read_text(response: Any, column: str, r: int) -> str:
-    """The text of a response, `""` for null."""
-    if response is None:
-        return ""
-    if isinstance(response, str) or is_messages(response):
-        return _check_text(response_text(response), column, r)
-    raise TypeError(
-        f"{cell(column, r)}: expected a response as str or as a list of messages [{{'role': ..., 'content': ...}}], "
-        f"found {kind(response)}."
-    )
-
-
 def _check_batch(batch: Any, caller: str) -> None:
     if not isinstance(batch, Mapping):
         raise TypeError(f"{caller} takes a batch as a dict of columns or a table, got {type(batch).__name__}.")
@@ -239,21 +328,3 @@ def _check_batch(batch: Any, caller: str) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"The columns of a batch must have the same length, found {lengths}.")
-
-
-def check_prompt(prompt: Any, column: str, r: int) -> None:
-    """Raise unless a prompt is text, messages or null."""
-    if not (prompt is None or isinstance(prompt, str) or is_messages(prompt)):
-        raise TypeError(f"{cell(column, r)}: expected str or a list of messages, found {kind(prompt)}.")
-    _check_text(response_text(prompt or ""), column, r)
-
-
-def _check_text(text: str, column: str, r: int) -> str:
-    try:
-        text.isascii() or text.encode()
-    except UnicodeEncodeError as error:  # half of a character, which neither Arrow nor a tokenizer takes
-        raise ValueError(
-            f"{cell(column, r)}: found a lone surrogate, {error.object[error.start : error.end]!r}, at position "
-            f"{error.start}. Mend the text, for example with `text.encode('utf-8', 'replace').decode()`."
-        ) from None
-    return text

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,13 @@ from datasets import Dataset, IterableDataset
 
 from ..config import ON_SKIP
 from ..core.columns import column_names
+from .batch import PAIR_SCORES
 from .eligibility import POLICIES, SKIP_REASONS
 from .grouping import COUNTS, group_rows
 from .layouts import LAYOUTS, find_layout
+from .options import ReadOptions
+from .prompt_parts import join_input, warn_of_system
+from .responses import find_score_field
 
 
 logger = logging.getLogger(__name__)
@@ -34,6 +39,10 @@ def to_candidates(
     scores_column: str | None = None,
     chosen_column: str | None = None,
     rejected_column: str | None = None,
+    left_column: str | None = None,
+    right_column: str | None = None,
+    vote_column: str | None = None,
+    votes: Mapping[Any, str] | None = None,
     conversational: bool = False,
     on_skip: str = "drop",
 ) -> Any:
@@ -53,6 +62,12 @@ def to_candidates(
             - `"nectar"`: `prompt` and `answers` with a `rank`; the score is minus the rank.
             - `"shp"`: `history`, `human_ref_A`, `human_ref_B`, `score_A`, `score_B`, one row a pair of comments.
             - `"unpaired"`: a prompt, a `completion` and a `label` or score, one row a response.
+            - `"votes"`: two responses in columns of their own and a vote, as in PKU-SafeRLHF and Chatbot Arena
+              (`conversation_a`, `conversation_b` and `winner`, say). Of a tie there is no pair.
+            - `"helpsteer3"`: `context`, `response1`, `response2` and `overall_preference`, below 0 for the first.
+            - `"webgpt"`: `answer_0`, `answer_1`, `score_0` and `score_1`, of which the higher one is the vote.
+            - `"summaries"`: `info`, two `summaries` and `choice`, as in OpenAI's Summarize from Feedback.
+            - `"openai"`: `input`, `preferred_output` and `non_preferred_output`, as OpenAI's fine-tuning takes them.
             - `"preference"`: `chosen` and `rejected`, perhaps a prompt; without one the prompt is what both begin with.
             - `"hh"`: dialogues as text in `chosen` and `rejected`, split after the last `"\n\nAssistant:"` they share.
         group (`bool`, *optional*):
@@ -60,7 +75,13 @@ def to_candidates(
             score for each response (`"shp"`, `"unpaired"`), and pairs stay pairs with their human label. Of grouped pairs
             the score of a response is the number of pairs that it won.
         prompt_column, responses_column, scores_column, chosen_column, rejected_column (`str`, *optional*):
-            Columns with other names than the usual. Where each row holds one response, name that and its score.
+            Columns with other names than the usual. Where each row holds one response, name that and its score; where
+            responses are dicts, `scores_column` may be one of their fields, or one of the aspects in their `annotations`.
+        left_column, right_column, vote_column (`str`, *optional*):
+            The same for the layout `"votes"`: both responses, and which of them is better.
+        votes (`dict[Any, str]`, *optional*):
+            What each value of the vote means, `"left"`, `"right"` or `"tie"`, where that is in doubt. If `None`, it is told
+            by the values: a word for it, `"model_a"` beside `response_a`, or 0 and 1 beside `response_0` and `response_1`.
         conversational (`bool`, *optional*, defaults to `False`):
             Whether text becomes messages; dialogues become one message a turn.
         on_skip (`str`, *optional*, defaults to `"drop"`):
@@ -103,16 +124,19 @@ def to_candidates(
         "scores_column": scores_column,
         "chosen_column": chosen_column,
         "rejected_column": rejected_column,
+        "left_column": left_column,
+        "right_column": right_column,
+        "vote_column": vote_column,
     }
     if isinstance(dataset, dict):
         splits = {}
         for split, rows in dataset.items():
             splits[split] = to_candidates(
-                rows, layout, group, conversational=conversational, on_skip=on_skip, **columns
+                rows, layout, group, votes=votes, conversational=conversational, on_skip=on_skip, **columns
             )
         return type(dataset)(splits)
     named = {name.removesuffix("_column"): column for name, column in columns.items() if column is not None}
-    converted = convert(dataset, layout, group, named, conversational, on_skip)
+    converted = convert(dataset, layout, group, named, conversational, on_skip, votes)
     if converted.skipped and on_skip == "drop":
         logger.warning(
             "`to_candidates` dropped %d of %d rows: %s.",
@@ -156,6 +180,11 @@ class Converted:
         """Whether something tells the better response of a pair."""
         return "scores" in self.columns
 
+    @property
+    def scored(self) -> bool:
+        """Whether there are scores, between which a gap may be asked for."""
+        return "scores" in self.columns
+
 
 class ConvertedCandidates(Converted):
     """Prompts with any number of responses: `prompt`, `responses` and perhaps `scores`."""
@@ -166,6 +195,10 @@ class ConvertedPairs(Converted):
 
     labeled = True
 
+    @property
+    def scored(self) -> bool:
+        return {*PAIR_SCORES} <= {*self.columns}
+
 
 def convert(
     dataset: Any,
@@ -174,6 +207,7 @@ def convert(
     named: dict[str, str] | None = None,
     conversational: bool = False,
     on_skip: str = "drop",
+    votes: Mapping[Any, str] | None = None,
 ) -> Converted:
     """[`to_candidates`] of one dataset, with counts."""
     start = time.perf_counter()
@@ -183,7 +217,9 @@ def convert(
         raise ValueError(f"`on_skip` must be one of {list(ON_SKIP)}, got {on_skip!r}.")
     if group not in (None, True, False):
         raise TypeError(f"`group` must be True, False or None, got {group!r}.")
-    source = dataset.with_format(None)
+    source, named, score_field = dataset.with_format(None), dict(named or {}), None
+    if "scores" in named and find_score_field(source, named["scores"]):
+        score_field = named.pop("scores")
     name, columns = find_layout(source, layout, named)
     found = LAYOUTS[name]
     grouped = found.grouped if group is None else group
@@ -197,7 +233,9 @@ def convert(
         )
     if grouped:  # they would not fit the responses of a group
         source = source.remove_columns([c for c in EMBEDDED if c in (column_names(source) or [])])
-    rows = found.read(source, found, columns, grouped, conversational)
+    warn_of_system(source, columns, conversational)
+    joined = join_input(source, columns)
+    rows = found.read(joined, found, columns, ReadOptions(grouped, conversational, votes, score_field))
     if grouped:
         shared = [column for column in found.key if column in (column_names(rows) or [])]
         rows = group_rows(rows, ("prompt", *shared), wins=pairs)

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .batch import Candidates, GivenPairs
+from .batch import PAIR_SCORES, Candidates, GivenPairs
 
 
 # Why a row has no pair, or a pair no preference, in the order in which the reasons are looked for.
 SKIP_REASONS = {
     "missing_response": "`chosen` or `rejected` is null",
     "no_shared_turn": "the two sides begin with different turns",
+    "no_shared_words": "no column holds a prompt, and the two sides begin with different words",
     "missing_prompt": "the prompt is null",
     "too_few_responses": "fewer than two responses are not empty",
     "duplicate_responses": "fewer than two responses differ",
@@ -36,6 +37,7 @@ POLICIES = {
     "equal_responses": ("responses merged", "equal to another one (Unicode NFC, stripped)"),
     "averaged_scores": ("scores averaged", "merged responses had different ones"),
     "unscored_responses": ("responses unscored", "without a score, left out"),
+    "reversed_scores": ("pairs reversed", "`chosen` has the lower score, kept as they were given"),
     "tied_pairs": ("pairs tied", "scores differ by no more than `min_score_gap`, never labeled"),
 }
 
@@ -73,8 +75,9 @@ class Eligible:
 def find_eligible(rows: Candidates | GivenPairs, min_score_gap: float) -> Eligible:
     """Which responses of each prompt may form a pair, and why there is none."""
     reasons = np.full(len(rows.counts), None, dtype=object)
-    if isinstance(rows, GivenPairs):  # taken as they are unless something is null
-        eligible = Eligible(rows.counts, np.arange(2 * len(reasons)), None, [])
+    if isinstance(rows, GivenPairs):  # never merged or turned round: people gave them
+        eligible = Eligible(rows.counts, np.arange(2 * len(reasons)), rows.scores, [])
+        eligible.policies["reversed_scores"] = _judge_pairs(rows, min_score_gap, reasons)
         missing = _are_null(rows.responses).reshape(-1, 2).any(1)
     else:
         eligible = _distinct(rows, reasons)
@@ -88,6 +91,33 @@ def find_eligible(rows: Candidates | GivenPairs, min_score_gap: float) -> Eligib
     return eligible
 
 
+def check_gap(min_score_gap: float, columns: Collection[str]) -> None:
+    """Raise if a gap is asked for between the scores of given pairs, and they have none."""
+    if min_score_gap and {"chosen", "rejected"} <= set(columns) and not {*PAIR_SCORES} <= set(columns):
+        raise ValueError(
+            f"`min_score_gap={min_score_gap}` needs the columns `score_chosen` and `score_rejected` beside given pairs. Found: "
+            f"{sorted(columns)}. Rename the columns that hold the scores, or leave `min_score_gap` at 0."
+        )
+
+
+def _judge_pairs(pairs: GivenPairs, min_score_gap: float, reasons: np.ndarray) -> int:
+    """Write to `reasons` which given pairs are empty, equal or tied. Returns how many others score `rejected` higher."""
+    n, rows = len(pairs.counts), pairs.row_of
+    order, leaders = equal_responses(pairs.texts, rows)
+    turned = np.zeros(n, dtype=bool)
+    if pairs.scores is not None:
+        chosen, rejected = pairs.scores.reshape(-1, 2).T
+        with np.errstate(invalid="ignore"):  # infinity minus infinity is a tie
+            differ = np.abs(chosen - rejected) > min_score_gap
+        known, turned = ~(np.isnan(chosen) | np.isnan(rejected)), chosen < rejected
+        reasons[known & ~differ] = "tied_scores"
+        if min_score_gap:
+            reasons[~known] = "missing_scores"
+    reasons[np.bincount(rows[order[order == leaders]], minlength=n) < 2] = "duplicate_responses"
+    reasons[np.bincount(rows[order], minlength=n) < 2] = "too_few_responses"
+    return sum(reason is None for reason in reasons[turned])
+
+
 def _refuse_ties(eligible: Eligible, min_score_gap: float, reasons: np.ndarray) -> None:
     """Write to `reasons` which prompts have no two scores that differ enough."""
     if eligible.scores is None or not len(reasons):
@@ -95,7 +125,7 @@ def _refuse_ties(eligible: Eligible, min_score_gap: float, reasons: np.ndarray) 
     ends = np.cumsum(eligible.counts)
     bounds = np.column_stack([ends - eligible.counts, ends]).ravel()
     scores = np.append(eligible.scores, math.nan)  # so that the last end is an index
-    with np.errstate(invalid="ignore"):  # infinity minus infinity is a tie
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity minus infinity is a tie
         spread = np.maximum.reduceat(scores, bounds)[::2] - np.minimum.reduceat(scores, bounds)[::2]
     reasons[(eligible.counts >= 2) & ~(spread > min_score_gap)] = "tied_scores"
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from datasets import Dataset
 
-from ..core.columns import column_blocks, column_names, first_values
+from ..core.columns import column_blocks, column_names, first_values, one_array
 from ..core.messages import HUMAN
-from .pairs import read_pairs
+from .pairs import read_inputs, read_pairs
 from .responses import (
     Reader,
     lists_of_responses,
@@ -18,6 +18,7 @@ from .responses import (
     score_lists,
     two_scored_responses,
 )
+from .votes import STEMS, VOTE, names_in_twos, read_votes
 
 
 # The names under which a field of a row may come, the usual one first.
@@ -38,8 +39,8 @@ class Layout:
     How a layout is recognized, and how its rows are read.
 
     Attributes:
-        read (`Callable`): Makes candidates or given pairs of a dataset, this layout, the column of each field, whether rows are
-            grouped by prompt, and whether text becomes messages.
+        read (`Callable`): Makes candidates or given pairs of a dataset, this layout, the column of each field, and
+            [`ReadOptions`].
         required (`dict[str, tuple[str, ...]]`): The fields that a row must have, and the columns that may hold each.
         optional (`dict[str, tuple[str, ...]]`): The fields that it may have.
         fits (`Callable`): Whether the first value of its responses, or of `chosen`, and the columns of the dataset are those of
@@ -49,6 +50,8 @@ class Layout:
         pairs (`bool`): Whether rows are given pairs.
         grouped (`bool`): Whether rows are grouped by prompt, because each carries a score for each of its responses.
         key (`tuple[str, ...]`): What the rows of a prompt have in common beside the prompt.
+        variants (`tuple`): Other columns that may hold the required fields, where these belong together.
+        scale (`bool`): Whether a vote is a number below 0 for the left response and above 0 for the right one.
     """
 
     read: Callable[..., Any]
@@ -60,11 +63,22 @@ class Layout:
     pairs: bool = False
     grouped: bool = False
     key: tuple[str, ...] = SHARED
+    variants: tuple[dict[str, tuple[str, ...]], ...] = ()
+    scale: bool = False
 
     @property
     def fields(self) -> dict[str, tuple[str, ...]]:
         """All fields of a row."""
         return self.required | self.optional
+
+    def options(self, columns: Collection[str], named: dict[str, str]) -> dict[str, list[str]]:
+        """The columns of a dataset that may hold each field, in the first of the variants that it has."""
+        for required in (self.required, *self.variants):
+            fields = self.optional | required
+            found = {f: [named[f]] if f in named else [c for c in fields[f] if c in columns] for f in self.fields}
+            if all(found[f] for f in required):
+                break
+        return found
 
 
 def _is_dialogue(value: Any, columns: Collection[str]) -> bool:
@@ -79,6 +93,8 @@ def _is_list(value: Any, columns: Collection[str]) -> bool:
     return not isinstance(value, str)
 
 
+VOTED = tuple({**sides, "vote": VOTE} for sides in names_in_twos(("{side}", STEMS)))
+SCORED = tuple(names_in_twos(("{side}", STEMS), ("{side}_score", ("score", "rating", "reward", "winner_model"))))
 SIDES: dict[str, tuple[str, ...]] = {"chosen": ("chosen",), "rejected": ("rejected",)}
 # In the order in which they are looked for.
 LAYOUTS = {
@@ -92,6 +108,24 @@ LAYOUTS = {
         single=("human_ref_A", "human_ref_B"),
         grouped=True,
         key=("post_id", "domain"),
+    ),
+    "openai": Layout(
+        read_inputs,
+        {"prompt": ("input",), "chosen": ("preferred_output",), "rejected": ("non_preferred_output",)},
+        {},
+        pairs=True,
+    ),
+    "helpsteer3": Layout(
+        read_votes,
+        {"left": ("response1",), "right": ("response2",), "vote": ("overall_preference",)},
+        {"prompt": ("context", *PROMPT)},
+        pairs=True,
+        scale=True,
+    ),
+    "votes": Layout(read_votes, VOTED[0], {"prompt": PROMPT}, variants=VOTED, pairs=True),
+    "webgpt": Layout(read_votes, SCORED[0], {"prompt": PROMPT}, variants=SCORED, pairs=True),
+    "summaries": Layout(
+        read_votes, {"prompt": ("info",), "responses": ("summaries",), "vote": ("choice",)}, {}, pairs=True
     ),
     "ultrafeedback": Layout(
         read_responses, {"prompt": ("instruction",), "responses": ("completions",)}, {}, _are_rated
@@ -145,14 +179,11 @@ def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] |
     for name, known in LAYOUTS.items() if layout is None else [(layout, LAYOUTS[layout])]:
         if not set(named) <= set(known.fields):
             continue
-        options = {
-            field: [named[field]] if field in named else [c for c in names if c in columns]
-            for field, names in known.fields.items()
-        }
+        options = known.options(columns, named)
         if not (known.single or known.pairs) and options["responses"] and not any(map(options.get, known.optional)):
-            options["scores"] = score_lists(dataset, options["responses"][0], [c for c in SCORE if c in columns])
+            options["scores"] = score_lists(dataset, options["responses"][0], [c for c in SCORE if c in columns], True)
         if all(options[field] for field in known.required):
-            found = Found(name, {f: _only(f, options[f], known.fields[f]) for f in known.fields if options[f]})
+            found = Found(name, {f: _only(f, options[f], known) for f in known.fields if options[f]})
             if layout is not None or _rows_fit(dataset, found):
                 return found
             misfit = misfit or found
@@ -170,8 +201,8 @@ def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] |
     )
 
 
-def _only(field: str, found: list[str], usual: Collection[str]) -> str:
-    if len(found) > 1 and found[0] != next(iter(usual)):
+def _only(field: str, found: list[str], layout: Layout) -> str:
+    if len(found) > 1 and not layout.variants and found[0] != layout.fields[field][0]:
         raise ValueError(
             f"`{field}` may be any of the columns {found}. Name it: `{field}_column={found[0]!r}` of `to_candidates`, or "
             f"`--{field}_column {found[0]}` on the command line."
@@ -196,7 +227,7 @@ def check_utf8(dataset: Dataset) -> None:
         start = 0
         for block in column_blocks(dataset, column):
             try:
-                for texts in _texts(block.combine_chunks()):
+                for texts in _texts(one_array(block)):
                     texts.validate(full=True)
             except pa.ArrowInvalid as error:
                 for r, cell in enumerate(block, start):

@@ -1,32 +1,42 @@
 """Layouts of given pairs: how `chosen` and `rejected` are read, with or without a prompt."""
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
-from datasets import Features, IterableDataset, List, Value
+from datasets import Features, List, Value
 
-from ..core.columns import column_blocks
+from ..core.columns import cell, column_names, first_values, kind, read_column
 from ..core.messages import (
+    HUMAN,
     MESSAGES,
+    are_alike,
     as_conversation,
     common_feature,
-    is_list,
-    is_text,
     joint_features,
     prompts_differ,
+    split_prompt,
 )
+from ..core.prompts import SYSTEM, with_system
 from ..core.transform import Transform, map_rows
-from .batch import read_rows
+from .batch import MAY_BE_PROMPT, is_ready, no_prompt, read_rows
 from .grouping import DIFFERING_PROMPTS
+from .options import ReadOptions
 
 
-def read_pairs(dataset: Any, layout: Any, columns: dict[str, str], grouped: bool, conversational: bool) -> Any:
+logger = logging.getLogger(__name__)
+
+
+def read_pairs(dataset: Any, layout: Any, columns: dict[str, str], options: ReadOptions) -> Any:
     """Pairs with an explicit prompt or, to be grouped, as candidates of which one has won."""
+    grouped, conversational = options.grouped, options.conversational
     dataset = dataset.rename_columns({column: field for field, column in columns.items() if field != column})
     features = dataset.features
+    if "prompt" not in columns:
+        _check_split(dataset)
     if features is not None:
         parts = [features.get("prompt", features["chosen"]), features["chosen"], features["rejected"]]
-        alike = all(map(is_text, parts)) or all(map(is_list, parts))
-        if "prompt" in features and alike and not (grouped or conversational or _has_nulls(dataset)):
+        if "prompt" in features and are_alike(parts) and not (grouped or conversational) and is_ready(dataset):
             return dataset  # as it should be
         prompt, sides = joint_features(parts[0], parts[1:])
         if conversational:
@@ -46,12 +56,71 @@ def read_pairs(dataset: Any, layout: Any, columns: dict[str, str], grouped: bool
     )
 
 
-def _has_nulls(dataset: Any) -> bool:
-    """Whether a pair has no prompt or lacks a side; of a stream nobody knows."""
-    if isinstance(dataset, IterableDataset):
-        return True
-    columns = ("prompt", "chosen", "rejected")
-    return any(block.null_count for column in columns for block in column_blocks(dataset, column))
+def read_inputs(dataset: Any, layout: Any, columns: dict[str, str], options: ReadOptions) -> Any:
+    """Pairs whose prompt is what a chat API gets: `messages`, and perhaps `tools`, which become a column."""
+    features = dataset.features
+    has_tools = "tools" not in (column_names(dataset) or [])
+    if features is not None:
+        source = features[columns["prompt"]]
+        fields = source if isinstance(source, dict) else {}
+        has_tools = has_tools and "tools" in fields
+        others = {name: feature for name, feature in features.items() if name not in columns.values()}
+        read = {"prompt": fields.get("messages", source), **({"tools": fields["tools"]} if has_tools else {})}
+        features = Features(read | {side: features[columns[side]] for side in ("chosen", "rejected")} | others)
+    pairs = map_rows(
+        dataset,
+        write_inputs,
+        features,
+        desc="Reading inputs",
+        fn_kwargs={"columns": columns, "has_tools": has_tools},
+        remove_columns=[column for field, column in columns.items() if field != column],
+    )
+    return read_pairs(pairs, layout, {field: field for field in columns}, options)
+
+
+@Transform
+def write_inputs(batch: Any, columns: dict[str, str], has_tools: bool) -> Any:
+    inputs = read_column(batch, columns["prompt"])
+    for r, value in enumerate(inputs):
+        if not (value is None or (isinstance(value, Mapping) and isinstance(value.get("messages"), list))):
+            raise TypeError(
+                f"{cell(columns['prompt'], r)}: expected {{'messages': [...]}} or None, found {kind(value)}."
+            )
+    for side in ("chosen", "rejected"):
+        batch[side] = read_column(batch, columns[side])
+    batch["prompt"] = [None if value is None else value["messages"] for value in inputs]
+    if has_tools:
+        batch["tools"] = [None if value is None else value.get("tools") for value in inputs]
+    return batch
+
+
+def _check_split(dataset: Any) -> None:
+    """Raise if none of the first pairs begin alike, so that no prompt can be split off them; name what else may hold it."""
+    columns = column_names(dataset) or []
+    first = {name: first_values(dataset, name) for name in columns if name in ("chosen", "rejected", *MAY_BE_PROMPT)}
+    pairs = [
+        pair
+        for pair in zip(first["chosen"], first["rejected"], strict=True)
+        if all(isinstance(side, str) for side in pair) or all(isinstance(side, list) for side in pair)
+    ]
+    prompt = next(filter(None, (split_prompt(*pair)[0] for pair in pairs)), None)
+    if pairs and prompt is None:
+        likely = [
+            name for name in MAY_BE_PROMPT if any(isinstance(value, str | list) for value in first.get(name, ()))
+        ]
+        raise ValueError(no_prompt(columns, likely[0] if likely else None))
+    others = [
+        name for name in columns if name not in first and any(isinstance(v, str) for v in first_values(dataset, name))
+    ]
+    if others and isinstance(prompt, str) and not prompt.startswith(HUMAN):
+        logger.warning(
+            "There is no column `prompt`: it is read as what both sides begin with, such as %r. If one of the columns %s holds "
+            "it, pass `prompt_column=%r` to `to_candidates`, or `--prompt_column %s` on the command line.",
+            prompt[:60],
+            others,
+            others[0],
+            others[0],
+        )
 
 
 @Transform
@@ -61,12 +130,14 @@ def write_pairs(batch: Any, grouped: bool, conversational: bool) -> Any:
     pairs = [list(pair) for pair in zip(rows.responses[::2], rows.responses[1::2], strict=True)]
     for r, (prompt, pair) in enumerate(zip(prompts, pairs, strict=True)):
         if None in pair:
-            reasons[r] = "missing_response"
+            reasons[r] = reasons[r] or "missing_response"
         elif prompt is None:
             reasons[r] = reasons[r] or "missing_prompt"
         differing.append(int(prompts_differ(prompt, pair)))
         if conversational:
             prompts[r], pairs[r] = as_conversation(prompt, pair)
+            for column in SYSTEM & batch.keys():
+                prompts[r] = with_system(prompts[r], batch[column][r])
     batch["prompt"] = prompts
     if grouped:
         batch["responses"], batch["scores"] = pairs, [[1.0, 0.0]] * len(pairs)

@@ -4,16 +4,26 @@ import itertools
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
-from numbers import Real
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from datasets import Features, List, Value
 
-from ..core.columns import cell, column_names, first_values, kind, read_column
-from ..core.messages import MESSAGES, as_conversation, common_feature, is_list, item_feature
+from ..core.columns import column_names, first_values, is_number, read_column
+from ..core.messages import (
+    MESSAGES,
+    as_conversation,
+    as_message,
+    common_feature,
+    is_list,
+    item_feature,
+    joint_features,
+)
+from ..core.prompts import SYSTEM, take_off_prompt, with_system
 from ..core.transform import Transform, map_rows
-from .batch import check_prompt, read_list, read_scores, read_text
+from .batch import is_ready
+from .cells import check_alike, check_prompt, read_list, read_number, read_scores, read_text
+from .options import ReadOptions
 
 
 logger = logging.getLogger(__name__)
@@ -27,14 +37,20 @@ TEXT_FIELDS = ("response", "text", "content", "completion", "answer", "generatio
 # UltraFeedback's `overall_score` runs to 10, its `fine-grained_score` and ratings to 5. Of a rank, 1 is the best.
 SCORE_FIELDS = ("overall_score", "fine-grained_score", "annotations", "score", "pm_score", "rating", "reward", "rank")
 NUMBER = re.compile(r"\s*[-+]?\d+(\.\d+)?\s*")
+# Numbers beside a response that are no mark.
+NO_MARK = re.compile(
+    r"(^|_)(id|idx|index|row|n|num|count|length|len|tokens|turn|turns|seed|timestamp|time|date|year)(_|$)",
+    re.IGNORECASE,
+)
 # The cells of a batch, by field.
 Cells = dict[str, list[Any]]
-# From these, the column of each field, the field of a text and whether items are rated, to responses and their scores.
-Reader = Callable[[Cells, dict[str, str], str | None, bool], tuple[list[Any], list[Any] | None]]
+# From these, the column of each field, the field of a text and those of a score, to responses and their scores.
+Reader = Callable[[Cells, dict[str, str], str | None, Collection[str]], tuple[list[Any], list[Any] | None]]
 
 
-def read_responses(dataset: Any, layout: Any, columns: dict[str, str], grouped: bool, conversational: bool) -> Any:
+def read_responses(dataset: Any, layout: Any, columns: dict[str, str], options: ReadOptions) -> Any:
     """Candidates: `prompt`, `responses` and perhaps `scores`."""
+    grouped, conversational = options.grouped, options.conversational
     features, fields = dataset.features, list[str]()
     if layout.single:
         item = features and common_feature([features[columns[field]] for field in layout.single])
@@ -49,23 +65,25 @@ def read_responses(dataset: Any, layout: Any, columns: dict[str, str], grouped: 
                 f"Column `{columns['responses']}` holds dicts without a text. Found: {fields}. Expected one of "
                 f"{list(TEXT_FIELDS)}, or a list of texts or messages."
             )
-    rated = bool({*SCORE_FIELDS} & {*fields})
-    if not (layout.single or rated or columns.keys() & SCORED):
-        _warn_of_unused_scores(dataset, columns)
+    score_fields = (
+        (options.score_field,) if options.score_field else SCORE_FIELDS if {*SCORE_FIELDS} & {*fields} else ()
+    )
+    if not (score_fields or columns.keys() & SCORED):
+        _warn_of_unused_scores(dataset, columns, one_each=bool(layout.single))
     if features is not None:
         usual = all(field == column for field, column in columns.items()) and columns.keys() <= {*OUTPUTS}
         lists = all(is_list(features[column]) for column in {"responses", "scores"} & {*columns.values()})
-        if usual and lists and not (layout.single or fields or conversational or grouped):
+        if usual and lists and not (layout.single or fields or conversational or grouped) and is_ready(dataset):
             return dataset  # as they should be
         if text_field:
             item = item[text_field] if isinstance(item, dict) else None
         elif fields:
             item = List(item)
-        prompt = common_feature([features[columns["prompt"]]])
+        prompt, (item,) = joint_features(common_feature([features[columns["prompt"]]]), [item])
         if conversational:
             prompt, item = (common_feature([MESSAGES, feature]) for feature in (prompt, item))
         read = {"prompt": prompt, "responses": List(item)}
-        if rated or columns.keys() & SCORED:
+        if score_fields or columns.keys() & SCORED:
             read["scores"] = List(Value("float64"))
         others = {name: feature for name, feature in features.items() if name not in columns.values()}
         features = Features(read | others)
@@ -78,17 +96,19 @@ def read_responses(dataset: Any, layout: Any, columns: dict[str, str], grouped: 
             "read": layout.read_cells,
             "columns": columns,
             "text_field": text_field,
-            "rated": rated,
+            "score_fields": score_fields,
+            "has_messages": features is not None and is_list(features["prompt"]) and not conversational,
             "conversational": conversational,
         },
         remove_columns=[column for column in columns.values() if column not in OUTPUTS] or None,
     )
 
 
-def _warn_of_unused_scores(dataset: Any, columns: dict[str, str]) -> None:
+def _warn_of_unused_scores(dataset: Any, columns: dict[str, str], one_each: bool) -> None:
     """Say which columns look like scores where none were recognized, before people are asked for labels."""
     others = [name for name in column_names(dataset) or [] if name not in columns.values()]
-    if found := score_lists(dataset, columns["responses"], others):
+    found = _marks(dataset, others) if one_each else score_lists(dataset, columns["responses"], others)
+    if found:
         logger.warning(
             "No scores are read, though %s one number a response. If these are scores, higher is better, pass "
             "`scores_column=%r` to `to_candidates`, or `--scores_column %s` on the command line.",
@@ -98,14 +118,37 @@ def _warn_of_unused_scores(dataset: Any, columns: dict[str, str]) -> None:
         )
 
 
+def _marks(dataset: Any, columns: list[str]) -> list[str]:
+    """Those of `columns` that hold a number in each of the first rows, and are by their name no id or count."""
+    found = []
+    for column in columns:
+        values = [value for value in first_values(dataset, column) if value is not None]
+        if values and all(is_number(value) for value in values) and not NO_MARK.search(column):
+            found.append(column)
+    return found
+
+
+def find_score_field(dataset: Any, name: str) -> bool:
+    """Whether `name` is no column, but a field of the responses that holds their scores, as in UltraFeedback."""
+    columns = column_names(dataset) or []
+    if name in columns:
+        return False
+    for column in columns:
+        for row in first_values(dataset, column):
+            items = [item for item in row if isinstance(item, Mapping)] if isinstance(row, list) else []
+            if any(name in item or name in (item.get("annotations") or ()) for item in items):
+                return True
+    return False
+
+
 def _fields(dataset: Any, column: str) -> list[str]:
     """The fields of the dicts in a column of a stream, from its first rows."""
     rows = [row for row in first_values(dataset, column) if isinstance(row, list)]
     return list(dict.fromkeys(field for row in rows for item in row if isinstance(item, Mapping) for field in item))
 
 
-def score_lists(dataset: Any, responses: str, columns: list[str]) -> list[str]:
-    """Those of `columns` that hold a list of numbers in the first rows, one number a response."""
+def score_lists(dataset: Any, responses: str, columns: list[str], bools: bool = False) -> list[str]:
+    """Those of `columns` that hold a list of numbers in the first rows, one number a response; perhaps of bools."""
     features = dataset.features
     columns = [column for column in columns if features is None or is_list(features[column])]
     if not columns:
@@ -114,36 +157,46 @@ def score_lists(dataset: Any, responses: str, columns: list[str]) -> list[str]:
     found = []
     for column in columns:
         known = [row for row in rows if row.get(column) is not None]
-        if known and all(_is_one_a_response(row[column], row.get(responses)) for row in known):
+        if known and all(_is_one_a_response(row[column], row.get(responses), bools) for row in known):
             found.append(column)
     return found
 
 
-def _is_one_a_response(value: Any, responses: Any) -> bool:
+def _is_one_a_response(value: Any, responses: Any, bools: bool) -> bool:
     if not (isinstance(value, list) and isinstance(responses, list) and len(value) == len(responses)):
         return False
-    return all(item is None or (isinstance(item, Real) and not isinstance(item, bool)) for item in value)
+    return all(item is None or (is_number(item) and (bools or not isinstance(item, bool))) for item in value)
 
 
 @Transform
 def write_responses(
-    batch: Any, read: Reader, columns: dict[str, str], text_field: str | None, rated: bool, conversational: bool
+    batch: Any,
+    read: Reader,
+    columns: dict[str, str],
+    text_field: str | None,
+    score_fields: Collection[str],
+    has_messages: bool,
+    conversational: bool,
 ) -> Any:
     """Write the prompts, responses and scores of a batch, from the columns that hold the fields of its layout."""
     cells = {field: read_column(batch, column) for field, column in columns.items()}
     prompts = cells["prompt"]
     for r, prompt in enumerate(prompts):
         check_prompt(prompt, columns["prompt"], r)
-    responses, scores = read(cells, columns, text_field, rated)
+    responses, scores = read(cells, columns, text_field, score_fields)
     names = [columns[field] for field in ("human_ref_A", "human_ref_B") if field in columns] or [columns["responses"]]
     for r, row in enumerate(responses):
         for i, response in enumerate(row):
-            column = names[i % len(names)]
-            read_text(response, column, r)
-            if None not in (response, row[0]) and isinstance(response, str) != isinstance(row[0], str):
-                raise TypeError(f"{cell(column, r)}: expected texts or messages, not both, found {kind(response)}.")
+            read_text(response, names[i % len(names)], r)
+        check_alike(row, names[-1], r)
+        prompts[r], row = take_off_prompt(prompts[r], row) or (prompts[r], row)
+        if has_messages or any(isinstance(part, list) for part in (prompts[r], *row)):
+            prompts[r], row = as_message(prompts[r], "user"), [as_message(response, "assistant") for response in row]
+        responses[r] = row
         if conversational:
             prompts[r], responses[r] = as_conversation(prompts[r], row)
+        for column in SYSTEM & batch.keys():
+            prompts[r] = with_system(prompts[r], batch[column][r])
     batch["prompt"], batch["responses"] = prompts, responses
     if scores is not None:
         batch["scores"] = [[None if s is None or math.isnan(s) else s for s in row] for row in scores]
@@ -151,7 +204,7 @@ def write_responses(
 
 
 def lists_of_responses(
-    cells: Cells, columns: dict[str, str], text_field: str | None, rated: bool
+    cells: Cells, columns: dict[str, str], text_field: str | None, score_fields: Collection[str]
 ) -> tuple[list[Any], list[Any] | None]:
     """A list of responses per row, with a list of scores or ranks, or with ratings inside the responses."""
     lists = [read_list(row, columns["responses"], r) or [] for r, row in enumerate(cells["responses"])]
@@ -162,25 +215,25 @@ def lists_of_responses(
     if "ranks" in cells:
         ranks = (read_scores(v, len(lists[r]), columns["ranks"], r) for r, v in enumerate(cells["ranks"]))
         return responses, [[-rank for rank in row] for row in ranks]
-    return responses, [_ratings(row) for row in lists] if rated else None
+    return responses, [_ratings(row, score_fields) for row in lists] if score_fields else None
 
 
 def one_response(
-    cells: Cells, columns: dict[str, str], text_field: str | None, rated: bool
+    cells: Cells, columns: dict[str, str], text_field: str | None, score_fields: Collection[str]
 ) -> tuple[list[Any], list[Any] | None]:
     """One response per row, perhaps with a label or score."""
     scores = None
     if "scores" in cells:
-        scores = [[_number(value, columns["scores"], r)] for r, value in enumerate(cells["scores"])]
+        scores = [[read_number(value, columns["scores"], r)] for r, value in enumerate(cells["scores"])]
     return [[response] for response in cells["responses"]], scores
 
 
 def two_scored_responses(
-    cells: Cells, columns: dict[str, str], text_field: str | None, rated: bool
+    cells: Cells, columns: dict[str, str], text_field: str | None, score_fields: Collection[str]
 ) -> tuple[list[Any], list[Any] | None]:
     """Two responses per row, each with a score."""
     scores = [
-        [_number(value, columns[field], r) for field, value in (("score_A", a), ("score_B", b))]
+        [read_number(value, columns[field], r) for field, value in (("score_A", a), ("score_B", b))]
         for r, (a, b) in enumerate(zip(cells["score_A"], cells["score_B"], strict=True))
     ]
     return [list(pair) for pair in zip(cells["human_ref_A"], cells["human_ref_B"], strict=True)], scores
@@ -193,20 +246,23 @@ def _response(item: Any, text_field: str | None) -> Any:
     return [item] if text_field is None else item.get(text_field)
 
 
-def _number(value: Any, column: str, r: int) -> float | None:
-    if value is None or isinstance(value, Real):  # a label may be a bool
-        return None if value is None else float(value)
-    raise TypeError(f"{cell(column, r)}: expected a number, a bool or None, found {kind(value)}.")
-
-
-def _ratings(items: list[Any]) -> list[float | None]:
+def _ratings(items: list[Any], fields: Collection[str]) -> list[float | None]:
     """The scores of a prompt, all from the one field that has most of them."""
     best: list[float | None] = [None] * len(items)
-    for field in SCORE_FIELDS:
-        scores = [_rating(item.get(field), field) if isinstance(item, Mapping) else None for item in items]
+    for field in fields:
+        scores = [_rating(_mark(item, field), field) if isinstance(item, Mapping) else None for item in items]
         if best.count(None) > scores.count(None):
             best = scores
     return best
+
+
+def _mark(item: Mapping[str, Any], field: str) -> Any:
+    """The value of a field of a response, or its rating in the aspect of that name."""
+    aspects = item.get("annotations")
+    if field in item or not isinstance(aspects, Mapping):
+        return item.get(field)
+    aspect = aspects.get(field)
+    return aspect.get("Rating") if isinstance(aspect, Mapping) else aspect
 
 
 def _rating(value: Any, field: str) -> float | None:
@@ -218,6 +274,6 @@ def _rating(value: Any, field: str) -> float | None:
         return sum(known) / len(known) if known else None
     if isinstance(value, str):
         value = float(value) if NUMBER.fullmatch(value) else None
-    if not isinstance(value, Real) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         return None
     return -float(value) if field == "rank" else float(value)

@@ -1,5 +1,5 @@
 """
-The command line: `trl-real generate`, `score`, `select` and `dpo`, with flags or a recipe in YAML.
+The command line: `trl-real generate`, `score`, `select`, `label` and `dpo`, with flags or a recipe in YAML.
 
 Several processes: `accelerate launch --multi_gpu -m trl_real.cli dpo --config recipe.yaml`.
 """
@@ -15,7 +15,7 @@ from .errors import UserError
 
 
 # Each is a function in a module of its name, which loads when the command runs.
-COMMANDS = ("generate", "score", "select", "dpo")
+COMMANDS = ("generate", "score", "select", "label", "dpo")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "command",
         choices=COMMANDS,
-        help="`generate` samples responses to prompts; `score` scores them; `select` writes the pairs of a dataset; `dpo` "
-        "selects and trains. Each has its own --help.",
+        help="`generate` samples responses to prompts; `score` scores them; `select` writes the pairs of a dataset; `label` "
+        "serves a page on which people label them; `dpo` selects and trains. Each has its own --help.",
     )
     arguments = sys.argv[1:] if argv is None else argv
     name = parser.parse_args(arguments[:1]).command

@@ -1,6 +1,7 @@
 """The flags and recipe keys of the commands, and how they are parsed."""
 
 import difflib
+import json
 import sys
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -11,7 +12,7 @@ from trl import ScriptArguments, TrlParser
 from ..candidates.layouts import LAYOUTS
 
 
-COLUMN_PARTS = ("prompt", "responses", "scores", "chosen", "rejected")
+COLUMN_PARTS = ("prompt", "responses", "scores", "chosen", "rejected", "left", "right", "vote")
 LICENSE = "License of the data, for its card. Default: what the source's card on the Hub says."
 DATA_FILES = "Local files instead: JSON, JSONL, CSV, Parquet or Arrow, perhaps compressed."
 
@@ -26,6 +27,10 @@ class ColumnArguments:
             The layout of the data.
         prompt_column, responses_column, scores_column, chosen_column, rejected_column (`str`, *optional*):
             Columns with other names than the usual.
+        left_column, right_column, vote_column (`str`, *optional*):
+            Columns of two responses and the vote on them.
+        votes (`dict[str, str]`, *optional*):
+            What each value of the vote means: `"left"`, `"right"` or `"tie"`.
     """
 
     layout: str | None = field(default=None, metadata={"help": f"Layout of the data: one of {', '.join(LAYOUTS)}."})
@@ -34,6 +39,22 @@ class ColumnArguments:
     scores_column: str | None = field(default=None, metadata={"help": "Column of their scores."})
     chosen_column: str | None = field(default=None, metadata={"help": "Of pairs, the column of the chosen side."})
     rejected_column: str | None = field(default=None, metadata={"help": "Of pairs, the column of the rejected side."})
+    left_column: str | None = field(default=None, metadata={"help": "Of a vote, the column of one response."})
+    right_column: str | None = field(default=None, metadata={"help": "Of a vote, the column of the other response."})
+    vote_column: str | None = field(default=None, metadata={"help": "Column of the votes."})
+    votes: dict[str, str] | str | None = field(
+        default=None,
+        metadata={
+            "help": 'What a vote means, as JSON on the command line: \'{"1": "left", "2": "right", "0": "tie"}\'.'
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.votes, str):
+            try:
+                self.votes = json.loads(self.votes)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"`votes` must be JSON, got {self.votes!r}: {error}") from error
 
     @property
     def named(self) -> dict[str, str]:

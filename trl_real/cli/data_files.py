@@ -2,14 +2,18 @@
 
 import codecs
 import gzip
+import importlib.util
 import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
+import pandas as pd
 from datasets import DatasetDict, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetsError
 from datasets.utils.extract import Extractor
@@ -18,6 +22,16 @@ from fsspec.compression import compr
 
 # The loader of `datasets` for each ending, which may be followed by that of a compression.
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+
+# The packages that open what Python itself does not.
+OPENERS = {"zstd": "zstandard", "lz4": "lz4", "7z": "py7zr", "rar": "rarfile"}
+# What pandas takes for a missing value. In a column of text it may be an answer.
+NO_VALUE = ("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NULL", "null", "NaN", "nan", "-NaN", "-nan", "None")
+# Half of a character that JSON writes as two escapes, without the other half.
+HALF = re.compile(
+    rb"(?<!\\)(?:\\\\)*(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
 
 
 def load_files(
@@ -44,9 +58,16 @@ def load_files(
         loader = LOADERS[endings.pop()]
         if loader in ("json", "csv"):
             for path in paths:
+                _check_opener(path)
                 _check_utf8(path)
+        options: dict[str, Any] = {}
+        if loader == "json":
+            for path in paths:
+                _check_halves(path)
+        elif loader == "csv":
+            options = {"keep_default_na": False, "na_values": _missing_values(paths[0])}
         try:
-            dataset = load_dataset(loader, data_files=given, streaming=streaming)
+            dataset = load_dataset(loader, data_files=given, streaming=streaming, **options)
         except (DatasetsError, ValueError):
             for path in paths if loader == "json" else ():
                 _check_lines(path)
@@ -75,6 +96,35 @@ def _check_utf8(path: str) -> None:
                 f"({error.reason}). Convert it, for example with `iconv -f {found} -t utf-8`."
             ) from error
         line += block.count(b"\n")
+
+
+def _check_opener(path: str) -> None:
+    """Raise if the package that opens a compressed file is not installed."""
+    package = OPENERS.get(Extractor.infer_extractor_format(path) or "")
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ImportError(
+            f"`--data_files`: {path} is compressed, and the package that opens it is missing: `pip install {package}`."
+        )
+
+
+def _check_halves(path: str) -> None:
+    """Raise if a text in a JSON file holds half a character, which the loader blames on something else."""
+    for n, line in enumerate(_blocks(path, by_line=True), 1):
+        if half := HALF.search(line):
+            raise ValueError(
+                f"`--data_files`: {path}, line {n}: found half a character, {half[0].decode()}, in a text that was cut in the "
+                "middle of it, of an emoji for example. Remove it, or write the text anew."
+            )
+
+
+def _missing_values(path: str) -> dict[str, list[str]]:
+    """What stands for a missing value in each column of a CSV file: in a column of text nothing but an empty cell."""
+    try:
+        head = pd.read_csv(path, nrows=10_000, engine="python", on_bad_lines="skip")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError):  # which the loader will tell in full
+        return {}
+    numbers = {str(name) for name in head if pd.api.types.is_numeric_dtype(head[name]) and head[name].notna().any()}
+    return {str(name): list(NO_VALUE) if str(name) in numbers else [""] for name in head}
 
 
 def _check_lines(path: str) -> None:

@@ -55,7 +55,8 @@ def _trainer(
     files: dict[str, Any] = {train: arguments.data_files, **({test: arguments.eval_data_files} if evaluates else {})}
     dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, arguments.dataset_streaming)
     on_skip = "error" if config.on_skip == "error" else "drop" if arguments.dataset_streaming else "keep"
-    rows = {split: convert(dataset[split], columns.layout, named=columns.named, on_skip=on_skip) for split in files}
+    reading: dict[str, Any] = {"named": columns.named, "on_skip": on_skip, "votes": columns.votes}
+    rows = {split: convert(dataset[split], columns.layout, **reading) for split in files}
     config.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,

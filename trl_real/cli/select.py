@@ -32,7 +32,7 @@ def select(argv: list[str]) -> None:
         dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
         on_skip = "error" if config.on_skip == "error" else "keep"
         rows = dataset[arguments.dataset_train_split]
-        converted = convert(rows, columns.layout, named=columns.named, on_skip=on_skip)
+        converted = convert(rows, columns.layout, named=columns.named, on_skip=on_skip, votes=columns.votes)
         check_disk_space(converted.dataset, config, folder.path)
         pairs, report = select_converted(converted, config)
         with folder.replacing(OUTPUTS) as stage:

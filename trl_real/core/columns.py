@@ -1,13 +1,22 @@
 """Columns of datasets and of the batches that `map` hands over."""
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, IterableDataset
+import pyarrow.compute as pc
+from datasets import Dataset, IterableDataset, Json, LargeList, List
 from datasets.formatting.formatting import LazyBatch, PythonFormatter
+
+
+# What text that is one Arrow array has room for, by its offsets of 32 bits; and what our own stages read at once.
+MAX_BYTES = 2**31 - 1
+BATCH_BYTES = 1 << 28
 
 
 def column_names(dataset: Any) -> list[str] | None:
@@ -58,8 +67,57 @@ def as_arrow(batch: Any, name: str) -> Any:
     """A column of a batch of `Dataset.map` as it lies in its Arrow table; `None` if it does not."""
     if not is_untouched(batch, name):
         return None
-    column = batch.pa_table[name]
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return one_array(batch.pa_table[name])
+
+
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """The chunks of a column together, in types that have room for more than 2 GB of text where there is as much."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return (column.cast(_with_large_text(column.type)) if column.nbytes > MAX_BYTES else column).combine_chunks()
+
+
+def _with_large_text(arrow_type: pa.DataType) -> pa.DataType:
+    """The type with text of any size in place of that of at most 2 GB together."""
+    if pa.types.is_string(arrow_type):
+        return pa.large_string()
+    if pa.types.is_list(arrow_type):
+        return pa.list_(_with_large_text(arrow_type.value_type))
+    if pa.types.is_struct(arrow_type):
+        return pa.struct([(field.name, _with_large_text(field.type)) for field in arrow_type])
+    return arrow_type
+
+
+def rows_at_once(dataset: Dataset, most: int) -> int:
+    """So many rows, at most `most`, that each batch of them has no more than `BATCH_BYTES`, unless a single row has more."""
+    if dataset.data.nbytes <= BATCH_BYTES and dataset._indices is None:
+        return most
+    sizes = np.zeros(dataset.data.num_rows)
+    for column in dataset.data.columns:
+        sizes += np.concatenate([np.zeros(0), *map(_bytes, column.chunks)])
+    if dataset._indices is not None:
+        sizes = sizes[dataset._indices.column(0).to_numpy()]
+    while most > 1 and np.add.reduceat(sizes, np.arange(0, len(sizes), most)).max(initial=0) > BATCH_BYTES:
+        most //= 2
+    return most
+
+
+def _bytes(array: pa.Array) -> np.ndarray:
+    """How many bytes each value of an array has, roughly, `(n,)`."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    found = array.type
+    if pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_binary(found):
+        return as_numbers(pc.binary_length(array).fill_null(0))
+    if pa.types.is_struct(found):
+        return np.sum([_bytes(field) for field in array.flatten()], axis=0)
+    if pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found):
+        counts = as_numbers(pc.list_value_length(array).fill_null(0)).astype(np.int64)
+        if pa.types.is_primitive(found.value_type):
+            return counts * 8.0
+        ends, total = counts.cumsum(), np.append(0.0, _bytes(array.flatten()).cumsum())
+        return total[ends] - total[ends - counts]
+    return np.full(len(array), 8.0)
 
 
 def take(values: Any, indices: np.ndarray) -> list[Any]:
@@ -74,6 +132,28 @@ def lengths(lists: pa.Array) -> np.ndarray:
     return lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
+def has_json(feature: Any) -> bool:
+    """Whether a feature is, or holds at any depth, `datasets.Json`."""
+    if isinstance(feature, dict):
+        return any(map(has_json, feature.values()))
+    return isinstance(feature, Json) or (isinstance(feature, List | LargeList) and has_json(feature.feature))
+
+
+def encode_json(value: Any, feature: Any) -> Any:
+    """
+    A value with what `datasets.Json` holds in it as JSON, for `datasets` to write.
+
+    Without it `datasets` writes a text that happens to be JSON as it is, and reads `"7"` as the number 7.
+    """
+    if value is None or not has_json(feature):
+        return value
+    if isinstance(feature, Json):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(feature, dict):
+        return {key: encode_json(item, feature.get(key)) for key, item in value.items()}
+    return [encode_json(item, feature.feature) for item in value]
+
+
 def is_text_array(column: Any) -> bool:
     """Whether a column is one of text."""
     return column is not None and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
@@ -82,6 +162,11 @@ def is_text_array(column: Any) -> bool:
 def as_numbers(column: pa.Array) -> np.ndarray:
     """An array of numbers as float64, NaN for null."""
     return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number of any type that a column may hold: a bool is one, and so are decimals and those of NumPy."""
+    return isinstance(value, Real | Decimal | np.bool_)
 
 
 def as_text_array(texts: Iterable[str]) -> pa.Array:

@@ -1,11 +1,13 @@
 """Text and messages: what a prompt and a response are made of."""
 
+import functools
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from datasets import LargeList, List, Value
+from datasets import Json, LargeList, List, Value
 
 
 # How HH-RLHF (arXiv 2204.05862) and what follows it write a dialogue as text.
@@ -13,7 +15,13 @@ HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 TURN = re.compile(r"\n\n(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
 
+# Where messages keep what a model thought before it spoke, and what it called after.
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+CALLS = ("tool_calls", "function_call")
+
 MESSAGES = List({"role": Value("string"), "content": Value("string")})
+# Messages whose keys hold one kind of thing here and another there.
+ANY_MESSAGES = List(Json())
 
 
 def is_text(feature: Any) -> bool:
@@ -28,29 +36,50 @@ def is_list(feature: Any) -> bool:
 
 def item_feature(feature: Any) -> Any:
     """The feature of a response, from that of a list of them; of text where no row has any."""
-    item = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    item = _item(feature)
+    if isinstance(item, Json):  # texts beside messages, or messages of many forms
+        return ANY_MESSAGES
     return Value("string") if item is None or item == Value("null") else item
+
+
+def _item(feature: Any) -> Any:
+    return feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
 
 
 def common_feature(features: list[Any]) -> Any:
     """One feature for texts or messages of several columns: that of messages with all their keys, if there are any."""
-    lists = [feature for feature in features if is_list(feature)]
+    lists = [ANY_MESSAGES if isinstance(feature, Json) else feature for feature in features]
+    lists = [feature for feature in lists if is_list(feature)]
     if lists:
-        items = [item for item in map(item_feature, lists) if isinstance(item, dict)]
-        message = dict(MESSAGES.feature)
-        for item in items:
-            message |= {
-                key: feature for key, feature in item.items() if feature != Value("null") or key not in message
-            }
-        return List(message)
+        return List(functools.reduce(_merged, map(_item, lists), MESSAGES.feature))
     return next((feature for feature in features if feature != Value("null")), Value("string"))
+
+
+def _merged(a: Any, b: Any) -> Any:
+    """One feature for what two hold: JSON where they are of different kinds, and all keys of both where they are dicts."""
+    if a == b or b in (None, Value("null")):
+        return a
+    if a in (None, Value("null")):
+        return b
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a | {key: _merged(a.get(key), feature) for key, feature in b.items()}
+    if is_list(a) and is_list(b):
+        return List(_merged(_item(a), _item(b)))
+    return Value("string") if is_text(a) and is_text(b) else Json()
+
+
+def are_alike(features: list[Any]) -> bool:
+    """Whether a prompt and its responses are all text, or all messages."""
+    return all(map(is_text, features)) or all(map(is_list, features))
 
 
 def joint_features(prompt: Any, sides: list[Any]) -> tuple[Any, list[Any]]:
     """The features of a prompt and of responses where text becomes messages if anything is messages."""
     parts = [prompt, *sides]
-    if any(map(is_list, parts)):  # what is split off a whole conversation has all that its messages may have
-        parts = [common_feature(parts) if is_text(part) or is_list(part) else part for part in parts]
+    if any(is_list(part) or isinstance(part, Json) for part in parts):
+        # What is split off a whole conversation has all that its messages may have.
+        common = common_feature(parts)
+        parts = [common if is_text(part) or is_list(part) or isinstance(part, Json) else part for part in parts]
     return parts[0], parts[1:]
 
 
@@ -68,18 +97,28 @@ def _is_content(value: Any) -> bool:
 
 
 def response_text(messages: Any) -> str:
-    """The text of a response: itself, or the contents and tool calls of its messages, one a line."""
+    """The text of a response: itself, or all of its messages that a model is trained on, one part a line."""
     if isinstance(messages, str):
         return messages
-    lines = []
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, list):  # parts, of which only text can be embedded
-            content = "".join(part.get("text") or "" for part in content)
-        lines.append(content or "")
-        if message.get("tool_calls"):
-            lines.append(as_json(message["tool_calls"]))
-    return "\n".join(line for line in lines if line)
+    return "\n".join(part for message in messages for part in _parts(message) if part)
+
+
+def _parts(message: Mapping[str, Any]) -> Iterator[str]:
+    yield from (_as_text(message.get(key)) for key in THOUGHTS)
+    content = message.get("content")
+    yield "".join(map(_part_text, content)) if isinstance(content, list) else content or ""
+    yield from (_as_text(message.get(key)) for key in CALLS)
+
+
+def _part_text(part: Mapping[str, Any]) -> str:
+    """The text of a part of a message; of an image and the like JSON, the same for the same content."""
+    if part.get("text"):
+        return str(part["text"])
+    return _as_text({key: value for key, value in part.items() if key not in ("type", "text") and value is not None})
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else as_json(value) if value else ""
 
 
 def as_json(value: Any) -> str:
@@ -90,7 +129,18 @@ def as_json(value: Any) -> str:
             return {key: clean(item) for key, item in value.items() if item is not None}
         return [clean(item) for item in value] if isinstance(value, list) else value
 
-    return json.dumps(clean(value), sort_keys=True, default=str)
+    return json.dumps(clean(value), sort_keys=True, default=_digest)
+
+
+def _digest(value: Any) -> str:
+    """What JSON has no form for: bytes and images by a hash of their content, numbers and dates as text."""
+    if hasattr(value, "tobytes") and hasattr(value, "mode"):  # an image of Pillow
+        value = f"{value.mode} {value.size}".encode() + value.tobytes()
+    elif hasattr(value, "__array__"):
+        value = f"{value.dtype} {value.shape}".encode() + value.tobytes()
+    if isinstance(value, bytes | bytearray):
+        return f"sha256:{hashlib.sha256(value).hexdigest()}"
+    return str(value)
 
 
 def as_message(value: Any, role: str) -> Any:

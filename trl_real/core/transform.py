@@ -16,6 +16,7 @@ from datasets.features.features import generate_from_arrow_type
 from datasets.fingerprint import Hasher, get_temporary_cache_files_directory
 from datasets.formatting.formatting import LazyBatch, PythonFormatter
 
+from .columns import encode_json, has_json, is_untouched, rows_at_once
 from .version import code_version
 
 
@@ -110,16 +111,18 @@ def map_rows(
     """
     if isinstance(dataset, IterableDataset):
         return dataset.map(function, batched=True, features=features, **options)
+    encoded = {} if features is None else {name: feature for name, feature in features.items() if has_json(feature)}
     function = getattr(function, "__wrapped__", function)  # a `Transform` would look for a format
     if len(dataset) == 0 and features is not None:
         return Dataset.from_dict({name: [] for name in features}, features=features)
     name = f"{function.__module__}.{function.__qualname__}"
     fingerprint = Hasher.hash([dataset._fingerprint, name, code_version(), options if key is None else key, features])
+    options["batch_size"] = rows_at_once(dataset, options.get("batch_size", 1000))
     file = None
     if temporary and dataset.cache_files and not options.get("keep_in_memory"):
         file = os.path.join(get_temporary_cache_files_directory(), f"cache-{fingerprint}.arrow")
     return dataset.map(
-        function,
+        _Encoding(function, encoded) if encoded else function,
         batched=True,
         features=features,
         desc=desc,
@@ -127,6 +130,20 @@ def map_rows(
         cache_file_name=file,
         **options,
     )
+
+
+class _Encoding:
+    """A function of a batch after which the columns that hold `datasets.Json` are written as they are."""
+
+    def __init__(self, function: Callable[..., Any], features: dict[str, Any]):
+        self.function, self.features = function, features
+
+    def __call__(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        batch = self.function(batch, *args, **kwargs)
+        for name, feature in self.features.items():
+            if name in batch and not is_untouched(batch, name) and not isinstance(batch[name], TypedList):
+                batch[name] = [encode_json(value, feature) for value in batch[name]]
+        return batch
 
 
 def _load(module: str, name: str, version: str) -> Any:

@@ -18,6 +18,8 @@ from ..config import EmbedderOptions, SelectionConfig
 from ..core.transform import Transform, TypedList, map_rows
 from .embedder import device_of, load_embedder
 from .identity import Identity, embedder_identity, embedder_name, find_model
+from .tokens import read_tokens
+from .unreadable import warn_of_unreadable
 
 
 # Few enough prompts that the progress bar moves, enough that the embedder can sort their responses by length.
@@ -74,7 +76,7 @@ def embed_responses(
         `dict`: The batch with the columns `embeddings`, an array of shape `(n_responses, dim)` per row (for given pairs
         chosen, then rejected; zeros for an empty response), `responses_cut`, how many of the row's responses were longer
         than the limit, and `tokens_cut`, how many of their tokens were left out (both null if the embedder object does not
-        tell).
+        tell). The tokens of a response of more than 65,536 characters are estimated from its beginning.
 
     Raises:
         `ValueError`: If the columns are not known, or the embedder returns another shape or numbers that are not finite.
@@ -164,11 +166,12 @@ def encode(
     with _one_at_a_time, _threads(isinstance(model, str)):
         if isinstance(model, str):
             model = load_embedder(options, device_of(rank))
-            counts = _count_tokens(model, sentences)
-            encoded = _encode_by_tokens(model, sentences, counts, options.batch_size)
+            embedded, counts = read_tokens(model, sentences)
+            encoded = _encode_by_tokens(model, embedded, counts, options.batch_size)
         else:
-            encoded, counts = model.encode(sentences), _count_tokens(model, sentences)
+            encoded, (_, counts) = model.encode(sentences), read_tokens(model, sentences)
     vectors = _check_vectors(encoded, sentences, embedder_name(options.embedder))
+    warn_of_unreadable(sentences, vectors, model, embedder_name(options.embedder))
     cut = None if counts is None else np.maximum(counts - model.max_seq_length, 0)
 
     where = np.array([distinct.get(text, -1) for text in texts], dtype=np.int64)
@@ -285,12 +288,3 @@ def token_batches(lengths: np.ndarray, most: int, device: str) -> Iterator[list[
         end = start + max(1, most // max(1, int(lengths[order[start]])))
         yield order[start:end]
         start = end
-
-
-def _count_tokens(model: Any, sentences: list[str]) -> np.ndarray | None:
-    """How many tokens each text has, `(n_texts,)`; `None` for an embedder without a tokenizer and a limit."""
-    tokenizer, limit = getattr(model, "tokenizer", None), getattr(model, "max_seq_length", None)
-    if not callable(tokenizer) or limit is None:
-        return None
-    tokens = tokenizer(sentences, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
-    return np.array([len(ids) for ids in tokens], dtype=np.int64)

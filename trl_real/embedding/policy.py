@@ -21,6 +21,7 @@ from trl.trainer.utils import create_model_from_path
 from .embed import token_batches
 from .embedder import MAX_LENGTH
 from .identity import folder_state
+from .tokens import beginnings
 
 
 class PolicyEmbedder:
@@ -115,7 +116,7 @@ class PolicyEmbedder:
         model, tokenizer, limit = self.model, self.tokenizer, self.max_seq_length
         body = (model.get_base_model() if isinstance(model, PeftModel) else model).base_model
         vectors: list[np.ndarray] = []
-        ids = tokenizer(sentences, truncation=True, max_length=limit)["input_ids"]
+        ids = tokenizer(beginnings(self, sentences), truncation=True, max_length=limit)["input_ids"]
         lengths = np.array([len(text) for text in ids])
         batches = list(token_batches(lengths, self._batch_size * limit, model.device.type))
         with _evaluating(model), _adapters_off(model):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.columns import kind
-from ..core.files import open_log
+from ..core.files import cut, open_log
 from ..core.messages import as_json
 
 
@@ -52,6 +52,11 @@ class LabelRecord(NamedTuple):
     undone: bool = False
 
 
+def create_log(path: Path) -> None:
+    """Make the label log, if it is not there."""
+    os.close(open_log(path))
+
+
 def append_decision(path: str | Path, decision: Mapping[str, Any]) -> None:
     """
     Append a decision to the label log at `path`, and return once it is on the disk.
@@ -68,6 +73,8 @@ def append_decision(path: str | Path, decision: Mapping[str, Any]) -> None:
             line = b"\n" + line
         written = os.write(file, line)
         if written < len(line):
+            if os.fstat(file).st_size == size + written:  # nobody has appended since
+                cut(file, size)
             raise OSError(f"{path}: only {written} of the {len(line)} bytes of a decision could be written.")
         os.fsync(file)
     finally:
@@ -76,14 +83,48 @@ def append_decision(path: str | Path, decision: Mapping[str, Any]) -> None:
 
 def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
     """The lines of a label log as objects. A line that was cut off when a process was killed is left out with a warning."""
-    lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    cut = []
-    for n, line in enumerate(lines, 1):
+    yield from _parse_lines(path, Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1)
+
+
+class LogReader:
+    """
+    Reads what is appended to a label log, by this process or by others.
+
+    Args:
+        path (`Path`):
+            The log, which is there.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file: int | None = None
+        self._offset = self._lines = 0
+
+    def read(self) -> tuple[list[dict[str, Any]], bool]:
+        """The lines since the last call, and whether they are all lines, because the file is new or was replaced."""
+        with open(self.path, "rb") as file:
+            found = os.fstat(file.fileno())
+            anew = found.st_ino != self._file or found.st_size < self._offset
+            if anew:
+                self._file, self._offset, self._lines = found.st_ino, 0, 0
+            file.seek(self._offset)
+            data = file.read()
+        ended = data[: data.rfind(b"\n") + 1]  # what has no end yet is being written, or was cut off
+        lines = ended.removeprefix(b"\xef\xbb\xbf").split(b"\n")[:-1]
+        records = list(_parse_lines(self.path, lines, self._lines + 1))
+        self._offset, self._lines = self._offset + len(ended), self._lines + len(lines)
+        return records, anew
+
+
+def _parse_lines(path: str | Path, lines: list[bytes], first: int) -> Iterator[dict[str, Any]]:
+    """The lines as objects; `first` is the number of the first one."""
+    torn = []
+    for n, line in enumerate(lines, first):
         line = line.strip()
         if not line:
             continue
         if line.startswith(b"{") and not line.endswith(b"}"):
-            cut.append(n)
+            torn.append(n)
             continue
         try:
             record = json.loads(line.decode())
@@ -94,12 +135,12 @@ def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
         if not isinstance(record, dict):
             raise ValueError(f"{path}, line {n}: expected an object with `pair_id` and `label`, found {kind(record)}.")
         yield record
-    if cut:
+    if torn:
         logger.warning(
             "%s: ignored %d lines that are cut off, as a killed process leaves them; the first is line %d.",
             path,
-            len(cut),
-            cut[0],
+            len(torn),
+            torn[0],
         )
 
 
@@ -162,7 +203,7 @@ def current_records(records: Iterable[LabelRecord]) -> list[LabelRecord]:
             latest[key] = record
         elif earlier.time is None or record.time is None:
             repeated.append(str(record.pair))
-        elif record.time >= earlier.time:
+        elif counts_after(record, earlier):
             latest[key] = record
     if repeated:
         pairs = list(dict.fromkeys(repeated))
@@ -171,6 +212,11 @@ def current_records(records: Iterable[LabelRecord]) -> list[LabelRecord]:
             "by `annotator`; where one has decided again, say when by `time`."
         )
     return [record for record in latest.values() if not record.undone]
+
+
+def counts_after(record: LabelRecord, earlier: LabelRecord) -> bool:
+    """Whether a decision counts in place of one that stands before it in the log, of the same annotator about the same pair."""
+    return record.time is not None and (earlier.time is None or record.time >= earlier.time)
 
 
 def side_sha256(response: Any) -> str:

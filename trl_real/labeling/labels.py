@@ -11,6 +11,7 @@ from ..candidates.eligibility import SKIP_REASONS
 from ..config import ON_SKIP
 from ..core.messages import as_json
 from ..core.transform import Transform, map_rows
+from .annotators import CLASSES, dawid_skene
 from .label_log import OTHER_SIDE, LabelRecord, first_names, is_turned
 from .sources import read_labels
 from .tasks import TASK, as_splits, check_columns
@@ -18,13 +19,20 @@ from .tasks import TASK, as_splits, check_columns
 
 logger = logging.getLogger(__name__)
 
+# By which sums of the same chances may differ: what is no further above one half is a tie.
+ROUNDING = 1e-9
 
-def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
+
+# How the labels of several annotators become one.
+AGGREGATES = ("majority", "dawid_skene")
+
+
+def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop", aggregate: str = "majority") -> Any:
     r"""
     Turn unlabeled pairs and their labels into preferences.
 
-    Where several annotators labeled a pair, the side counts that more than half of them prefer. Pairs without such a
-    side, and those that nobody has labeled yet, are left out with a warning that counts them.
+    Where several annotators labeled a pair, `aggregate` says which side counts. Pairs of which no side is preferred, and those
+    that nobody has labeled yet, are left out with a warning that counts them.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
@@ -38,11 +46,17 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
         on_skip (`str`, *optional*, defaults to `"drop"`):
             What happens to a pair of which no side is preferred: `"drop"` it, `"keep"` it with its responses, nulls and
             a `skip_reason`, `"missing_label"` or `"tied_labels"`, or `"error"`.
+        aggregate (`str`, *optional*, defaults to `"majority"`):
+            How the labels of several annotators become one. `"majority"` takes the side that more than half of them prefer.
+            `"dawid_skene"` estimates how often each annotator is right, from how often they agree with the others, and takes
+            the side that is then right with a chance above one half (Dawid and Skene, 1979). Where each annotator has few
+            labels, both take the same side.
 
     Returns:
-        As `dataset`, with `chosen` and `rejected` in place of `response_a` and `response_b`, and `label_agreement`, the
-        share of the labels that are for the chosen side, if there are several annotators. Pairs that have been labeled
-        by the same labels before come back as they are.
+        As `dataset`, with `chosen` and `rejected` in place of `response_a` and `response_b`. If there are several annotators,
+        `label_agreement` is the share of the labels that are for the chosen side, and `n_labels` is how many there are. With
+        `aggregate="dawid_skene"`, `label_confidence` is the chance that the chosen side is the right one. Pairs that have
+        been labeled by the same labels before come back as they are.
 
     Raises:
         `TypeError`: If `dataset` is neither, or the labels come as something else.
@@ -62,19 +76,24 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
     """
     if on_skip not in ON_SKIP:
         raise ValueError(f"`on_skip` must be one of {list(ON_SKIP)}, got {on_skip!r}.")
+    if aggregate not in AGGREGATES:
+        raise ValueError(f"`aggregate` must be one of {list(AGGREGATES)}, got {aggregate!r}.")
     splits = as_splits(dataset)
     for rows in splits.values():
         if not _is_labeled(rows):
             check_columns(rows)
     votes = _votes(read_labels(labels, splits.values()), splits)
-    decided = {name: _decide(rows, votes) for name, rows in splits.items()}
+    chances = _chances(votes) if aggregate == "dawid_skene" else None
+    decided = {name: _decide(rows, votes, chances) for name, rows in splits.items()}
     known = {pair for rows in splits.values() for pair in rows["pair_id"][:]}
     unknown = [pair for pair in votes if isinstance(pair, str) and pair not in known]
     # Of pairs that are labeled already, those that were left out are not known any more.
     if unknown and not all(map(_is_labeled, splits.values())):
         raise ValueError(f"`labels` has {len(unknown)} `pair_id`s that no pair has: {first_names(unknown)}.")
     several = any(len(of_pair) > 1 for of_pair in votes.values())
-    results = {name: _apply(rows, decided[name], several, on_skip) for name, rows in splits.items()}
+    added: dict[str, str] = {"label_agreement": "float64", "n_labels": "int64"} if several else {}
+    added |= {"label_confidence": "float64"} if chances is not None else {}
+    results = {name: _apply(rows, decided[name], added, on_skip) for name, rows in splits.items()}
 
     reasons = Counter(decision.reason for rows in decided.values() for decision in rows if decision.reason)
     if reasons and on_skip == "drop":
@@ -88,9 +107,9 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop") -> Any:
 
 
 class Vote(NamedTuple):
-    """A label, and the sides that it is about, if they are known."""
+    """A decision, and the sides that it is about, if they are known."""
 
-    label: str | None
+    record: LabelRecord
     sides: tuple[Any, Any] | None
 
 
@@ -100,14 +119,21 @@ Votes = dict[str | int, list[Vote]]
 
 class Decision(NamedTuple):
     """
-    The side that is preferred, or why there is none, the share of the labels that agree with the most of them, and how
-    many there are.
+    What the labels of a pair come to.
+
+    Attributes:
+        side (`str` or `None`): The side that is preferred.
+        reason (`str` or `None`): Why there is none.
+        agreement (`float` or `None`): The share of the labels that are for that side; without one, for the most frequent label.
+        n_labels (`int`): How many labels there are.
+        confidence (`float` or `None`): The chance that the side is right, of `aggregate="dawid_skene"`.
     """
 
     side: str | None
     reason: str | None
     agreement: float | None
     n_labels: int
+    confidence: float | None = None
 
 
 def check_pairs(pairs: Any) -> None:
@@ -136,37 +162,50 @@ def _votes(records: list[LabelRecord], splits: dict[str, Dataset]) -> Votes:
     for record in records:
         sides = shown.get(record.pair)
         turned = sides is not None and is_turned(record, *sides)
-        votes.setdefault(record.pair, []).append(Vote(OTHER_SIDE[record.label] if turned else record.label, sides))
+        record = record._replace(label=OTHER_SIDE[record.label]) if turned else record
+        votes.setdefault(record.pair, []).append(Vote(record, sides))
     return votes
 
 
-def _decide(rows: Dataset, votes: Votes) -> list[Decision]:
+def _chances(votes: Votes) -> dict[str | int, dict[str, float]]:
+    """How likely each label is the right one of each pair, in terms of the sides that annotators saw."""
+    found = dawid_skene([[vote.record for vote in of_pair] for of_pair in votes.values()])
+    return {
+        pair: dict(zip(CLASSES, of_pair, strict=True))
+        for pair, of_pair in zip(votes, found.chances.tolist(), strict=True)
+    }
+
+
+def _decide(rows: Dataset, votes: Votes, chances: dict[str | int, dict[str, float]] | None) -> list[Decision]:
     """What the labels say of each row."""
     decisions = []
     for r, row in enumerate(rows.select_columns([name for name in TASK if name in rows.column_names])):
-        of_row = votes.get(r) or votes.get(row["pair_id"], [])
-        counts = Counter(label for vote in of_row if (label := _label_of(row, vote)) is not None)
+        pair = r if r in votes else row["pair_id"]
+        of_row = votes.get(pair, [])
+        counts = Counter(vote.record.label for vote in of_row if vote.record.label is not None)
         if not counts or None in (row["pair_id"], row.get("response_a", ""), row.get("response_b", "")):
             decisions.append(Decision(None, "missing_label", None, 0))
             continue
-        label, n = counts.most_common(1)[0]
-        share = n / counts.total()
-        if label == "tie" or share <= 0.5:
-            decisions.append(Decision(None, "tied_labels", share, counts.total()))
-        else:
-            decisions.append(Decision(label, None, share, counts.total()))
+        shares = {label: n / counts.total() for label, n in counts.items()}
+        weights = shares if chances is None else chances[pair]
+        label = max(weights, key=lambda name: weights[name])
+        if label == "tie" or weights[label] <= 0.5 + ROUNDING:
+            decisions.append(Decision(None, "tied_labels", max(shares.values()), counts.total()))
+            continue
+        side = OTHER_SIDE[label] if _is_other_way_round(row, of_row[0]) else label
+        confidence = None if chances is None else weights[label]
+        decisions.append(Decision(side, None, shares.get(label, 0.0), counts.total(), confidence))
     return decisions
 
 
-def _label_of(row: dict[str, Any], vote: Vote) -> str | None:
-    """The label in terms of the sides of the row: where a pair comes twice, they may be the other way round."""
+def _is_other_way_round(row: dict[str, Any], vote: Vote) -> bool:
+    """Whether the sides of a row are not where annotators saw them, as may be where a pair comes twice."""
     if vote.sides is None or "response_a" not in row:
-        return vote.label
-    same = [as_json(side) for side in vote.sides] == [as_json(row[side]) for side in TASK[2:]]
-    return vote.label if same else OTHER_SIDE[vote.label]
+        return False
+    return [as_json(side) for side in vote.sides] != [as_json(row[side]) for side in TASK[2:]]
 
 
-def _apply(rows: Dataset, decisions: list[Decision], several: bool, on_skip: str) -> Dataset:
+def _apply(rows: Dataset, decisions: list[Decision], added: dict[str, str], on_skip: str) -> Dataset:
     undecided = [r for r, decision in enumerate(decisions) if decision.reason]
     if _is_labeled(rows):
         if undecided:
@@ -190,8 +229,7 @@ def _apply(rows: Dataset, decisions: list[Decision], several: bool, on_skip: str
         decisions = [decision for decision in decisions if not decision.reason]
         names = {"response_a": "chosen", "response_b": "rejected"}
         features = {names.get(name, name): feature for name, feature in features.items()}
-    if several:
-        features |= {"label_agreement": Value("float64"), "n_labels": Value("int64")}
+    features |= {name: Value(kind) for name, kind in added.items()}
     return map_rows(
         rows,
         _write_sides,
@@ -207,10 +245,10 @@ def _apply(rows: Dataset, decisions: list[Decision], several: bool, on_skip: str
 def _write_sides(
     batch: Any,
     indices: list[int],
-    decisions: list[tuple[str | None, str | None, float | None, int]],
+    decisions: list[tuple[str | None, str | None, float | None, int, float | None]],
     columns: list[str],
 ) -> Any:
-    labels, reasons, shares, counts = zip(*(decisions[index] for index in indices), strict=True)
+    labels, reasons, shares, counts, confidences = zip(*(decisions[index] for index in indices), strict=True)
     sides: dict[str | None, list[Any]] = {
         "a": batch["response_a"],
         "b": batch["response_b"],
@@ -229,6 +267,7 @@ def _write_sides(
         earlier = batch["skip_reason"] if "skip_reason" in batch else [None] * len(indices)
         unpicked = [pair is None for pair in batch["pair_id"]]
         batch["skip_reason"] = [a if u else b for a, b, u in zip(earlier, reasons, unpicked, strict=True)]
-    if "label_agreement" in columns:
-        batch["label_agreement"], batch["n_labels"] = list(shares), list(counts)
+    for name, values in (("label_agreement", shares), ("n_labels", counts), ("label_confidence", confidences)):
+        if name in columns:
+            batch[name] = list(values)
     return batch

@@ -11,6 +11,7 @@ from scipy.special import xlogy
 from ..config import SelectionConfig
 from ..core.checks import check_count, check_seed
 from ..core.messages import response_text
+from .annotators import krippendorff_alpha, summarize_annotators
 from .label_noise import Estimate, share_estimate
 from .pool import Pool
 from .preference_model import JudgedPairs, PreferenceModel, chance, fit
@@ -170,4 +171,6 @@ def _count(pool: Pool, drawn: np.ndarray) -> LabelProgress:
         first_shown_wins=share_estimate(sum(first), len(first) - sum(first)) if first else None,
         longer_wins=share_estimate(sum(longer), len(longer) - sum(longer)) if longer else None,
         seconds=float(np.median(seconds)) if seconds else None,
+        krippendorff_alpha=krippendorff_alpha(pool.records),
+        by_annotator=summarize_annotators(pool.records),
     )

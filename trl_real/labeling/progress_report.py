@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.files import whole_file, write_text
+from .annotators import AnnotatorSummary
 from .label_noise import Estimate
 
 
@@ -47,7 +48,7 @@ class LabelProgress:
         labels (`int`): Labels for one side.
         ties (`int`): Labels for neither.
         skipped (`int`): Decisions without a label.
-        annotators (`int`): Who decided.
+        annotators (`int`): How many annotators decided.
         drawn (`int`): Pairs with a label for one side that were drawn at random, by which all of this is judged.
         curve (`list[ProgressPoint]`): What these labels are worth, from round to round; at most eight rounds.
         agreement (`Estimate` or `None`): How often a model of all labels agrees with those of prompts that it has not seen.
@@ -57,6 +58,8 @@ class LabelProgress:
         first_shown_wins (`Estimate` or `None`): How often the side that was shown first wins, where this is known.
         longer_wins (`Estimate` or `None`): How often the longer side wins, of those that differ in length.
         seconds (`float` or `None`): How long an annotator takes, in the median, where this is known.
+        krippendorff_alpha (`Estimate` or `None`): How much more annotators agree than by chance, where several label a pair.
+        by_annotator (`list[AnnotatorSummary]`): What is known about each annotator, those with the most labels first.
     """
 
     pairs: int
@@ -74,6 +77,8 @@ class LabelProgress:
     first_shown_wins: Estimate | None = None
     longer_wins: Estimate | None = None
     seconds: float | None = None
+    krippendorff_alpha: Estimate | None = None
+    by_annotator: list[AnnotatorSummary] = field(default_factory=list)
 
     @property
     def stop(self) -> bool | None:
@@ -113,10 +118,14 @@ class LabelProgress:
         def read(value: Any) -> Any:
             return Estimate(**value) if isinstance(value, dict) else value
 
-        points = [
-            ProgressPoint(**{name: read(value) for name, value in point.items()}) for point in values.get("curve", [])
-        ]
-        return cls(**{**{name: read(value) for name, value in values.items()}, "curve": points})
+        def read_all(kind: type, name: str) -> list[Any]:
+            return [kind(**{key: read(value) for key, value in item.items()}) for item in values.get(name, [])]
+
+        lists = {
+            "curve": read_all(ProgressPoint, "curve"),
+            "by_annotator": read_all(AnnotatorSummary, "by_annotator"),
+        }
+        return cls(**{name: read(value) for name, value in values.items()} | lists)
 
     def save(self, path: str | Path) -> None:
         """Write the progress as JSON."""
@@ -143,6 +152,9 @@ class LabelProgress:
         ):
             if value is not None:
                 facts.append((name, _percent(value)))
+        if (alpha := self.krippendorff_alpha) is not None:
+            facts.append(("Krippendorff's alpha", f"{alpha.value:.2f} ({alpha.low:.2f} to {alpha.high:.2f})"))
+        facts += [(f"  {who.name}", who.in_words()) for who in self.by_annotator if len(self.by_annotator) > 1]
         if self.gain_next is not None and self.gain_all is not None:
             facts.append(("next round adds", f"{100 * self.gain_next:.2f} points expected"))
             facts.append(("all others add", f"{100 * self.gain_all:.2f} points expected"))

@@ -9,6 +9,7 @@ from scipy.special import entr, expit
 
 from ..config import SelectionConfig
 from ..core.checks import check_count, check_number, check_seed
+from .annotators import least_certain
 from .pool import Pool
 from .preference_model import NODES, WEIGHTS, PreferenceModel, fit, without_labels
 
@@ -26,6 +27,7 @@ def next_pairs(
     seed: int = 0,
     *,
     labels_per_pair: int = 1,
+    second_opinions: float = 0.0,
     embedder: Any = SelectionConfig.embedder,
     embedder_max_length: int | None = SelectionConfig.embedder_max_length,
     embedder_batch_size: int = SelectionConfig.embedder_batch_size,
@@ -58,12 +60,17 @@ def next_pairs(
             Seed of the random order of all pairs. Keep it from round to round.
         labels_per_pair (`int`, *optional*, defaults to `1`):
             How many annotators decide about each pair.
+        second_opinions (`float`, *optional*, defaults to `0.0`):
+            The share of the round that has a label already and gets one more, from another annotator: the pairs whose label is
+            least certain, as `aggregate="dawid_skene"` of [`apply_labels`] sees it. If there are not enough other pairs, the
+            round is filled up with these. 0 for none; in our study a new pair was worth more than a second opinion.
         embedder, embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
             As in [`embed_responses`]. Unused by `"random"`, or if there is a column `embeddings` with one vector a side.
 
     Returns:
         [`~datasets.Dataset`]: At most `n` rows of `pairs` and why each is there as `reason`: `"audit"` if it was drawn at random,
-        `"explore"` if it was picked by the embeddings alone, `"uncertain"` if it was picked by a model of the labels.
+        `"explore"` if it was picked by the embeddings alone, `"uncertain"` if it was picked by a model of the labels,
+        `"second_opinion"` if its label is not certain.
 
     Raises:
         `TypeError`: If `pairs` is no [`~datasets.Dataset`].
@@ -87,6 +94,7 @@ def next_pairs(
     check_audit(audit)
     check_seed("seed", seed)
     check_count("labels_per_pair", labels_per_pair)
+    check_number("second_opinions", second_opinions, 0, 1)
     config = SelectionConfig(
         embedder=embedder,
         embedder_max_length=embedder_max_length,
@@ -94,11 +102,15 @@ def next_pairs(
         embedder_dtype=embedder_dtype,
     )
     pool = Pool.of(pairs, labels, seed, config.embedder_options)
-    drawn, picked, reason = pick_round(pool, n, strategy, audit, labels_per_pair)
-    chosen = pool.pairs.select(pool.rows[np.concatenate([drawn, picked])])
+    again = least_certain(pool.records) if second_opinions else pool.decided[:0]
+    again = again[~pool.is_open(labels_per_pair)[again]]  # the others get their labels anyway
+    n_again = min(round(second_opinions * n), n - 1, len(again))
+    drawn, picked, reason = pick_round(pool, n - n_again, strategy, audit, labels_per_pair)
+    again = again[: n - len(drawn) - len(picked)]
+    chosen = pool.pairs.select(pool.rows[np.concatenate([drawn, picked, again])])
     if "reason" in chosen.column_names:
         chosen = chosen.remove_columns("reason")
-    reasons = ["audit"] * len(drawn) + [reason] * len(picked)
+    reasons = ["audit"] * len(drawn) + [reason] * len(picked) + ["second_opinion"] * len(again)
     return chosen.add_column("reason", reasons, feature=Value("string"))
 
 

@@ -48,8 +48,7 @@ def select_budget(
     On pairs as they come out of [`real_select`], one or more a prompt, this spends a budget; on given pairs it is the
     paper's selection for HH-RLHF (arXiv 2409.17169), which keeps the half with the lowest similarity.
 
-    Pairs are taken in the order of the strategy, of equal ones the earlier first, and a pair that breaks one of the limits is
-    passed over.
+    Pairs are taken in the order of the strategy, of equal ones the earlier first. One that breaks a limit is passed over.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -185,7 +184,8 @@ def _rank(dataset: Dataset, strategy: str, seed: int, threshold: float | None) -
         return np.random.default_rng(seed).permutation(len(dataset))
     if order == "widest gap":
         column = "score_chosen` and `score_rejected"
-        rank = _numbers(dataset, "score_rejected") - _numbers(dataset, "score_chosen")
+        with np.errstate(invalid="ignore", over="ignore"):  # infinity minus infinity is no gap to rank by
+            rank = _numbers(dataset, "score_rejected") - _numbers(dataset, "score_chosen")
     else:
         column = "similarity"
         rank = _numbers(dataset, column) * (-1 if order == "most similar" else 1)
@@ -313,6 +313,7 @@ def _spend(
         if min_distance is not None:
             middles = pair_vectors(dataset.select(block)).mean(1)  # (n_block, dim)
             middles /= np.maximum(np.linalg.norm(middles, axis=1, keepdims=True), 1e-12)
+            near = _distance(middles, middles) <= min_distance
             for others in kept_vectors:
                 too_close |= (_distance(middles, others) <= min_distance).any(1)
         taken = []
@@ -322,7 +323,7 @@ def _spend(
             if too_close[b] or pairs_left[prompts[row]] < 1 or spent + costs[row] > limit:
                 continue
             if min_distance is not None:
-                too_close |= _distance(middles, middles[b]) <= min_distance
+                too_close |= near[b]
             pairs_left[prompts[row]] -= 1
             spent += costs[row]
             taken.append(b)

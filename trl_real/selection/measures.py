@@ -48,7 +48,8 @@ class Measures:
         self.values["response_length"].add(length.ravel())
         self.values["similarity"].add(group.similarity[:, i, j][group.may_pair])
         if group.scores is not None:
-            gap = (group.scores[:, i] - group.scores[:, j])[group.may_pair]
+            with np.errstate(invalid="ignore", over="ignore"):  # infinity minus infinity is a tie, which may not pair
+                gap = (group.scores[:, i] - group.scores[:, j])[group.may_pair]
             self.values["score_gap"].add(np.abs(gap))
             self.values["length_difference"].add((length[:, i] - length[:, j])[group.may_pair] * np.sign(gap))
 
@@ -57,7 +58,8 @@ class Measures:
         self.values["response_length"].add(lengths.ravel())
         self.values["similarity"].add(similarity)
         if scores is not None:
-            self.values["score_gap"].add(scores[:, 0] - scores[:, 1])
+            with np.errstate(over="ignore"):
+                self.values["score_gap"].add(scores[:, 0] - scores[:, 1])
         if labeled:
             self.values["length_difference"].add(lengths[:, 0] - lengths[:, 1])
 

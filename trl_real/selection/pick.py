@@ -1,20 +1,27 @@
 """From the rows of a batch to picked pairs: what may form a pair is found, compared, picked and labeled once."""
 
 import hashlib
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
+from datasets import Dataset
 
 from ..candidates.batch import Candidates, GivenPairs
 from ..candidates.eligibility import Eligible, find_eligible
 from ..config import SelectionConfig
-from ..core.columns import take
+from ..core.columns import column_blocks, take
+from ..core.messages import is_list
 from ..strategies import STRATEGIES, pick_pairs
 from .measures import Measures
 from .similarity import Group, Vectors, cosines, embed_eligible, group_prompts, read_vectors
+
+
+# The most prompts and, unless a single prompt has more, the most pairs that are picked at once.
+MAX_PROMPTS, MAX_PAIRS = 1000, 10_000
 
 
 @dataclass
@@ -59,6 +66,15 @@ def check_scores(strategy: str, columns: Collection[str]) -> None:
             f"The strategy {strategy!r} needs the column `scores`, one number a response. Found: {sorted(columns)}. Add it, "
             f"or choose one of {without}."
         )
+
+
+def batch_size(candidates: Dataset, pairs_per_prompt: int) -> int:
+    """How many prompts to pick from at once: their pairs fit into memory together."""
+    most = 1
+    if pairs_per_prompt > 1 and "responses" in candidates.column_names and is_list(candidates.features["responses"]):
+        blocks = column_blocks(candidates, "responses")
+        most = max((pc.max(pc.list_value_length(block)).as_py() or 0 for block in blocks), default=0)
+    return max(1, min(MAX_PROMPTS, MAX_PAIRS // max(1, min(pairs_per_prompt, math.comb(most, 2)))))
 
 
 def compare(batch: Any, rows: Candidates | GivenPairs, config: SelectionConfig, rank: int | None = None) -> Compared:
@@ -128,7 +144,8 @@ def _take_given(rows: GivenPairs, compared: Compared, measures: Measures | None)
         similarity = cosines(compared.vectors, sides)[:, 0, 1]
     if measures is not None:
         lengths = pc.utf8_length(rows.texts).to_numpy().astype(np.int64)
-        measures.add_pairs(similarity, lengths[sides], None, labeled=True)
+        scores = None if rows.scores is None else rows.scores[sides]
+        measures.add_pairs(similarity, lengths[sides], scores, labeled=True)
     return Picks(taken, sides, np.full(sides.shape, np.nan), similarity)
 
 

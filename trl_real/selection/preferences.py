@@ -1,7 +1,6 @@
 """The whole flow in one call: `select_preferences`."""
 
 import dataclasses
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 
 from ..candidates.batch import COLUMNS, read_rows
 from ..candidates.conversion import EMBEDDED, Converted, ConvertedPairs, convert
-from ..candidates.eligibility import POLICIES, SKIP_REASONS
+from ..candidates.eligibility import POLICIES, SKIP_REASONS, check_gap
 from ..config import EmbedderOptions, SelectionConfig
 from ..core.columns import arrow_batches, column_blocks
 from ..core.transform import map_rows
@@ -23,19 +22,15 @@ from ..embedding.identity import Identity, embedder_name
 from ..strategies import STRATEGIES
 from .budget import check_cost, check_order, select_budget
 from .measures import Measures, measure_pairs
-from .pick import check_scores, compare, pick
-from .report import LONGER_WINS, SelectionReport
+from .pick import batch_size, check_scores, compare, pick
+from .report import SelectionReport
 from .select import pair_features, select_batch
-from .value_counts import ValueCounts
+from .warn import warn_of_length, warn_of_reversed
 
-
-logger = logging.getLogger(__name__)
 
 # What embeds a dataset, and says by what.
 Embed = Callable[[Dataset, EmbedderOptions], tuple[Dataset, Identity]]
 SELECT_OPTIONS = ("strategy", "strategy_kwargs", "pairs_per_prompt", "min_score_gap", "selection_seed")
-# Fewer pairs say nothing about length.
-MIN_PAIRS = 20
 CUT = ("responses_cut", "tokens_cut")
 USED_UP = ("responses", "scores", *EMBEDDED)
 
@@ -174,7 +169,8 @@ def select_embedded(
     report.compare(measures.values, picked_measures.values)
     clock.stop("reporting")
     report.seconds = clock.seconds
-    _warn_of_length(report, picked_measures.values["length_difference"])
+    warn_of_reversed(report)
+    warn_of_length(report, picked_measures.values["length_difference"])
     selected = picked if config.on_skip == "keep" else selected.remove_columns("skip_reason")
     return selected.remove_columns([name for name in USED_UP if name in selected.column_names]), report
 
@@ -183,6 +179,7 @@ def check_selection(converted: Converted, config: SelectionConfig) -> None:
     """Raise for what cannot be selected, before anything is embedded."""
     config = _in_effect(converted, config)
     check_scores(config.strategy, converted.columns)
+    check_gap(config.min_score_gap, converted.columns)
     if config.is_budgeted:
         check_order(config.budget_strategy or config.strategy, converted.columns)
     if config.budget_cost is not None:
@@ -230,6 +227,7 @@ def pick_stage(dataset: Dataset, config: SelectionConfig, keep_embeddings: bool 
         key=[options, config.on_skip, used_up, pair_embeddings],
         fn_kwargs={"config": config, "measures": measures, "pair_embeddings": pair_embeddings},
         remove_columns=used_up,
+        batch_size=batch_size(dataset, config.pairs_per_prompt),
     )
     if measures.rows < len(dataset):  # they came from the cache
         measures = measure_rows(dataset, config)
@@ -315,6 +313,7 @@ def select_stream(converted: Converted, config: SelectionConfig) -> IterableData
         )
     stream, columns = converted.dataset, converted.columns
     check_scores(config.strategy, columns)
+    check_gap(config.min_score_gap, columns)
     used = [name for name in USED_UP if name in columns]
     features = None
     if stream.features is not None:
@@ -322,15 +321,3 @@ def select_stream(converted: Converted, config: SelectionConfig) -> IterableData
         features = Features({name: features[name] for name in features if name not in (*used, "skip_reason")})
     fn_kwargs = {"config": config}
     return map_rows(stream, select_batch, features, batch_size=BATCH, fn_kwargs=fn_kwargs, remove_columns=used)
-
-
-def _warn_of_length(report: SelectionReport, differences: ValueCounts) -> None:
-    values, counts = differences.distinct()
-    if counts[values != 0].sum() >= MIN_PAIRS and report.chosen_longer["picked"] > LONGER_WINS:
-        logger.warning(
-            "Of the selected pairs that differ in length the longer response is chosen in %.0f%% (%.0f%% of all pairs that "
-            "could be labeled): a model may learn to write more rather than better. Look at what the scores reward, or "
-            "compare lengths before and after training.",
-            100 * report.chosen_longer["picked"],
-            100 * report.chosen_longer["eligible"],
-        )

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..candidates.eligibility import POLICIES, SKIP_REASONS
 from ..core.files import whole_file, write_text
+from .distribution import BINS, Comparison, Distribution
 from .value_counts import ValueCounts
 
 
@@ -21,71 +22,9 @@ REASONS = {
     **SKIP_REASONS,
     "over_budget": "picked, but not within the limits of the budget",
     "prompt_too_long": "the prompt alone fills `max_length`",
+    "identical_tokens": "chosen and rejected are the same tokens: they differ in what the chat template or tokenizer leaves out",
     "identical_when_truncated": "chosen and rejected are the same tokens once cut to `max_length`",
 }
-QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "max": 1.0}
-BINS = 40
-# From this share of the pairs on that differ in length, a model is likely to learn that the longer one wins.
-LONGER_WINS = 2 / 3
-
-
-@dataclass
-class Distribution:
-    """
-    Numbers in short.
-
-    Attributes:
-        count (`int`): How many there are, NaN included.
-        quantiles (`dict[str, float]`): Minimum, quartiles and maximum; empty if there are none. Exact for up to 262,144
-            distinct values, and within one part in 4,096 beyond.
-        histogram (`list[int]`): Counts in `BINS` equal bins, those beyond the ends in the first and the last.
-    """
-
-    count: int = 0
-    quantiles: dict[str, float] = field(default_factory=dict)
-    histogram: list[int] = field(default_factory=lambda: [0] * BINS)
-
-    @classmethod
-    def of(cls, tally: ValueCounts, low: float = -1.0, high: float = 1.0) -> "Distribution":
-        """Describe numbers, with a histogram from `low` to `high`; NaN is counted and otherwise left out."""
-        values, counts = tally.distinct()
-        quantiles = tally.quantiles(list(QUANTILES.values()))
-        if not quantiles:
-            return cls(int(counts.sum()))
-        finite = np.isfinite(values)
-        clipped = np.clip(values[finite].astype(np.float64), low, high)
-        histogram, _ = np.histogram(clipped, bins=BINS, range=(low, high), weights=counts[finite])
-        return cls(
-            int(counts.sum()),
-            {name: round(value, 6) for name, value in zip(QUANTILES, quantiles, strict=True)},
-            histogram.tolist(),
-        )
-
-
-@dataclass
-class Comparison:
-    """
-    A measure of all pairs that could be labeled beside the picked ones.
-
-    Attributes:
-        eligible (`Distribution`): All pairs that could be labeled.
-        picked (`Distribution`): The picked pairs, before training dropped any for their length.
-        low (`float`): Where the histograms begin.
-        high (`float`): Where they end.
-    """
-
-    eligible: Distribution = field(default_factory=Distribution)
-    picked: Distribution = field(default_factory=Distribution)
-    low: float = -1.0
-    high: float = 1.0
-
-    @classmethod
-    def of(cls, eligible: ValueCounts, picked: ValueCounts, bounded: bool) -> "Comparison":
-        """Compare numbers: `bounded` ones lie in -1 to 1, of others the histograms leave out the outermost percents."""
-        low, high = -1.0, 1.0
-        if not bounded and (ends := eligible.quantiles([0.01, 0.99])):
-            low, high = ends[0], max(ends[1], ends[0] + 1e-6)
-        return cls(Distribution.of(eligible, low, high), Distribution.of(picked, low, high), low, high)
 
 
 @dataclass
@@ -164,8 +103,12 @@ class SelectionReport:
                 self.chosen_longer[name] = round(float(counts[difference > 0].sum() / n_differ), 6)
 
     @classmethod
-    def of_given_pairs(cls, n_pairs: int) -> "SelectionReport":
-        """The report on pairs that are all taken as they come."""
+    def of_given_pairs(
+        cls, rows: int, skipped: dict[str, int] | None = None, policies: dict[str, int] | None = None
+    ) -> "SelectionReport":
+        """The report on pairs that are all taken as they come, but for those that are `skipped`."""
+        skipped = skipped or {}
+        n_pairs = rows - sum(skipped.values())
         return cls(
             strategy=None,
             embedder=None,
@@ -174,12 +117,12 @@ class SelectionReport:
             layout=None,
             given_pairs=True,
             labeled=True,
-            rows=n_pairs,
-            skipped={},
-            policies={},
+            rows=rows,
+            skipped=skipped,
+            policies=policies or {},
             dropped={},
             pairs=n_pairs,
-            responses=2 * n_pairs,
+            responses=2 * rows,
             responses_cut=None,
             tokens_cut=None,
             similarity=Comparison(Distribution(n_pairs), Distribution(n_pairs)),

@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Features, Value
+from datasets import Features, Json, Value
+from datasets.arrow_writer import TypedSequence
+from datasets.features.features import generate_from_arrow_type
 
 from ..candidates.batch import Candidates, GivenPairs, read_rows
-from ..candidates.eligibility import SKIP_REASONS
+from ..candidates.eligibility import SKIP_REASONS, check_gap
 from ..config import SelectionConfig
-from ..core.columns import is_untouched, read_column, take
-from ..core.messages import as_json, item_feature, joint_features
+from ..core.columns import encode_json, is_untouched, read_column, take
+from ..core.messages import are_alike, as_json, item_feature, joint_features
 from ..core.transform import Transform, TypedList
 from .measures import Measures
 from .pick import Picks, check_scores, compare, in_order, pick, seed_of
@@ -58,7 +60,8 @@ def real_select(
         pairs_per_prompt (`int`, *optional*, defaults to `1`):
             How many pairs to pick from each prompt, at most, the best first.
         min_score_gap (`float`, *optional*, defaults to `0.0`):
-            Two responses form a pair only if their scores differ by more than this.
+            Two responses form a pair only if their scores differ by more than this. Those of given pairs are in
+            `score_chosen` and `score_rejected`.
         on_skip (`str`, *optional*, defaults to `"drop"`):
             What happens to a prompt without a valid pair: `"drop"` it, `"keep"` its row with nulls and a `skip_reason`,
             or `"error"`.
@@ -69,7 +72,7 @@ def real_select(
         `dict`: The batch, one row a pair, every other column repeated along with its row. With scores: `prompt`,
         `chosen`, `rejected`, `score_chosen`, `score_rejected` and `similarity` (cosine, float32, NaN if nothing was
         embedded). Without: `prompt`, `response_a`, `response_b`, `similarity` and `pair_id`. Given pairs keep their
-        sides and get an explicit `prompt` and `similarity`.
+        sides and get an explicit `prompt` and `similarity`; those whose sides are equal, empty or tied are no valid pairs.
 
     Raises:
         `ValueError`: If the columns or an option are not known, the strategy needs scores and there are none, scores or
@@ -129,6 +132,7 @@ def select_batch(
     """
     rows = read_rows(batch, "real_select")
     check_scores(config.strategy, batch)
+    check_gap(config.min_score_gap, batch)
     compared = compare(batch, rows, config, rank)
     picks = pick(compared, config, measures)
     reasons = compared.eligible.reasons
@@ -173,9 +177,9 @@ def pair_id(prompt: Any, response_a: Any, response_b: Any) -> str:
     return hashlib.sha256("\n".join([as_json(prompt), *sides]).encode()).hexdigest()[:32]
 
 
-def _columns_of_given(rows: GivenPairs, picks: Picks) -> dict[str, list[Any]]:
+def _columns_of_given(rows: GivenPairs, picks: Picks) -> dict[str, Any]:
     """The columns that change where pairs were given."""
-    columns = {}
+    columns: dict[str, Any] = {}
     if rows.rewritten:
         columns["prompt"] = take(rows.prompts, picks.rows)
         for name, side in zip(("chosen", "rejected"), picks.sides.T, strict=True):
@@ -185,11 +189,11 @@ def _columns_of_given(rows: GivenPairs, picks: Picks) -> dict[str, list[Any]]:
 
 def _columns_of_picks(
     rows: Candidates, picks: Picks, config: SelectionConfig
-) -> tuple[dict[str, list[Any]], list[str | None] | None]:
+) -> tuple[dict[str, Any], list[str | None] | None]:
     """The columns of picked pairs, with nulls in rows that are kept without one; and, of unlabeled pairs, their ids."""
     skipped = picks.sides[:, 0] < 0
     first, second = (take(rows.responses, side) for side in picks.sides.T)
-    columns = {"prompt": take(rows.prompts, picks.rows)} if rows.rewritten else {}
+    columns: dict[str, Any] = {"prompt": take(rows.prompts, picks.rows)} if rows.rewritten else {}
     if rows.scores is not None:
         columns |= {"chosen": first, "rejected": second}
         for side, scores in zip(("score_chosen", "score_rejected"), picks.scores.T, strict=True):
@@ -203,14 +207,14 @@ def _columns_of_picks(
     return columns | {"response_a": first, "response_b": second}, ids
 
 
-def _vectors_of_sides(vectors: Vectors, picks: Picks) -> list[Any]:
-    """The vectors of both sides of each pair, `(2, dim)`; of given pairs they are there already."""
+def _vectors_of_sides(vectors: Vectors, picks: Picks) -> np.ndarray:
+    """The vectors of both sides of each pair, `(n_picks, 2, dim)`; of given pairs they are there already."""
     found = vectors.array[vectors.where[picks.sides]].astype(np.float32, copy=False)
     found[picks.sides < 0] = 0.0
-    return list(found)
+    return found
 
 
-def _write(batch: Any, columns: dict[str, list[Any]], rows: list[int], n: int) -> None:
+def _write(batch: Any, columns: dict[str, Any], rows: list[int], n: int) -> None:
     """Change the batch of n rows in place, since `datasets` would merge a new dict into the old rows."""
     if rows != list(range(n)):  # the columns that only ride along, too
         for name in set(batch) - set(columns):
@@ -218,14 +222,16 @@ def _write(batch: Any, columns: dict[str, list[Any]], rows: list[int], n: int) -
             batch[name] = [values[r] for r in rows]
     if hasattr(batch, "pa_table"):  # from `Dataset.map`, which writes Arrow; a stream does not
         features = batch.formatter.features or Features.from_arrow_schema(batch.pa_table.schema)
-        schema = pair_features(features).arrow_schema
-        columns = {name: _TypedList(values, _type(schema, name)) for name, values in columns.items()}
+        came_as_json = {name: feature for name, feature in features.items() if isinstance(feature, Json)}
+        schema = Features(pair_features(features) | came_as_json).arrow_schema
+        columns = {
+            name: values
+            if isinstance(values, np.ndarray)
+            else _TypedList((encode_json(value, features.get(name)) for value in values), schema.field(name).type)
+            for name, values in columns.items()
+        }
     for name, values in columns.items():
         batch[name] = values
-
-
-def _type(schema: pa.Schema, name: str) -> pa.DataType:
-    return pa.list_(pa.list_(pa.float32())) if name == "embeddings" else schema.field(name).type
 
 
 def _embeddings(batch: Any) -> Any:
@@ -245,8 +251,8 @@ class _TypedList(TypedList):
     """
 
     def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:
-        if "json" in str(self.arrow_type):  # `datasets.Json`, which `datasets` encodes by itself
-            return pa.array(list(self))
+        if "json" in str(self.arrow_type):  # `datasets.Json`, which is encoded already
+            return pa.array(TypedSequence(list(self), type=generate_from_arrow_type(self.arrow_type)))
         return pa.array(list(self), type=type or self.arrow_type)
 
 
@@ -260,7 +266,9 @@ def pair_features(features: Features) -> Features:
     else:
         names = ("chosen", "rejected") if "scores" in features else ("response_a", "response_b")
         sides, prompt = [item_feature(features["responses"])] * 2, features["prompt"]
-    out["prompt"], sides = joint_features(prompt, sides)
+    if "prompt" not in features or not are_alike([prompt, *sides]):
+        prompt, sides = joint_features(prompt, sides)
+    out["prompt"] = prompt
     out.update(zip(names, sides, strict=True))
     if not given and "scores" in features:
         out["score_chosen"] = out["score_rejected"] = Value("float64")

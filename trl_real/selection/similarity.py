@@ -148,7 +148,7 @@ def group_prompts(eligible: Eligible, vectors: Vectors | None, min_score_gap: fl
             scores, may_pair = None, np.ones((len(rows), len(first)), dtype=bool)
             if eligible.scores is not None:
                 scores = eligible.scores[where]
-                with np.errstate(invalid="ignore"):  # infinity minus infinity is a tie
+                with np.errstate(invalid="ignore", over="ignore"):  # infinity minus infinity is a tie
                     may_pair = np.abs(scores[:, first] - scores[:, second]) > min_score_gap
             yield Group(rows, positions, similarity, scores, may_pair)
 

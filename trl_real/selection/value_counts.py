@@ -31,7 +31,8 @@ class ValueCounts:
 
     def add(self, numbers: np.ndarray) -> None:
         """Count more numbers."""
-        self._new.append(numbers.astype(np.float32))
+        with np.errstate(over="ignore"):  # what is too large becomes infinite
+            self._new.append(numbers.astype(np.float32))
         self._n_new += len(numbers)
         if self._n_new > LIMIT:
             self._merge()

@@ -1,22 +1,31 @@
 """The datasets of the trainer: read in any layout, and selected from by one rank for all."""
 
 import functools
+import logging
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 
+from ..candidates.batch import COLUMNS, read_rows
 from ..candidates.conversion import Converted, ConvertedPairs, convert
+from ..candidates.eligibility import SKIP_REASONS, check_gap, find_eligible
 from ..config import SelectionConfig
-from ..core.columns import column_names
+from ..core.columns import arrow_batches, column_names
 from ..core.files import remove_folder, whole_folder
+from ..core.transform import Transform
 from ..embedding.checkpoints import embed_in_chunks
 from ..selection.preferences import check_selection, embed_stage, needs_embeddings, select_embedded
 from ..selection.report import SelectionReport
+from ..selection.warn import warn_of_reversed
 
+
+logger = logging.getLogger(__name__)
 
 PAIRS, REPORT = "pairs", "report.json"
 
@@ -67,10 +76,44 @@ def check_labels(converted: Converted, name: str) -> None:
         )
 
 
-def given_pairs(converted: ConvertedPairs) -> tuple[Dataset, SelectionReport]:
-    """Given pairs that are all trained on, and the report on them."""
-    report = SelectionReport.of_given_pairs(len(converted.dataset))
-    return converted.dataset, report
+def given_pairs(converted: ConvertedPairs, selection: SelectionConfig) -> tuple[Any, SelectionReport | None]:
+    """
+    Given pairs that are trained on without a budget: all but those that nobody could learn from, and the report on them; of a
+    stream, of which nothing is counted, `None`.
+    """
+    check_gap(selection.min_score_gap, converted.columns)
+    rows = converted.dataset
+    judge = {"min_score_gap": selection.min_score_gap}
+    if isinstance(rows, IterableDataset):
+        return rows.filter(_may_be_trained_on, batched=True, fn_kwargs=judge), None
+    skipped, policies, reasons = Counter[str](), Counter(converted.policies), list[str | None]()
+    for batch in arrow_batches(rows, [name for name in COLUMNS if name in rows.column_names]):
+        eligible = find_eligible(read_rows(batch, "RealDPOTrainer"), **judge)
+        reasons += eligible.reasons
+        policies += eligible.policies
+    skipped.update(reason for reason in reasons if reason is not None)
+    if skipped and selection.on_skip == "error":
+        raise ValueError(f"{_why(skipped, len(rows))}. Mend them, or drop such rows with `on_skip='drop'`.")
+    if skipped.total() == len(rows):
+        raise ValueError(f"None of the {len(rows)} rows has a valid pair: {_why(skipped, len(rows))}.")
+    if skipped:
+        logger.warning("%s: they are left out.", _why(skipped, len(rows)))
+        rows = rows.select(np.flatnonzero([reason is None for reason in reasons]))
+    if "skip_reason" in rows.column_names:
+        rows = rows.remove_columns("skip_reason")
+    report = SelectionReport.of_given_pairs(converted.rows, dict(skipped.most_common()), dict(policies))
+    warn_of_reversed(report)
+    return rows, report
+
+
+@Transform
+def _may_be_trained_on(batch: Any, min_score_gap: float) -> list[bool]:
+    return [reason is None for reason in find_eligible(read_rows(batch, "RealDPOTrainer"), min_score_gap).reasons]
+
+
+def _why(skipped: Counter[str], n_rows: int) -> str:
+    why = "; ".join(f"in {n} {SKIP_REASONS[reason]} ({reason})" for reason, n in skipped.most_common())
+    return f"{skipped.total()} of {n_rows} given pairs are no valid pairs: {why}"
 
 
 def select_on_all_ranks(

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import inspect
+import itertools
 import logging
+import operator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,7 +37,8 @@ from .untrained_policy import policy_of, untrained_policy
 logger = logging.getLogger(__name__)
 
 # Why a selected pair is not trained on.
-TOO_LONG = ("prompt_too_long", "identical_when_truncated")
+SAME_TOKENS = "identical_tokens"
+NOT_TRAINED_ON = ("prompt_too_long", SAME_TOKENS, "identical_when_truncated")
 
 
 class RealDPOTrainer(DPOTrainer):
@@ -44,7 +47,8 @@ class RealDPOTrainer(DPOTrainer):
 
     The only change to [`~trl.DPOTrainer`] is what happens to the data before training: candidates, several responses a
     prompt with scores, become pairs by [`select_preferences`], and pairs that `max_length` makes identical are
-    dropped. Data that comes in pairs is left as it is, unless there is a `budget` to spend on it. It takes the
+    dropped. Data that comes in pairs is left as it is, unless there is a `budget` to spend on it, but for pairs whose
+    sides are equal, empty or tied, which are counted and left out. It takes the
     arguments of [`~trl.DPOTrainer`], with these differences:
 
     Args:
@@ -232,7 +236,7 @@ class RealDPOTrainer(DPOTrainer):
         report, pairs = self.selection_report, self.selected_dataset
         if report is None or not isinstance(pairs, Dataset):
             return None
-        dropped = {reason: count for reason, count in report.dropped.items() if reason not in TOO_LONG}
+        dropped = {reason: count for reason, count in report.dropped.items() if reason not in NOT_TRAINED_ON}
         return dataclasses.replace(report, dropped=dropped, pairs=len(pairs))
 
     def _pair_eval_dataset(self, dataset: Any, config: DPOConfig) -> Any:
@@ -257,9 +261,11 @@ class RealDPOTrainer(DPOTrainer):
         converted = read(dataset, name, selection.on_skip)
         if converted is None:
             return dataset, None
+        if name == "eval_dataset" and not converted.scored:  # the gap is that of the training data
+            selection = dataclasses.replace(selection, min_score_gap=0.0)
         streams = isinstance(converted.dataset, IterableDataset)
         if isinstance(converted, ConvertedPairs) and not selection.is_budgeted:
-            return (converted.dataset, None) if streams else given_pairs(converted)
+            return given_pairs(converted, selection)
         check_labels(converted, name)
         if selection.embedder == "policy" and needs_embeddings(converted, selection):
             if self._policy is None or streams:
@@ -287,16 +293,23 @@ class RealDPOTrainer(DPOTrainer):
         }
         if not isinstance(prepared, Dataset):
             return prepared.filter(_differ, **options)
-        kept = prepared.filter(_differ, desc=f"Dropping identical pairs from {dataset_name} dataset", **options)
+        what = f"Dropping identical pairs from {dataset_name} dataset"
+        other = prepared.filter(operator.ne, desc=what, input_columns=["chosen_ids", "rejected_ids"])
+        kept = other.filter(_differ, desc=what, **options)
         # TRL drops the pairs whose prompt alone is too long, without a word.
-        counts = dict(zip(TOO_LONG, (len(dataset) - len(prepared), len(prepared) - len(kept)), strict=True))
+        left = [len(dataset), len(prepared), len(other), len(kept)]
+        counts = dict(zip(NOT_TRAINED_ON, (before - after for before, after in itertools.pairwise(left)), strict=True))
         dropped = {reason: count for reason, count in counts.items() if count}
         if dropped:
             why = "; ".join(f"in {count} {REASONS[reason]}" for reason, count in dropped.items())
             if len(kept) == 0:
+                remedies = {
+                    "Look at what the chat template leaves out." if r == SAME_TOKENS else "Raise `max_length`."
+                    for r in dropped
+                }
                 raise ValueError(
                     f"None of the {len(dataset)} pairs of the {dataset_name} dataset can be used with "
-                    f"`max_length={args.max_length}`: {why}. Raise `max_length`."
+                    f"`max_length={args.max_length}`: {why}. {' '.join(sorted(remedies))}"
                 )
             logger.warning(
                 "Of the %d pairs of the %s dataset %d are left: %s.", len(dataset), dataset_name, len(kept), why

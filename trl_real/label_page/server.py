@@ -1,0 +1,276 @@
+"""The server of the page on which people label: `create_app` and `serve`."""
+
+import json
+import logging
+import socket
+from collections.abc import Callable, Collection
+from importlib.resources import files
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..labeling.label_log import OTHER_SIDE, side_sha256
+from ..labeling.queue import LabelQueue
+from .accounts import Accounts
+from .progress_view import ProgressView
+from .rendering import task_for_page
+
+
+logger = logging.getLogger(__name__)
+
+COOKIE = "trl_real_session"
+LOOPBACK = ("127.0.0.1", "localhost")
+MAX_BODY = 16 * 1024
+AHEAD = 3
+STATIC = files(__package__) / "static"
+# The page runs its own script and loads nothing from elsewhere, whatever the data say.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+class _Json(JSONResponse):
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content).encode()  # in ASCII, since a request may hold what UTF-8 cannot
+
+
+class LabelPage:
+    """
+    What the server answers.
+
+    Args:
+        queue ([`LabelQueue`]):
+            The pairs and the label log.
+        accounts ([`Accounts`], *optional*):
+            Who may label. If `None`, whoever reaches the server is `annotator`.
+        annotator (`str`, *optional*, defaults to `"annotator"`):
+            Who labels where there are no accounts.
+    """
+
+    def __init__(self, queue: LabelQueue, accounts: Accounts | None = None, annotator: str = "annotator"):
+        self.queue = queue
+        self.accounts = accounts
+        self.lead = annotator if accounts is None else accounts.lead
+        self._progress = ProgressView(queue)
+
+    def who(self, request: Request) -> str | None:
+        """The annotator of a request. Nothing else in it says who it is."""
+        return self.lead if self.accounts is None else self.accounts.who(request.cookies.get(COOKIE, ""))
+
+    async def page(self, request: Request) -> Response:
+        return RedirectResponse("sign-in") if self.who(request) is None else _static("label.html")
+
+    async def sign_in_page(self, request: Request) -> Response:
+        return RedirectResponse(".") if self.who(request) is not None else _static("sign_in.html")
+
+    async def sign_in(self, request: Request) -> Response:
+        body = await _body(request, {"name": str, "password": str})
+        session = None
+        if self.accounts is not None:
+            session = await run_in_threadpool(self.accounts.sign_in, body["name"], body["password"])
+        if session is None:
+            raise HTTPException(401, "The name or the password is wrong.")
+        response = _Json({})
+        secure = request.url.scheme == "https"
+        response.set_cookie(COOKIE, session, httponly=True, samesite="strict", secure=secure, max_age=30 * 24 * 3600)
+        return response
+
+    async def sign_out(self, request: Request) -> Response:
+        await _body(request, {})
+        response = _Json({})
+        response.delete_cookie(COOKIE)
+        return response
+
+    async def task(self, request: Request) -> Response:
+        return await run_in_threadpool(self._next, self._annotator(request))
+
+    async def decide(self, request: Request) -> Response:
+        annotator = self._annotator(request)
+        body = await _body(request, {"pair_id": str, "first_sha256": str, "choice": str, "seconds": int | float})
+        return await run_in_threadpool(self._decide, annotator, body)
+
+    async def undo(self, request: Request) -> Response:
+        annotator = self._annotator(request)
+        await _body(request, {})
+        return await run_in_threadpool(self._undo, annotator)
+
+    async def progress_page(self, request: Request) -> Response:
+        if self.who(request) is None:
+            return RedirectResponse("sign-in")
+        self._check_lead(request)
+        return HTMLResponse(await run_in_threadpool(self._progress.html))
+
+    async def progress_plot(self, request: Request) -> Response:
+        self._check_lead(request)
+        picture = await run_in_threadpool(self._progress.png)
+        if picture is None:
+            raise HTTPException(404, "There are too few labels to draw anything.")
+        return Response(picture, media_type="image/png")
+
+    def _annotator(self, request: Request) -> str:
+        annotator = self.who(request)
+        if annotator is None:
+            raise HTTPException(401, "You are signed out. Sign in again.")
+        return annotator
+
+    def _check_lead(self, request: Request) -> None:
+        if self._annotator(request) != self.lead:
+            raise HTTPException(403, f"Only {self.lead} sees how labeling goes.")
+
+    def _next(self, annotator: str, **more: Any) -> Response:
+        task = self.queue.next_task(annotator)
+        progress = self.queue.progress()
+        return _Json(
+            {
+                "annotator": annotator,
+                "is_lead": annotator == self.lead,
+                "has_accounts": self.accounts is not None,
+                "task": None if task is None else task_for_page(task),
+                "mine": sum(progress.annotators.get(annotator, ())),
+                "done": progress.done,
+                "pairs": progress.pairs,
+                **more,
+            },
+            background=BackgroundTask(self._render_ahead, annotator),
+        )
+
+    def _render_ahead(self, annotator: str) -> None:
+        """Render what comes next while the annotator reads: it is kept, so that the next pair is there at once."""
+        for task in self.queue.upcoming(annotator, AHEAD):
+            task_for_page(task)
+
+    def _decide(self, annotator: str, body: dict[str, Any]) -> Response:
+        task = self.queue.task(annotator, body["pair_id"])
+        first = task.shown_first
+        if body["first_sha256"] != side_sha256(task._asdict()[f"response_{first}"]):
+            raise HTTPException(
+                409, "This pair has changed since it was shown. Your decision is not saved: look at it again."
+            )
+        labels = {"first": first, "second": OTHER_SIDE[first], "tie": "tie", "skip": None}
+        if body["choice"] not in labels:
+            raise HTTPException(400, f"`choice` must be one of {list(labels)}, found {body['choice']!r:.60}.")
+        self.queue.record(annotator, task.pair_id, labels[body["choice"]], seconds=body["seconds"])
+        return self._next(annotator)
+
+    def _undo(self, annotator: str) -> Response:
+        return self._next(annotator, undone=self.queue.undo(annotator) is not None)
+
+
+def create_app(queue: LabelQueue, accounts: Accounts | None = None, annotator: str = "annotator") -> Starlette:
+    """The page as an ASGI application; see [`LabelPage`]."""
+    page = LabelPage(queue, accounts, annotator)
+    middleware = [Middleware(_Headers)]
+    if accounts is None:  # else a site of somebody else's could point its name at this machine and label
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK))
+    return Starlette(
+        routes=[
+            Route("/", page.page),
+            Route("/sign-in", page.sign_in_page),
+            Route("/progress", page.progress_page),
+            Route("/progress.png", page.progress_plot),
+            Route("/api/task", page.task),
+            Route("/api/decide", page.decide, methods=["POST"]),
+            Route("/api/undo", page.undo, methods=["POST"]),
+            Route("/api/sign-in", page.sign_in, methods=["POST"]),
+            Route("/api/sign-out", page.sign_out, methods=["POST"]),
+            Mount("/static", StaticFiles(directory=str(STATIC))),
+        ],
+        middleware=middleware,
+        exception_handlers={HTTPException: _refused, ValueError: _wrong, OSError: _not_saved, Exception: _failed},
+    )
+
+
+def serve(app: Starlette, host: str, port: int, started: Callable[[str], None]) -> None:
+    """Serve the page until the process is interrupted; `started` is told the address."""
+    try:
+        listener = socket.create_server((host, port))
+    except (OSError, OverflowError) as error:  # the latter for no port at all
+        why = str(getattr(error, "strerror", error)).partition(" (while")[0].rstrip(".")
+        raise OSError(f"`--host {host} --port {port}`: {why}. Choose another `--port`.") from error
+    started(f"http://{host}:{listener.getsockname()[1]}")
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _static(name: str) -> Response:
+    return FileResponse(str(STATIC / name))
+
+
+async def _body(request: Request, fields: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a request with exactly these fields. A form of another site cannot send that."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise HTTPException(415, "Send JSON, as `application/json`.")
+    text = b""
+    async for block in request.stream():
+        text += block
+        if len(text) > MAX_BODY:
+            raise HTTPException(413, f"The request is longer than {MAX_BODY} bytes.")
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"The request is not JSON: {error}.") from error
+    if not isinstance(body, dict):
+        raise HTTPException(400, "The request must be an object.")
+    if unknown := sorted(body.keys() - fields.keys()):
+        raise HTTPException(400, f"There is no field `{unknown[0]:.60}`. Who labels is known from the session.")
+    for name, kinds in fields.items():
+        if not isinstance(body.get(name), kinds) or isinstance(body[name], bool):
+            raise HTTPException(400, f"The field `{name}` is missing or of another type.")
+    return body
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, error.detail)
+
+
+async def _wrong(request: Request, error: Exception) -> Response:
+    return _error(400, str(error))
+
+
+async def _not_saved(request: Request, error: Exception) -> Response:
+    logger.error("%s", error)
+    return _error(
+        507, f"Your last decision is not saved: {getattr(error, 'strerror', None) or error}. Tell who runs this page."
+    )
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return _error(500, f"The server has failed, and your last decision may not be saved: {type(error).__name__}.")
+
+
+def _error(status: int, message: str) -> Response:
+    return _Json({"error": message}, status)
+
+
+class _Headers:
+    """Adds `HEADERS` to each response."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own: Collection[tuple[bytes, bytes]] = [
+                    (name.lower().encode(), value.encode()) for name, value in HEADERS.items()
+                ]
+                message["headers"] = [*message["headers"], *own]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)

@@ -1,0 +1,67 @@
+"""What annotators have decided so far, read from a label log that grows: `Decisions`."""
+
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .label_log import LabelRecord, LogReader, append_decision, counts_after, create_log, parse_record
+
+
+class Decisions:
+    """
+    The decisions of a label log that count. The log is made if it is not there.
+
+    Args:
+        log (`Path`):
+            The label log.
+
+    Attributes:
+        by_annotator (`dict[str, dict[str, LabelRecord]]`): What each annotator has decided, by pair, the last decision last.
+        counts (`Counter[str]`): How many annotators have decided about each pair.
+    """
+
+    def __init__(self, log: Path):
+        self.log = log
+        create_log(log)
+        self._reader = LogReader(log)
+        self.follow()
+
+    def follow(self) -> None:
+        """Take in what has been appended to the log, by whomever."""
+        lines, anew = self._reader.read()
+        if anew:
+            self._latest: dict[tuple[str, str], LabelRecord] = {}
+            self.by_annotator: dict[str, dict[str, LabelRecord]] = {}
+            self.counts: Counter[str] = Counter()
+        for line in lines:
+            self._add(parse_record(line, f"in {self.log}"))
+
+    def append(self, annotator: str, pair: str, decision: dict[str, Any]) -> None:
+        """Append a decision with the time, and return once it is on the disk."""
+        now, earlier = datetime.now(UTC), self._latest.get((pair, annotator))
+        if earlier is not None and earlier.time is not None:
+            now = max(now, earlier.time)  # the clock may have been set back
+        append_decision(self.log, {"pair_id": pair, "annotator": annotator, **decision, "time": now.isoformat()})
+        self.follow()
+
+    def of(self, annotator: str, pair: str) -> LabelRecord | None:
+        """The decision of an annotator about a pair."""
+        return self.by_annotator.get(annotator, {}).get(pair)
+
+    def last(self, annotator: str) -> str | None:
+        """The pair that an annotator has decided about last."""
+        return next(reversed(self.by_annotator.get(annotator, {})), None)
+
+    def _add(self, record: LabelRecord) -> None:
+        pair, annotator = str(record.pair), record.annotator
+        earlier = self._latest.get((pair, annotator))
+        if earlier is not None and not counts_after(record, earlier):
+            return
+        self._latest[pair, annotator] = record
+        decided = self.by_annotator.setdefault(annotator, {})
+        if decided.pop(pair, None) is not None:
+            self.counts[pair] -= 1
+        if not record.undone:
+            decided[pair] = record
+            self.counts[pair] += 1
