@@ -1,9 +1,9 @@
-"""Run the study, write results/*.json, and put its tables and figures into docs/study.md, docs/reliability.md and README.md.
+"""Run the study, write results/*.json, and update the tables and figures in docs/study.md, docs/reliability.md and README.md.
 
 python benchmarks/study/run.py --data folder/with/alpaca_eval_candidates.jsonl.gz/and/hh_rlhf_harmless.jsonl.gz
 
-Without `--data` it runs on the sample of the package and prints where the results are: to
-see how it works, not to judge anything. `--report` only writes the documents, from the results that are there.
+Without `--data`, it runs on the sample of the package and prints where the results are. That shows how it works, and says nothing
+about the strategies. `--report` only updates the documents, from the existing results.
 """
 
 import argparse
@@ -53,8 +53,8 @@ def main() -> None:
         "--data", default=os.environ.get("TRL_REAL_DATA"), help="Folder of both files; else the package's sample."
     )
     parser.add_argument("--seeds", type=int, default=20, help="DPO has half as many.")
-    parser.add_argument("--only", nargs="+", choices=STAGES, help="Run some of it; the other results stay.")
-    parser.add_argument("--report", action="store_true", help="Only write the documents.")
+    parser.add_argument("--only", nargs="+", choices=STAGES, help="Run only these stages, and keep the other results.")
+    parser.add_argument("--report", action="store_true", help="Only update the documents.")
     args = parser.parse_args()
     if args.seeds < 4:
         parser.error("--seeds must be at least 4: an interval needs two of DPO, which has half as many.")
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def run(stage: dict[str, list[str]], folder: Path) -> None:
-    """Run the scripts of a stage, each in one thread: two that have more get into each other's way, and small matrices gain nothing."""
+    """Run the scripts of a stage with one thread each. With more, they slow each other down, and small matrices gain nothing."""
     running = {
         name: subprocess.Popen(
             [sys.executable, HERE / command[0], *command[1:]],
