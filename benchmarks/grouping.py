@@ -1,4 +1,4 @@
-"""How long `to_candidates(group=True)` takes on paired rows that share prompts, and how much memory. Prints JSON.
+"""Measure the time and memory of `to_candidates(group=True)` on paired rows that share prompts. Prints JSON.
 
 python benchmarks/grouping.py --rows 1000000
 """
@@ -17,7 +17,7 @@ from trl_real import to_candidates
 
 
 def pairs(n_rows: int, n_prompts: int) -> Dataset:
-    """Pairs whose prompts lie anywhere, about 1 KB a row."""
+    """Pairs with prompts in any order, about 1 KB per row."""
     rng = np.random.default_rng(0)
     words = "the quick brown fox jumps over the lazy dog " * 5
 

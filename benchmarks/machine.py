@@ -1,4 +1,4 @@
-"""What a benchmark ran on."""
+"""Describe the machine that a benchmark ran on."""
 
 import importlib.metadata
 import importlib.util
@@ -14,7 +14,7 @@ PACKAGES = ("torch", "transformers", "sentence-transformers", "datasets", "trl",
 
 
 def describe() -> dict[str, Any]:
-    """The processor or GPU, the threads, the versions, and how fast matrix products are at the moment."""
+    """The processor or GPU, the number of threads, the versions, and the current speed of matrix products."""
     installed = [name for name in PACKAGES if importlib.util.find_spec(name.replace("-", "_")) is not None]
     gpu = torch.cuda.is_available()
     return {
@@ -32,7 +32,7 @@ def _processor() -> str:
 
 
 def _gflops(dtype: torch.dtype) -> int:
-    """Of products of the shape that the default embedder has most of."""
+    """The speed of products of the shape that is most common in the default embedder."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokens = torch.randn(2048, 384, device=device, dtype=dtype)
     weights = torch.randn(1536, 384, device=device, dtype=dtype)

@@ -1,9 +1,9 @@
-"""What a round costs: picking the pairs to label next among many. Prints JSON.
+"""Measure the time of a round: picking the next pairs to label from many. Prints JSON.
 
 python benchmarks/rounds.py --pairs 100000
 
-Each strategy of `next_pairs` picks a batch from pairs whose embeddings are on disk, with some labeled already; the medians are over
-the rounds, reading of the embeddings and of the labels included.
+Each strategy of `next_pairs` picks a batch from pairs whose embeddings are on disk, some of them already labeled. The results are
+medians over the rounds and include the time to read the embeddings and the labels.
 """
 
 import argparse

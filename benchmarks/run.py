@@ -1,9 +1,9 @@
-"""Run every benchmark, write results/*.json, and put their table into docs/speed.md and the shortest of it into README.md.
+"""Run every benchmark, write results/*.json, and update the table in docs/speed.md and the summary in README.md.
 
 python benchmarks/run.py --data folder/with/alpaca_eval_candidates.jsonl.gz --aepo_python .venv/aepo/bin/python
 
-Each runs in a process of its own, one after the other: leave the machine alone meanwhile. `--only` runs some of them, `--table`
-none, and writes from the results that are there. Results of a GPU go to results/gpu/.
+The benchmarks run one after the other, each in its own process. Do not use the machine for anything else meanwhile. `--only` runs
+some of them. `--table` runs none and updates the pages from the existing results. Results of a GPU go to results/gpu/.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import torch
@@ -29,7 +28,7 @@ def read(name: str, folder: Path) -> dict | None:
 
 
 def table() -> str:
-    """What docs/speed.md shows, from the results."""
+    """The table in docs/speed.md, from the results."""
     text, gpu, aepo, selection, rounds, training, grouping, scaling = (
         read(*where)
         for where in (
@@ -43,13 +42,13 @@ def table() -> str:
         f"{machine['processor']}, {machine['threads']} threads, PyTorch {machine['versions']['torch']}; matrix products reach "
         f"{machine['gflops']['float32']} GFLOP/s in float32 and {machine['gflops']['bfloat16']} in bfloat16.",
         "",
-        f"| Text to pairs: {text['responses']} responses of AlpacaEval, at most {text['max_length']} tokens | Responses a second | "
-        "Times the naive script | Same picks | Cosine regret |",
+        f"| From text to pairs: {text['responses']} responses of AlpacaEval, up to {text['max_length']} tokens | Responses per second | "
+        "Speed relative to the naive script | Same picks | Cosine regret |",
         "|---|---|---|---|---|",
     ]
     names = {
-        "naive": "naive: float32 `encode` a prompt, a cosine a pair in Python",
-        "authors": "the authors' way: full padding, a cosine a pair",
+        "naive": "naive script: one float32 `encode` per prompt, one cosine per pair in Python",
+        "authors": "the authors' method: full padding, one cosine per pair",
     }
     for name, rate in text["texts_a_second"].items():
         label = names.get(name) or "`" + name.replace(", ", "`, ", 1)
@@ -65,10 +64,10 @@ def table() -> str:
             gpu["times_naive"][name],
             gpu["machine"]["processor"],
         )
-    lines += [f"| `real_select` on {where}, times float32 `encode` there | {rate} | {times} | | |", ""]
-    lines += ["| Everything else | |", "|---|---|"]
+    lines += [f"| `real_select` on {where}, relative to float32 `encode` on it | {rate} | {times} | | |", ""]
+    lines += ["| Other measurements | |", "|---|---|"]
     lines.append(
-        f"| `real_select` with the strategy `aepo`, times the package `aepo` from PyPI (the same pair in {aepo['same_picks']:.0%} of "
+        f"| Speed of `real_select` with the strategy `aepo`, relative to the package `aepo` from PyPI (same pair for {aepo['same_picks']:.0%} of "
         f"{aepo['prompts']} prompts) | {aepo['times_aepo']:.0f} |"
     )
     removed = [
@@ -78,23 +77,23 @@ def table() -> str:
         selection["microseconds_a_prompt"][f"{name}, carried along"] for name in ("easy", "hard", "random", "centroid")
     ]
     lines += [
-        f"| Selecting a pair from embeddings ({selection['responses']} x {selection['dim']}), embeddings removed or carried along | "
-        f"{min(removed):.0f} to {max(removed):.0f} or {min(carried):.0f} to {max(carried):.0f} µs a prompt |",
-        f"| A loop over prompts and pairs | {selection['microseconds_a_prompt']['loop']:.0f} µs a prompt |",
-        f"| The next {rounds['batch']} of {rounds['pairs']:,} embedded pairs to label, {rounds['labels']:,} of them labeled: "
+        f"| Selecting a pair from embeddings ({selection['responses']} x {selection['dim']}), if the column `embeddings` is removed or kept | "
+        f"{min(removed):.0f} to {max(removed):.0f} or {min(carried):.0f} to {max(carried):.0f} µs per prompt |",
+        f"| The same with a Python loop over prompts and pairs | {selection['microseconds_a_prompt']['loop']:.0f} µs per prompt |",
+        f"| Picking the next {rounds['batch']} pairs to label from {rounds['pairs']:,} embedded pairs, of which {rounds['labels']:,} are labeled: "
         f"{', '.join(f'`{name}`' for name in rounds['seconds'])} | {', '.join(f'{s:.1f}' for s in rounds['seconds'].values())} s |",
         f"| Grouping {grouping['rows']:,} pairs by prompt | {grouping['seconds']:.0f} s |",
-        f"| A training step, times one of `DPOTrainer` ({training['rounds']} rounds) | {training['step_ratio']:.3f} |",
-        f"| Peak memory of training, `DPOTrainer` and `RealDPOTrainer` | {training['peak_memory_mb']['DPOTrainer']} and "
+        f"| Time of a training step, relative to `DPOTrainer` ({training['rounds']} rounds) | {training['step_ratio']:.3f} |",
+        f"| Peak memory of training with `DPOTrainer` and `RealDPOTrainer` | {training['peak_memory_mb']['DPOTrainer']} and "
         f"{training['peak_memory_mb']['RealDPOTrainer']} MB |",
     ]
     growth, million = scaling["growth"], scaling["paths"]["embeddings"]["1000000"]
     flat = {path: growth[path]["memory"] for path in ("text", "column", "flow", "stream")}
     lines += [
-        f"| 1,000,000 prompts of {scaling['responses']} responses through `real_select` from embeddings | "
+        f"| `real_select` from embeddings on 1,000,000 prompts with {scaling['responses']} responses each | "
         f"{million['seconds']:.0f} s, {million['memory_mb']} MB |",
-        "| Peak memory at 100,000 prompts, times that at 10,000: `real_select` from text, from a column, `select_preferences`, "
-        f"stream | {', '.join(f'{ratio:.2f}' for ratio in flat.values())} |",
+        "| Peak memory at 100,000 prompts, relative to 10,000: `real_select` from text, from a column, `select_preferences`, "
+        f"a stream | {', '.join(f'{ratio:.2f}' for ratio in flat.values())} |",
         "",
         f"![Time and memory against the number of prompts](figures/{FIGURE.name})",
     ]
@@ -102,27 +101,29 @@ def table() -> str:
 
 
 def extract() -> str:
-    """What README.md shows, from the same results."""
+    """The summary in README.md, from the same results."""
     text, training, scaling = (read(name, HERE / "results") for name in ("text_to_pairs", "training", "scaling"))
     name = "real_select, PyTorch, auto"
     million = scaling["paths"]["embeddings"]["1000000"]
-    sentence = (
-        f"Speed, on {text['machine']['threads']} threads of an {text['machine']['processor']}: from text to pairs "
-        f"{text['times_naive'][name]:.1f} times as fast as a plain script, with {text['same_picks_as_naive'][name]:.0%} of "
-        f"its picks; a million prompts of {scaling['responses']} embedded responses in {million['seconds']:.0f} s and "
-        f"{million['memory_mb']} MB; a training step takes {training['step_ratio']:.2f} times that of `DPOTrainer`. "
-        "All measurements: [Speed](docs/speed.md#measured)."
+    return (
+        f"On {text['machine']['threads']} threads of an {text['machine']['processor']}, `real_select` goes from text to pairs "
+        f"{text['times_naive'][name]:.1f} times as fast as a plain script and picks the same pair for {text['same_picks_as_naive'][name]:.0%} "
+        f"of the prompts. It selects from a million prompts with {scaling['responses']} embedded responses each in "
+        f"{million['seconds']:.0f} s with {million['memory_mb']} MB of memory. A training step takes {training['step_ratio']:.2f} times as long "
+        "as one of `DPOTrainer`. [Speed](docs/speed.md#measured) has all measurements.\n"
     )
-    return textwrap.fill(sentence, 128, break_on_hyphens=False) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=os.environ.get("TRL_REAL_DATA"), help="Folder of the AlpacaEval candidates.")
-    parser.add_argument("--aepo_python", help="Python of an environment that has `aepo`; without it that row stays.")
+    parser.add_argument(
+        "--aepo_python",
+        help="Python of an environment that has `aepo`. Without it, that benchmark is skipped and its old result stays.",
+    )
     names = ["text_to_pairs", "aepo", "selection", "rounds", "scaling", "grouping", "training"]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
-    parser.add_argument("--table", action="store_true", help="Only write the texts.")
+    parser.add_argument("--table", action="store_true", help="Only update the pages.")
     args = parser.parse_args()
     wanted = [] if args.table else args.only
     if args.data is None and {"text_to_pairs", "aepo"} & {*wanted}:

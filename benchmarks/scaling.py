@@ -1,15 +1,15 @@
-"""How time and memory grow with the number of prompts, from text and from embeddings. Prints JSON.
+"""Measure how time and memory grow with the number of prompts, from text and from embeddings. Prints JSON.
 
 python benchmarks/scaling.py --plot scaling.png
 
-Each number is that of a process of its own, on data that another one has written to disk; a stand-in hashes a response instead of
-encoding it. `text` maps `real_select` over text, `column` maps `embed_responses` and then `real_select`, `flow` is
+Each measurement runs in its own process, on data that another process has written to disk. Instead of encoding a response, a
+stand-in hashes it. `text` maps `real_select` over text, `column` maps `embed_responses` and then `real_select`, `flow` is
 `select_preferences` with a budget, `stream` reads Parquet, in files of 1,000 prompts, row by row through `real_select`, and `embeddings` maps `real_select` over a
 column of float16 embeddings.
 
-`memory_mb` is the peak of the anonymous memory, imports included: what the process cannot give back. `mapped_mb` is what the peak of
-all its pages (`VmHWM`) adds to that: `datasets` maps its files into memory, so that each page that was read counts for as long as
-there is room, and the kernel drops it when there is none.
+`memory_mb` is the peak of the anonymous memory, including imports, which the process cannot give back. `mapped_mb` is the rest of the
+peak of all its pages (`VmHWM`). `datasets` maps its files into memory, so each page that was read counts until the kernel needs the
+space.
 """
 
 import argparse
@@ -40,7 +40,7 @@ PATHS = ("text", "column", "flow", "stream", "embeddings")
 
 
 class StandIn:
-    """An encoder that costs next to nothing: the numbers of a text are its hash."""
+    """An encoder that costs almost nothing: the vector of a text is its hash."""
 
     def encode(self, texts: list[str]) -> np.ndarray:
         numbers = b"".join(hashlib.shake_128(text.encode()).digest(DIM) for text in texts)
@@ -72,7 +72,7 @@ def tables(n: int, embedded: bool) -> Iterator[pa.Table]:
 
 
 def write(path: str, n: int, folder: str) -> None:
-    """The data of a path on disk: one file to map into memory, or many to stream."""
+    """The data of a path on disk: one file to map into memory, or many files to stream."""
     rows = tables(n, embedded=path == "embeddings")
     if path == "stream":
         for number, table in enumerate(rows):
@@ -105,7 +105,7 @@ def run(path: str, folder: str) -> int:
 
 
 def measure(path: str, n: int) -> dict[str, float]:
-    """Take a path in a process of its own, with an eye on its memory."""
+    """Run a path in its own process and watch its memory."""
     with tempfile.TemporaryDirectory() as folder:  # with all that `map` writes
         write(path, n, folder)
         os.sync()  # so that the path does not wait for it
@@ -157,10 +157,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument(
-        "--more_prompts", type=int, nargs="*", default=[300_000, 1_000_000], help="Of `embeddings` alone."
+        "--more_prompts", type=int, nargs="*", default=[300_000, 1_000_000], help="More sizes for `embeddings` only."
     )
     parser.add_argument("--paths", nargs="+", choices=PATHS, default=PATHS)
-    parser.add_argument("--plot", help="File of a figure.")
+    parser.add_argument("--plot", help="File for the figure.")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:

@@ -1,9 +1,9 @@
-"""What selecting a pair costs, beside a loop over prompts and pairs as in the authors' code. Prints JSON.
+"""Compare the time to select a pair with a loop over prompts and pairs, as in the authors' code. Prints JSON.
 
 python benchmarks/selection.py --prompts 20000
 
-Each round times the loop, every strategy through `dataset.map` with the column `embeddings` removed and carried along,
-and a map that does nothing, one after the other on the same machine; the medians are over the rounds.
+Each round measures the loop, every strategy with `dataset.map` (if the column `embeddings` is removed, and if it is kept), and a
+map that does nothing, one after the other on the same machine. The results are medians over the rounds.
 """
 
 import argparse

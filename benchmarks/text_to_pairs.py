@@ -1,10 +1,10 @@
-"""From text to pairs: `real_select` beside the script one would write, and beside one in the manner of the authors' code. Prints JSON.
+"""Compare `real_select`, from text to pairs, with a naive script and with a script like the authors' code. Prints JSON.
 
 python benchmarks/text_to_pairs.py --data folder/with/alpaca_eval_candidates.jsonl.gz --prompts 60
 
-All embed with the default embedder up to the same number of tokens and pick the least similar pair. Each round times all of
-them, one after the other on the same machine, with models that are loaded already; ratios are those within a round, and medians
-are over the rounds. On a GPU, where there is one, the same but for OpenVINO.
+All of them embed with the default embedder up to the same number of tokens and pick the least similar pair. Each round measures all of
+them, one after the other on the same machine, with models that are already loaded. Ratios are computed within a round, and the results
+are medians over the rounds. If there is a GPU, everything except OpenVINO runs on it.
 """
 
 import argparse

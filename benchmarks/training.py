@@ -1,9 +1,9 @@
-"""What a training step of `RealDPOTrainer` costs beside one of `DPOTrainer`, on the same pairs. Prints JSON.
+"""Compare a training step of `RealDPOTrainer` with one of `DPOTrainer`, on the same pairs. Prints JSON.
 
 python benchmarks/training.py
 
-The two take turns, so that whatever else the machine does falls on both; the ratio is the median over the rounds. Peak memory
-is that of a process of its own for each.
+Both take turns, so that other load on the machine affects both. The ratio is the median over the rounds. Each trainer has its own
+process, whose peak memory is measured.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def build(folder: str) -> None:
 
 
 def run(kind: str, folder: str, steps: int) -> tuple[float, float]:
-    """The median seconds of a step, the first left out, and the loss."""
+    """The median time of a step in seconds, without the first one, and the loss."""
     options = {
         "output_dir": tempfile.mkdtemp(dir=folder),
         "max_steps": steps + 1,

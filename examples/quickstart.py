@@ -1,10 +1,10 @@
 """
-Candidates in, aligned model out: select the pairs that are worth a label, train on them, compare before and after.
+From candidates to an aligned model: select the pairs that are worth a label, train on them, and compare before and after.
 
     python examples/quickstart.py
 
-runs on the sample of the package in about a minute on two CPU cores: nothing is downloaded, the model is a tiny one
-that is built here. The same script does real work. It takes every flag of `RealDPOConfig`:
+runs on the sample of the package and takes about a minute on two CPU cores. It downloads nothing, because it builds a tiny
+model itself. The same script works on your own data and model, and takes every flag of `RealDPOConfig`:
 
     python examples/quickstart.py --data candidates.jsonl.gz --model Qwen/Qwen2.5-0.5B-Instruct \
         --strategy centroid --budget 0.5 --learning_rate 1e-6 --output_dir outputs/qwen
@@ -26,12 +26,12 @@ from trl import TrlParser
 from trl_real import RealDPOConfig, RealDPOTrainer, load_sample, real_select, select_preferences
 
 
-# For the tiny model; with `--model` the defaults of TRL hold.
+# For the tiny model. With `--model`, the defaults of TRL apply.
 TINY_DEFAULTS = {
     "learning_rate": 1e-3,
     "num_train_epochs": 6,
     "per_device_train_batch_size": 8,
-    "per_device_eval_batch_size": 1,  # so that every pair counts the same in an average over batches
+    "per_device_eval_batch_size": 1,  # so that every pair has the same weight in averages over batches
     "max_length": 384,
     "bf16": False,
     "save_strategy": "no",
@@ -51,9 +51,10 @@ class ScriptArguments:
         metadata={"help": "JSON Lines file with `prompt`, `responses` and `scores`. Default: the package's sample."},
     )
     model: str | None = field(
-        default=None, metadata={"help": "Model to align, as a Hub id or a path. Default: a tiny one, built here."}
+        default=None,
+        metadata={"help": "Model to align, as a Hub id or a path. Default: a tiny model that is built here."},
     )
-    held_out: float = field(default=0.2, metadata={"help": "Share of the prompts that is kept for evaluation."})
+    held_out: float = field(default=0.2, metadata={"help": "Share of the prompts that is held out for evaluation."})
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ def main() -> None:
         raise ValueError(f"{script.data} has no columns {sorted(missing)}. Found: {dataset.column_names}.")
     model = script.model or str(build_tiny_model(dataset, out / "tiny_model"))
     if isinstance(dataset[0]["prompt"], str) and AutoTokenizer.from_pretrained(model).chat_template is not None:
-        # A chat model wants messages. Responses that are text become messages by themselves.
+        # A chat model needs messages. Text responses are turned into messages automatically.
         dataset = dataset.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]}, desc="To messages")
     parts = dataset.train_test_split(script.held_out, seed=config.selection_seed)
     train, held_out = parts["train"], parts["test"]
@@ -84,13 +85,13 @@ def main() -> None:
     title("1. Select")
     pairs, report = select_preferences(train, config)
     print(report)
-    if report.embedder:  # some strategies embed nothing, so that there is nothing to compare
+    if report.embedder:  # some strategies embed nothing, so there is nothing to compare
         show_pairs(train, pairs, config)
     report.plot(out / "similarity.png")
     pairs.to_json(out / "selected.jsonl", force_ascii=False)
 
     title("2. Train")
-    # The trainer takes the candidates and selects by itself; the embeddings above are in the cache of `datasets`.
+    # The trainer takes the candidates and selects the pairs itself. The embeddings from above are in the `datasets` cache.
     trainer = RealDPOTrainer(model, args=config, train_dataset=train, eval_dataset=held_out)
     before = evaluate(trainer)
     trainer.train()
@@ -99,23 +100,21 @@ def main() -> None:
     trainer.create_model_card(model_name=out.name)
 
     title("3. Compare")
-    print("margin:   how much more the model prefers chosen to rejected than it did before training")
-    print(
-        "accuracy: the share of pairs whose margin is above zero; none is before training, half is by chance after it"
-    )
+    print("margin:   how much more the model prefers the chosen response than it did before training")
+    print("accuracy: the share of pairs with a margin above zero: none before training, half by chance after it")
     print(f"\n{'':32}{'before':>10}{'after':>10}")
     for name in before:
         for metric in before[name]:
             print(f"{name:<22}{metric:<10}{before[name][metric]:>10.3f}{after[name][metric]:>10.3f}")
     if tiny:
         print(
-            "\nThe tiny model started from random weights: this shows that the parts work, not what alignment can do."
+            "\nThe tiny model started from random weights. This shows that everything works, not what alignment can do."
         )
     print(f"\nIn {out}: the model and its card (README.md), selected.jsonl, selection_report.json and similarity.png.")
 
 
 def show_pairs(train: Dataset, pairs: Dataset, config: RealDPOConfig, n: int = 3) -> None:
-    """Show a few picked pairs, and beside each the opposite pair of its prompt, which was passed over."""
+    """Show a few picked pairs, and for each one the opposite pair of its prompt, which was not picked."""
     picked = pairs.select(range(min(n, len(pairs))))
     prompts = list(picked["prompt"])
     opposite = "easy" if config.strategy == "hard" else "hard"
@@ -123,7 +122,7 @@ def show_pairs(train: Dataset, pairs: Dataset, config: RealDPOConfig, n: int = 3
         name: getattr(config, name) for name in ("embedder", "embedder_max_length", "embedder_dtype", "min_score_gap")
     }
     passed_over = train.filter(lambda row: row["prompt"] in prompts, desc="Finding the shown prompts").map(
-        real_select, batched=True, fn_kwargs={"strategy": opposite, **options}, desc="Selecting what was passed over"
+        real_select, batched=True, fn_kwargs={"strategy": opposite, **options}, desc="Selecting the opposite pairs"
     )
     for row in picked:
         other = next(other for other in passed_over if other["prompt"] == row["prompt"])

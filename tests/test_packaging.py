@@ -20,6 +20,7 @@ import trl_real
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REPOSITORY = PROJECT["urls"]["Repository"]
 # What lies in a checkout that has been worked in, and has no place in a release.
 JUNK = (".*", "__pycache__", "*.egg-info", "build", "dist", "outputs")
 
@@ -102,7 +103,14 @@ def test_wheel_has_all_of_the_package_and_nothing_else(released, sources):
     assert names - about == {f"trl_real/{name}" for name in files_of(sources / "trl_real")}
     assert any(name.endswith("/licenses/LICENSE") for name in about)
     assert metadata["Description-Content-Type"] == "text/markdown"
-    assert metadata.get_payload().strip() == README.read_text(encoding="utf-8").strip()
+    assert metadata["Project-URL"] == f"Repository, {REPOSITORY}"
+    # Its links are absolute on PyPI, and lead to the same files of the repository.
+    description = re.sub(rf"\({REPOSITORY}/(?:blob|raw)/main/", "(", metadata.get_payload())
+    assert description.strip() == README.read_text(encoding="utf-8").strip()
+    images = re.findall(r"!\[[^\]]*\]\((.*?)\)", metadata.get_payload())
+    assert images
+    assert all(image.startswith(f"{REPOSITORY}/raw/main/") for image in images)
+    assert not re.search(r"\]\((?!https://|#)", metadata.get_payload())
 
 
 def test_metadata_is_what_the_index_wants(released):

@@ -261,7 +261,7 @@ def test_the_example_from_the_hub_to_parquet(source, rng, tmp_path, hub, monkeyp
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--strategy", "random", "--budget", "3"], "--budget and --threshold go by similarity, which --strategy random does not"),
+        (["--strategy", "random", "--budget", "3"], "--budget and --threshold need similarities, which --strategy random does not"),
         (["--budget", "1.0"], "error: `budget"),
     ],
 )  # fmt: skip

@@ -96,9 +96,10 @@ def test_intervals_over_prompts_count_a_prompt_once(load):
 
 
 def test_figures_are_drawn_from_the_results(load, tmp_path):
-    report, results = load("report"), load("run").read()
-    report.plot_curves(results["annotation_curve"]["curves"], tmp_path / "curves.png")
-    report.plot_reliability(results["reliability"]["reports"], tmp_path / "reliability.png")
+    figures, results = load("figures"), load("run").read()
+    figures.plot_curves(results["annotation_curve"]["curves"], tmp_path / "curves.png")
+    figures.plot_reliability(results["reliability"]["reports"], tmp_path / "reliability.png")
+    figures.plot_summary(results, tmp_path / "summary.png")
     assert min(path.stat().st_size for path in tmp_path.iterdir()) > 10_000
 
 

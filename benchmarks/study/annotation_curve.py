@@ -1,12 +1,11 @@
 """
-What a label is worth: the held-out accuracy of a preference model against the number of labels that were bought.
+Measure what a label is worth: the held-out accuracy of a preference model against the number of labels that were bought.
 
 python benchmarks/study/annotation_curve.py --data folder --seeds 20 > results/annotation_curve.json
 
-A linear model of the embeddings, fit on the labels that a strategy buys, says which response of held-out pairs is the better one.
-On AlpacaEval a strategy picks one pair of each prompt, and a budget either draws prompts, the same for all strategies, or takes the
-pairs that come first in the order of the strategy. On HH-RLHF the pairs are given. Each seed is another split, another
-sample for `random`, and other annotators.
+A linear model of the embeddings, trained on the labels that a strategy buys, predicts the better response of held-out pairs. On
+AlpacaEval, a strategy picks one pair per prompt. The budget then either keeps randomly sampled prompts, the same for all strategies, or
+the pairs that the strategy ranks first. On HH-RLHF, the pairs are given. Each seed has its own split, random sample and annotators.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from trl_real.strategies import STRATEGIES
 SHARES = (0.1, 0.2, SHARE, 0.5, None)  # None: all
 CLEAR_CHANCE = 0.01  # of two responses that are both below it, AlpacaEval's judge does not say which is better
 GIVEN_PAIRS = ("easy", "hard", "random")  # what acts on pairs that are given
-HELD_OUT_PAIRS = 5  # a prompt
+HELD_OUT_PAIRS = 5  # per prompt
 
 
 @dataclass

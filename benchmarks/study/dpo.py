@@ -1,13 +1,13 @@
 """
-What a selection is worth to DPO: a small causal language model is fine-tuned on the responses, then aligned on the pairs of each
-strategy, and judged on held-out pairs with gold labels.
+Measure what a selection is worth for DPO: a small causal language model is fine-tuned on the responses, aligned on the pairs of each
+strategy, and evaluated on held-out pairs with gold labels.
 
 python benchmarks/study/dpo.py candidates --data folder --seeds 10 > results/dpo_candidates.json
 python benchmarks/study/dpo.py pairs --data folder --model Qwen/Qwen2.5-0.5B --sft_learning_rate 2e-5 --learning_rate 5e-6  # with a GPU
 
-Each strategy has 35% of the labels, `all` has all of `random`; each is trained for an epoch over its labels, from the same model. "In
-its order" are the pairs that come first in the order of the strategy; the others are of prompts that are drawn. Without
-`--model` it is a small Llama, trained from scratch. The annotators of AlpacaEval are simulated; those of HH-RLHF are people.
+Each strategy has 35% of the labels, and `all` has all labels of `random`. Each model is trained for one epoch over its labels, starting
+from the same model. "In its order" means the pairs that the strategy ranks first. The other pairs are from randomly sampled prompts.
+Without `--model`, a small Llama model is trained from scratch. The annotators of AlpacaEval are simulated, and those of HH-RLHF are people.
 """
 
 import argparse
@@ -110,7 +110,7 @@ def align(
 
 
 def texts_of_candidates(rows: Dataset) -> Dataset:
-    """Two responses a prompt, whatever they are worth."""
+    """Two responses per prompt, regardless of their quality."""
     pairs = [
         (row["prompt"], response)
         for row in rows.select_columns(["prompt", "responses"])

@@ -1,4 +1,4 @@
-"""Intervals of 95%: over splits of the same rows, and over prompts."""
+"""95% intervals over splits of the same rows, and over prompts."""
 
 import numpy as np
 from scipy.stats import t as student_t
@@ -11,11 +11,11 @@ def over_seeds(values: list[float], held_out: float) -> dict[str, float]:
     """
     A mean over random splits.
 
-    The splits share their rows, so that the plain standard error is too small; it is corrected as in Nadeau and Bengio (Inference
-    for the Generalization Error, 2003).
+    The splits share their rows, so the plain standard error is too small. It is corrected as in Nadeau and Bengio (Inference for the
+    Generalization Error, 2003).
 
     Args:
-        values (`list[float]`): One value a seed, measured on the held-out rows, two or more.
+        values (`list[float]`): One value per seed, measured on the held-out rows, two or more.
         held_out (`float`): The share of the rows that each split holds out.
 
     Returns:

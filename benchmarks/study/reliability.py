@@ -1,10 +1,10 @@
 """
-Which labels are wrong, by similarity and by strategy.
+Measure which labels are wrong, by similarity and by strategy.
 
 python benchmarks/study/reliability.py --data folder > results/reliability.json
 
-On AlpacaEval the annotators are simulated, so that the chance of each label to be wrong is known, and what `label_reliability` says
-about them without knowing can be held against it. On HH-RLHF it is asked about the labels of people.
+On AlpacaEval, the annotators are simulated, so the probability that a label is wrong is known and can be compared with the estimate of
+`label_reliability`. On HH-RLHF, the labels are from people, and only the estimate is known.
 """
 
 import argparse
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument(
         "--data", help="Folder of the AlpacaEval candidates and the HH-RLHF pairs; else the package's sample."
     )
-    parser.add_argument("--seeds", type=int, default=20, help="Of simulated annotators.")
+    parser.add_argument("--seeds", type=int, default=20, help="Number of simulated annotators.")
     args = parser.parse_args()
     disable_progress_bars()
     name, rows = load_candidates(args.data)

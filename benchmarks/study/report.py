@@ -1,9 +1,8 @@
-"""The results of the study as tables and figures: what docs/study.md and README.md show."""
+"""The results of the study as tables: what docs/study.md and README.md show."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 from annotation_curve import CLEAR_CHANCE
 from data import SHARE as SHARE_OF_LABELS
 
@@ -13,15 +12,7 @@ from trl_real.strategies import STRATEGIES
 SHARE, SMALL_SHARE = str(SHARE_OF_LABELS), "0.1"
 PERCENT = 100
 ROUNDS = ("candidates", "five", "pairs")
-LINES = {
-    "random": ("black", "-"),
-    "easy": ("tab:blue", "-"),
-    "easy, in its order": ("tab:blue", "--"),
-    "centroid": ("tab:green", "-"),
-    "hard": ("tab:red", "-"),
-    "hard, in its order": ("tab:red", "--"),
-    "max_min": ("tab:orange", "-"),
-}
+SUMMARY_ROWS = ("easy", "centroid", "aepo", "hard", "max_min")
 # These read all scores before they pick a pair.
 NEED_SCORES = [name for name, strategy in STRATEGIES.items() if strategy.needs("scores")]
 
@@ -36,8 +27,13 @@ def share(estimate: dict[str, float]) -> str:
     return f"{estimate['mean']:.1%}"
 
 
+def in_words(strategy: str) -> str:
+    """A strategy of the results as people read it."""
+    return strategy.replace("in its order", "in strategy order")
+
+
 def name_of(strategy: str) -> str:
-    first, *rest = strategy.split(", ")
+    first, *rest = in_words(strategy).split(", ")
     return ", ".join([f"`{first}`", *rest]) + (" (reads all scores)" if first in NEED_SCORES else "")
 
 
@@ -49,8 +45,16 @@ def difference(estimate: dict[str, float] | None) -> str:
     return f"**{text}**" if estimate["low"] > 0 or estimate["high"] < 0 else text
 
 
-def summary(results: dict[str, Any]) -> str:
-    """What README.md shows: each strategy against `random` with as many labels."""
+class Column(NamedTuple):
+    """A column of differences from `random`: its title, the difference of a strategy, and the share of `random` itself."""
+
+    title: str
+    less_random: Callable[[str], dict[str, float] | None]
+    random: dict[str, float]
+
+
+def columns(results: dict[str, Any]) -> list[Column]:
+    """Everything in which the study compares a strategy with `random` at the same number of labels."""
     curves = results["annotation_curve"]["curves"]
     candidates, pairs = curves["AlpacaEval, by gap"], curves["HH-RLHF, people"]
     wrong = results["reliability"]["strategies"]["AlpacaEval"]
@@ -62,47 +66,73 @@ def summary(results: dict[str, Any]) -> str:
     def of_dpo(arms: dict[str, Any], name: str) -> dict | None:
         return arms.get(name, {}).get("accuracy_less_random")
 
-    # Title, what a strategy has, and what `random` itself has.
-    columns = [
-        (
-            "AlpacaEval: wrong labels, a pair a prompt",
+    return [
+        Column(
+            "AlpacaEval: wrong labels, one pair per prompt",
             lambda name: wrong.get(name, {}).get("less_random"),
             wrong["random"]["wrong"],
         ),
-        (
-            f"AlpacaEval: linear model, {float(SHARE):.0%}, drawn",
+        Column(
+            f"AlpacaEval: linear model, {float(SHARE):.0%}, random prompts",
             lambda name: of_curve(candidates, name),
             candidates["accuracy"]["random"][SHARE],
         ),
-        (
-            f"AlpacaEval: linear model, {float(SMALL_SHARE):.0%}, in order",
+        Column(
+            f"AlpacaEval: linear model, {float(SMALL_SHARE):.0%}, in strategy order",
             lambda name: of_curve(candidates, f"{name}, in its order", SMALL_SHARE),
             candidates["accuracy"]["random"][SMALL_SHARE],
         ),
-        (f"AlpacaEval: DPO, {float(SHARE):.0%}, drawn", lambda name: of_dpo(dpo, name), dpo["random"]["accuracy"]),
-        (
-            f"HH-RLHF: linear model, {float(SHARE):.0%}, in order",
+        Column(
+            f"AlpacaEval: DPO, {float(SHARE):.0%}, random prompts",
+            lambda name: of_dpo(dpo, name),
+            dpo["random"]["accuracy"],
+        ),
+        Column(
+            f"HH-RLHF: linear model, {float(SHARE):.0%}, in strategy order",
             lambda name: of_curve(pairs, f"{name}, in its order"),
             pairs["accuracy"]["random"][SHARE],
         ),
-        (
-            f"HH-RLHF: DPO, {float(SHARE):.0%}, in order",
+        Column(
+            f"HH-RLHF: DPO, {float(SHARE):.0%}, in strategy order",
             lambda name: of_dpo(dpo_pairs, f"{name}, in its order"),
             dpo_pairs["random"]["accuracy"],
         ),
     ]
-    lines = [
-        "Models are trained on a share of the labels, either of prompts that are drawn, or of the pairs that come first in the order "
-        "of the strategy. Where a cell is empty, nothing was run, or the strategy has no choice.",
-        "",
-        f"| Difference from `random`, in percentage points | {' | '.join(title for title, _, _ in columns)} |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for strategy in [name for name in candidates["accuracy"] if name != "random" and "," not in name]:
-        cells = [difference(less_random(strategy)) for _, less_random, _ in columns]
+
+
+def differences_table(corner: str, strategies: Iterable[str], columns: list[Column]) -> str:
+    """Each strategy against `random` with as many labels."""
+    lines = [f"| {corner} | {' | '.join(column.title for column in columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for strategy in strategies:
+        cells = [difference(column.less_random(strategy)) for column in columns]
         lines.append(f"| {name_of(strategy)} | {' | '.join(cells)} |")
-    lines.append(f"| `random`: share, no difference | {' | '.join(share(baseline) for _, _, baseline in columns)} |")
-    return "\n".join(lines) + "\n"
+    lines.append(f"| `random` itself | {' | '.join(share(column.random) for column in columns)} |")
+    return "\n".join(lines)
+
+
+def summary(results: dict[str, Any]) -> str:
+    """What README.md shows."""
+    wrong, linear, _, dpo, linear_pairs, _ = columns(results)
+    shown = [
+        wrong._replace(title="Wrong labels"),
+        linear._replace(title="Linear model"),
+        dpo._replace(title="Small model after DPO"),
+        linear_pairs._replace(title="Linear model, HH-RLHF"),
+    ]
+    return differences_table("Minus `random`, in percentage points", SUMMARY_ROWS, shown) + "\n"
+
+
+def overview(results: dict[str, Any]) -> list[str]:
+    """All strategies at a glance."""
+    accuracy = results["annotation_curve"]["curves"]["AlpacaEval, by gap"]["accuracy"]
+    strategies = [name for name in accuracy if name != "random" and "," not in name]
+    return [
+        "### At a glance",
+        "Each cell is a difference from `random` with the same number of labels, in percentage points, with its 95% interval. It is bold "
+        "if the interval excludes zero. The models are trained on the given share of the labels. An empty cell was not run, or "
+        "leaves the strategy no choice.",
+        differences_table("Minus `random`", strategies, columns(results)),
+    ]
 
 
 def curves_table(curve: dict[str, Any]) -> str:
@@ -148,7 +178,7 @@ def dpo_table(results: dict[str, Any]) -> str:
 
 
 def fewer(results: dict[str, Any]) -> str:
-    """What a part of the labels costs against all of them."""
+    """What training on a share of the labels costs, compared with all of them."""
     lines = [
         f"| {float(SHARE):.0%} of the labels, minus `random` with all of them | AlpacaEval | HH-RLHF |",
         "|---|---|---|",
@@ -170,7 +200,7 @@ def rounds_table(results: dict[str, Any]) -> str:
         return [f"{found['share']['mean']:.0%}", points(found["loss"]), f"{found['within_two']:.0%}"]
 
     lines = [
-        "| | Labels | Accuracy with all | Stop | Share of the labels | Lost by it | At most 2 points lost |",
+        "| | Labels | Accuracy with all labels | When to stop | Share of the labels | Points lost | At most 2 points lost |",
         "|---|---|---|---|---|---|---|",
     ]
     for kind in ROUNDS:
@@ -178,9 +208,9 @@ def rounds_table(results: dict[str, Any]) -> str:
         several = "" if found["pairs_per_prompt"] == 1 else f", {found['pairs_per_prompt']} pairs per prompt"
         first = [f"{found['data']}{several}", f"{found['pairs']:,}", share(found["with_all_labels"])]
         for name, title in (
-            ("rule", "by `label_progress`"),
-            ("fixed", "at the same share for all seeds"),
-            ("hindsight", "at the first round that lost at most a point"),
+            ("rule", "when `label_progress` says so"),
+            ("fixed", "at a fixed share of the labels"),
+            ("hindsight", "at the first round that loses at most one point"),
         ):
             lines.append("| " + " | ".join([*first, title, *cells(found[name])]) + " |")
             first = ["", "", ""]
@@ -188,9 +218,9 @@ def rounds_table(results: dict[str, Any]) -> str:
 
 
 def thresholds_table(results: dict[str, Any]) -> str:
-    """What other thresholds would have cost and saved, on the seeds that the rule was chosen on."""
+    """What other thresholds cost and save, on the seeds that the rule was chosen on."""
     sets = [results[f"rounds_{kind}"] for kind in ROUNDS if results[f"rounds_{kind}"]["thresholds"]]
-    names = [name for found in sets for name in (f"{found['data']}: share of the labels", "lost by it")]
+    names = [name for found in sets for name in (f"{found['data']}: share of the labels", "points lost")]
     lines = [f"| Stop below | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for threshold in sets[0]["thresholds"]:
         rows = [found["thresholds"][threshold] for found in sets]
@@ -203,9 +233,7 @@ def acquisition_table(results: dict[str, Any]) -> str:
     """Each strategy of `next_pairs` against `random`, on average over the rounds."""
     sets = [results[f"rounds_{kind}"] for kind in ROUNDS if results[f"rounds_{kind}"]["less_random"]]
     lines = [
-        "| Accuracy minus that of `random`, on average over the rounds | "
-        + " | ".join(found["data"] for found in sets)
-        + " |",
+        "| Accuracy minus `random`, averaged over the rounds | " + " | ".join(found["data"] for found in sets) + " |",
         "|---" * (len(sets) + 1) + "|",
     ]
     for strategy in sets[0]["less_random"]:
@@ -219,23 +247,24 @@ def rounds_parts(results: dict[str, Any]) -> list[str]:
     found = results["rounds_candidates"]
     return [
         "### Labels in rounds",
-        f"Rounds of {found['round']} labels that are drawn at random (of {results['rounds_five']['round']} with five pairs per prompt), "
-        "until [`label_progress`](rounds.md) says stop: the labels of all other pairs are expected to add less than "
-        f"{PERCENT * found['least_gain']:.2f} points of agreement, and there are at least {found['min_labels']} labels. Lost are points of "
-        "held-out accuracy against all labels, of the linear model of `label_progress`. The threshold was chosen on "
-        f"{found['chosen_on']} seeds, with a look at thirty more, and is judged on {found['judged_on']} that nobody had looked at. Intervals here are over the draws of splits and annotators of these texts.",
+        f"Each round labels {found['round']} randomly sampled pairs ({results['rounds_five']['round']} with five pairs per prompt). Labeling "
+        "stops when [`label_progress`](rounds.md) says so: there are at least "
+        f"{found['min_labels']} labels, and labeling all other pairs is expected to add less than {PERCENT * found['least_gain']:.2f} points of "
+        "agreement. *Points lost* compares the held-out accuracy of the linear model of `label_progress` at the stop with its accuracy "
+        f"after all labels. The threshold was chosen on {found['chosen_on']} seeds, after a look at thirty more. It is evaluated on "
+        f"{found['judged_on']} seeds that nobody had looked at. The intervals in this section are over splits and annotators, for these texts.",
         rounds_table(results),
-        "The second line of each shows what the rule itself buys: a fixed share at the same cost loses about as much, but which share that is "
-        "nobody knows beforehand. The third line knows the held-out accuracy, which nobody has.",
-        f"On the {found['chosen_on']} seeds that it was chosen on:",
+        "The second row of each dataset is a fixed share that costs about the same. It loses about as much, but nobody knows that share "
+        "beforehand. The third row uses the held-out accuracy, which nobody has while labeling.",
+        f"Other thresholds, on the {found['chosen_on']} seeds that the rule was chosen on:",
         thresholds_table(results),
-        f"Other strategies of `next_pairs`, with a fifth of each round drawn at random, over the {found['judged_on']} seeds:",
+        f"Other strategies of `next_pairs`, over the {found['judged_on']} seeds. A fifth of each round is randomly sampled:",
         acquisition_table(results),
     ]
 
 
 def strategies_table(found: dict[str, Any]) -> str:
-    lines = ["| One label a prompt | Wrong labels | minus `random` |", "|---|---|---|"]
+    lines = ["| One label per prompt | Wrong labels | minus `random` |", "|---|---|---|"]
     for strategy, row in found.items():
         lines.append(f"| {name_of(strategy)} | {share(row['wrong'])} | {difference(row.get('less_random'))} |")
     return "\n".join(lines)
@@ -243,7 +272,7 @@ def strategies_table(found: dict[str, Any]) -> str:
 
 def reliability_table(report: dict[str, Any]) -> str:
     lines = [
-        "| Similarity, of random pairs | Wrong labels | `label_reliability` says | the truth is in its interval |",
+        "| Similarity of random pairs | Wrong labels | Estimate of `label_reliability` | Interval holds the true share |",
         "|---|---|---|---|",
     ]
     for row in [*report["bins"], {**report, "low": None}]:
@@ -260,120 +289,57 @@ def tables(results: dict[str, Any]) -> str:
     """What docs/study.md shows."""
     curve, reliability = results["annotation_curve"], results["reliability"]
     titles = {
-        "by gap": "AlpacaEval, annotators who err",
-        "exact": "AlpacaEval, annotators who never err",
-        "clear": "AlpacaEval, annotators who err, without pairs of which the judge finds neither side to have a chance of "
-        f"{CLEAR_CHANCE:.0%}",
-        "people": "HH-RLHF, people",
+        "by gap": "AlpacaEval, annotators who make errors",
+        "exact": "AlpacaEval, annotators who make no errors",
+        "clear": "AlpacaEval, annotators who make errors, without the pairs in which both sides have less than a "
+        f"{CLEAR_CHANCE:.0%} chance to win",
+        "people": "HH-RLHF, human labels",
     }
     parts = [
+        *overview(results),
         "### Which labels are wrong",
-        f"AlpacaEval, where {curve['error_of_random_pairs']:.0%} of the labels of random pairs are wrong:",
+        f"On AlpacaEval, {curve['error_of_random_pairs']:.0%} of the labels of random pairs are wrong:",
         strategies_table(reliability["strategies"]["AlpacaEval"]),
-        f"What `label_reliability` says about such labels of {reliability['reports']['AlpacaEval']['pairs']:,} pairs, on average over "
-        f"{reliability['reports']['AlpacaEval']['annotators']} draws of the annotators (the lowest to the highest):",
+        "`label_reliability` estimates the share of wrong labels without knowing the true one. The table compares both for "
+        f"{reliability['reports']['AlpacaEval']['pairs']:,} pairs. The estimate is the mean over "
+        f"{reliability['reports']['AlpacaEval']['annotators']} simulated annotators, with the lowest and the highest one:",
         reliability_table(reliability["reports"]["AlpacaEval"]),
-        "For HH-RLHF nobody knows; the right panel shows how often a model of other prompts agrees with its labels ([the whole "
-        "report](reliability.md)).",
+        "On HH-RLHF the true share is unknown. The right panel shows how often a model that is trained on other prompts agrees with "
+        "the labels ([the full report](reliability.md)).",
         "![Wrong labels by similarity](figures/reliability.png)",
         "### What a label is worth",
-        f"Held-out accuracy of `random`, and that of the others minus it, in percentage points, over {curve['seeds']} seeds. *In its "
-        "order*: the budget takes the pairs that come first in the order of the strategy, as `budget=` does; the others are of "
-        "prompts that are drawn.",
+        "The tables show the held-out accuracy of `random`, and the difference of every other strategy from it in percentage points, "
+        f"over {curve['seeds']} seeds. *In strategy order* means that the budget goes to the pairs that the strategy ranks first, as "
+        "`budget=` does. The other rows spend the budget on randomly sampled prompts.",
         "![Held-out accuracy against the number of labels](figures/annotation_curve.png)",
-        "The grey band is the interval of `random` itself.",
+        "The gray band is the 95% interval of `random`.",
     ]
     by_annotator = {name.split(", ")[1]: found for name, found in curve["curves"].items()}
 
     def shown(annotator: str) -> list[str]:
         longer = share(by_annotator[annotator]["longer_is_better"])
-        intro = f"**{titles[annotator]}.** The longer response is the better one in {longer} of the held-out pairs."
+        intro = f"**{titles[annotator]}.** The longer response is better in {longer} of the held-out pairs."
         return [intro, curves_table(by_annotator[annotator])]
 
     parts += [
         *shown("by gap"),
         *shown("people"),
-        "A strategy in its order, minus the same strategy on drawn prompts (AlpacaEval, annotators who err):",
+        "In strategy order minus randomly sampled prompts, for the same strategy (AlpacaEval, annotators who make errors):",
         order_table(by_annotator["by gap"]),
         fewer(results),
     ]
     for found in (results["dpo_candidates"], results["dpo_pairs"]):
         parts += [
             f"### DPO on {found['data']}",
-            f"Over {found['settings']['seeds']} seeds, an epoch over the labels each, judged on "
-            f"{found['arms']['random']['judged_on']:.0f} held-out pairs. Pairs that `max_length` cuts to the same tokens, or to the "
-            "prompt alone, are bought and neither trained on nor judged on.",
+            f"{found['settings']['seeds']} seeds, one epoch over the labels, evaluated on "
+            f"{found['arms']['random']['judged_on']:.0f} held-out pairs. Some pairs are the same, or only the prompt, once cut to "
+            "`max_length`. They cost a label, but are used neither for training nor for evaluation.",
             dpo_table(found),
         ]
     parts += rounds_parts(results)
-    parts += ["### Other annotators of AlpacaEval", *shown("exact"), *shown("clear")]
+    parts += ["### Other annotators on AlpacaEval", *shown("exact"), *shown("clear")]
     machine, minutes = results["run"]["machine"], results["run"]["minutes"]
     parts.append(
-        f"All of this took {sum(minutes.values()):.0f} minutes on {machine['threads']} threads of an {machine['processor']}."
+        f"The whole study took {sum(minutes.values()):.0f} minutes on {machine['threads']} threads of an {machine['processor']}."
     )
     return "\n\n".join(parts) + "\n"
-
-
-def plot_curves(curves: dict[str, Any], path: Path) -> None:
-    shown = {
-        "AlpacaEval, by gap": "AlpacaEval, simulated annotators",
-        "HH-RLHF, people": "HH-RLHF harmless, labels of people",
-    }
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, (name, title) in zip(axes, shown.items(), strict=True):
-        curve = curves[name]
-        counts = list(curve["labels"].values())
-        for strategy, (color, style) in LINES.items():
-            if strategy in curve["accuracy"]:
-                found = curve["accuracy"][strategy].values()
-                axis.plot(
-                    counts,
-                    [PERCENT * e["mean"] for e in found],
-                    style,
-                    color=color,
-                    label=strategy,
-                    marker="o",
-                    markersize=3,
-                )
-        baseline = curve["accuracy"]["random"].values()
-        low, high = ([PERCENT * e[end] for e in baseline] for end in ("low", "high"))
-        axis.fill_between(counts, low, high, color="black", alpha=0.08, linewidth=0)
-        axis.set(title=title, xlabel="labels bought", xscale="log")
-        axis.set_xticks(counts, [str(count) for count in counts])
-        axis.minorticks_off()
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("held-out accuracy (%)")
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(LINES), frameon=False, fontsize=8
-    )
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def plot_reliability(reports: dict[str, Any], path: Path) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
-    _bars(
-        axes[0],
-        reports["AlpacaEval"]["bins"],
-        lambda row: [row["truth"][end] for end in ("mean", "low", "high")],
-    )
-    axes[0].set(title="AlpacaEval, simulated annotators", ylabel="wrong labels (%)")
-    _bars(axes[1], reports["HH-RLHF"]["bins"], lambda row: [row["agreement"][end] for end in ("value", "low", "high")])
-    axes[1].axhline(50, color="gray", linewidth=0.8, linestyle=":")
-    axes[1].set(
-        title="HH-RLHF harmless, labels of people", ylabel="a model of other prompts agrees (%)", ylim=(40, None)
-    )
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def _bars(axis: Any, rows: list[dict], read: Any) -> None:
-    values = [[PERCENT * value for value in read(row)] for row in rows]
-    errors = [[value - low for value, low, _ in values], [high - value for value, _, high in values]]
-    axis.errorbar(
-        range(len(rows)), [value for value, _, _ in values], yerr=errors, fmt="o", color="tab:blue", capsize=3
-    )
-    axis.set_xticks(range(len(rows)), [f"{row['low']:.2f} to\n{row['high']:.2f}" for row in rows])
-    axis.set(xlabel="similarity of the two responses")
-    axis.margins(x=0.15)
-    axis.spines[["top", "right"]].set_visible(False)

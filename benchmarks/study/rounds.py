@@ -1,10 +1,10 @@
 """
-Labels in rounds: what is lost by stopping when `label_progress` says so, and whether a strategy of `next_pairs` beats `random`.
+Label in rounds: measure what is lost by stopping when `label_progress` says so, and whether a strategy of `next_pairs` beats `random`.
 
 python benchmarks/study/rounds.py candidates --data folder --seeds 20 > results/rounds_candidates.json
 
-`candidates` has one pair of each prompt of AlpacaEval, `five` five of them, `pairs` is HH-RLHF. Splits and annotators are those of
-the annotation curve. The rule was chosen on the first seeds of `candidates` and `pairs`, and is judged on seeds that nobody had looked at.
+`candidates` has one pair per prompt of AlpacaEval, `five` has five, and `pairs` is HH-RLHF. Splits and annotators are the same as in the
+annotation curve. The rule was chosen on the first seeds of `candidates` and `pairs`, and is evaluated on seeds that nobody had looked at.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from trl_real.labeling.simulation_report import SimulatedRound
 from trl_real.selection.similarity import pair_differences
 
 
-CHOSEN_ON, JUDGED_FROM = 10, 100  # seeds; those between them were looked at while the rule was made
+CHOSEN_ON, JUDGED_FROM = 10, 100  # seeds; the seeds between them were looked at while the rule was made
 THRESHOLDS = (0.003, 0.004, 0.005, 0.006, 0.0065, 0.007, 0.008, 0.01, 0.015)
-HELD_OUT_PAIRS = 5  # a prompt
+HELD_OUT_PAIRS = 5  # per prompt
 POINT = 0.01
 
 
@@ -89,7 +89,7 @@ def main() -> None:
         "--data", help="Folder of the AlpacaEval candidates and the HH-RLHF pairs; else the package's sample."
     )
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--round", type=int, help="Labels of a round.")
+    parser.add_argument("--round", type=int, help="Number of labels per round.")
     args = parser.parse_args()
     disable_progress_bars()
     noise = 0.0

@@ -1,9 +1,9 @@
-"""Run the study, write results/*.json, and put its tables and figures into docs/study.md, docs/reliability.md and README.md.
+"""Run the study, write results/*.json, and update the tables and figures in docs/study.md, docs/reliability.md and README.md.
 
 python benchmarks/study/run.py --data folder/with/alpaca_eval_candidates.jsonl.gz/and/hh_rlhf_harmless.jsonl.gz
 
-Without `--data` it runs on the sample of the package and prints where the results are: to
-see how it works, not to judge anything. `--report` only writes the documents, from the results that are there.
+Without `--data`, it runs on the sample of the package and prints where the results are. That shows how it works, and says nothing
+about the strategies. `--report` only updates the documents, from the existing results.
 """
 
 import argparse
@@ -17,8 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from documents import put
+from figures import plot_curves, plot_reliability, plot_summary
 from machine import describe
-from report import plot_curves, plot_reliability, summary, tables
+from report import summary, tables
 
 
 HERE = Path(__file__).parent
@@ -52,8 +53,8 @@ def main() -> None:
         "--data", default=os.environ.get("TRL_REAL_DATA"), help="Folder of both files; else the package's sample."
     )
     parser.add_argument("--seeds", type=int, default=20, help="DPO has half as many.")
-    parser.add_argument("--only", nargs="+", choices=STAGES, help="Run some of it; the other results stay.")
-    parser.add_argument("--report", action="store_true", help="Only write the documents.")
+    parser.add_argument("--only", nargs="+", choices=STAGES, help="Run only these stages, and keep the other results.")
+    parser.add_argument("--report", action="store_true", help="Only update the documents.")
     args = parser.parse_args()
     if args.seeds < 4:
         parser.error("--seeds must be at least 4: an interval needs two of DPO, which has half as many.")
@@ -86,13 +87,14 @@ def main() -> None:
         results = read()
         plot_curves(results["annotation_curve"]["curves"], DOCS / "figures" / "annotation_curve.png")
         plot_reliability(results["reliability"]["reports"], DOCS / "figures" / "reliability.png")
+        plot_summary(results, DOCS / "figures" / "results.png")
         put(DOCS / "study.md", "study", tables(results))
         put(DOCS / "reliability.md", "reliability", printed(results))
         put(HERE.parents[1] / "README.md", "study", summary(results))
 
 
 def run(stage: dict[str, list[str]], folder: Path) -> None:
-    """Run the scripts of a stage, each in one thread: two that have more get into each other's way, and small matrices gain nothing."""
+    """Run the scripts of a stage with one thread each. With more, they slow each other down, and small matrices gain nothing."""
     running = {
         name: subprocess.Popen(
             [sys.executable, HERE / command[0], *command[1:]],

@@ -1,8 +1,8 @@
 """
-Docstrings in the form of TRL, as Markdown for the site: an extension of griffe, which reads them without importing anything.
+An extension of griffe that turns docstrings in TRL's form into Markdown for the site, without importing anything.
 
-A section, such as `Args:`, becomes a bold line and a definition list, and a reference such as [`real_select`] a link. What other
-packages define is named by its last part, as their own documents do.
+A section such as `Args:` becomes a bold line and a definition list, and a reference such as [`real_select`] becomes a link. Names from
+other packages are shortened to their last part, as in the docs of those packages.
 """
 
 import inspect
