@@ -53,7 +53,7 @@ class LabelRecord(NamedTuple):
 
 
 def create_log(path: Path) -> None:
-    """Make the label log, if it is not there."""
+    """Create the label log if it does not exist."""
     os.close(open_log(path))
 
 
@@ -73,7 +73,7 @@ def append_decision(path: str | Path, decision: Mapping[str, Any]) -> None:
             line = b"\n" + line
         written = os.write(file, line)
         if written < len(line):
-            if os.fstat(file).st_size == size + written:  # nobody has appended since
+            if os.fstat(file).st_size == size + written:  # no other process has appended since
                 cut(file, size)
             raise OSError(f"{path}: only {written} of the {len(line)} bytes of a decision could be written.")
         os.fsync(file)
@@ -82,17 +82,22 @@ def append_decision(path: str | Path, decision: Mapping[str, Any]) -> None:
 
 
 def read_log(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The lines of a label log as objects. A line that was cut off when a process was killed is left out with a warning."""
-    yield from _parse_lines(path, Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1)
+    """The lines of a label log as objects. Incomplete lines of a killed process are skipped with a warning."""
+    yield from _parse_lines(path, split_lines(Path(path).read_bytes()), 1)
+
+
+def split_lines(data: bytes) -> list[bytes]:
+    """The lines of a file, without a byte order mark."""
+    return data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
 
 
 class LogReader:
     """
-    Reads what is appended to a label log, by this process or by others.
+    Follows a label log that this process or others append to.
 
     Args:
         path (`Path`):
-            The log, which is there.
+            The log. It must exist.
     """
 
     def __init__(self, path: Path):
@@ -101,7 +106,7 @@ class LogReader:
         self._offset = self._lines = 0
 
     def read(self) -> tuple[list[dict[str, Any]], bool]:
-        """The lines since the last call, and whether they are all lines, because the file is new or was replaced."""
+        """The new lines since the last call, and whether these are all lines because the file is new or was replaced."""
         with open(self.path, "rb") as file:
             found = os.fstat(file.fileno())
             anew = found.st_ino != self._file or found.st_size < self._offset
@@ -109,39 +114,45 @@ class LogReader:
                 self._file, self._offset, self._lines = found.st_ino, 0, 0
             file.seek(self._offset)
             data = file.read()
-        ended = data[: data.rfind(b"\n") + 1]  # what has no end yet is being written, or was cut off
-        lines = ended.removeprefix(b"\xef\xbb\xbf").split(b"\n")[:-1]
+        ended = data[
+            : data.rfind(b"\n") + 1
+        ]  # an incomplete line is still being written, or was left by a killed process
+        lines = split_lines(ended)[:-1]
         records = list(_parse_lines(self.path, lines, self._lines + 1))
         self._offset, self._lines = self._offset + len(ended), self._lines + len(lines)
         return records, anew
 
 
 def _parse_lines(path: str | Path, lines: list[bytes], first: int) -> Iterator[dict[str, Any]]:
-    """The lines as objects; `first` is the number of the first one."""
-    torn = []
+    """Parse the lines of a log, whose first one has the number `first`."""
+    incomplete = []
     for n, line in enumerate(lines, first):
-        line = line.strip()
-        if not line:
-            continue
-        if line.startswith(b"{") and not line.endswith(b"}"):
-            torn.append(n)
-            continue
-        try:
-            record = json.loads(line.decode())
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8: line {n}: {error}.") from error
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {n}: expected JSON, found {line.decode()!r:.60}: {error}.") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {n}: expected an object with `pair_id` and `label`, found {kind(record)}.")
-        yield record
-    if torn:
+        if line.startswith(b"{") and not line.rstrip().endswith(b"}"):
+            incomplete.append(n)
+        elif line.strip():
+            yield parse_line(path, n, line)
+    if incomplete:
         logger.warning(
             "%s: ignored %d incomplete lines, as a killed process leaves them; the first is line %d.",
             path,
-            len(torn),
-            torn[0],
+            len(incomplete),
+            incomplete[0],
         )
+
+
+def parse_line(path: str | Path, n: int, line: bytes) -> dict[str, Any]:
+    """Parse line `n` of a file of JSON lines, which holds an object with `pair_id` and `label`."""
+    try:
+        text = line.decode().strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: line {n}: {error}.") from error
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}, line {n}: expected JSON, found {text!r:.60}: {error}.") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}, line {n}: expected an object with `pair_id` and `label`, found {kind(record)}.")
+    return record
 
 
 def parse_record(record: Mapping[str, Any], where: str) -> LabelRecord:

@@ -2,15 +2,14 @@
 
 import filecmp
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from ..core.columns import kind
 from ..core.files import whole_file
 from ..selection.select import pair_id
+from .label_log import parse_line, split_lines
 
 
 TASK = ("pair_id", "prompt", "response_a", "response_b")
@@ -67,7 +66,10 @@ def _write_tasks(tasks: Dataset, path: Path) -> None:
 def _check_unaltered(path: Path) -> None:
     """Raise if a file contains anything but unmodified tasks, because it may be the work of an annotator."""
     try:
-        for n, task in read_jsonl(path):
+        for n, line in enumerate(split_lines(path.read_bytes()), 1):
+            if not line.strip():
+                continue
+            task = parse_line(path, n, line)
             if missing := [name for name in TASK if name not in task]:
                 raise ValueError(f"line {n} has no field `{missing[0]}`")
             if added := [name for name in task if name not in TASK]:
@@ -108,21 +110,3 @@ def check_columns(rows: Dataset) -> Dataset:
             "with `real_select` from `prompt` and `responses` without `scores`."
         )
     return rows
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The non-blank lines of a file, with their line numbers."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}.") from error
-    for n, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {n}: expected JSON, found {line.strip()!r:.60}: {error}.") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {n}: expected an object with `pair_id` and `label`, found {kind(record)}.")
-        yield n, record
