@@ -101,6 +101,7 @@ def folder(tmp_path, monkeypatch, rng, hub):
         {"prompt": row["prompt"], "chosen": row["responses"][0], "rejected": row["responses"][1]} for row in candidates
     ]
     Dataset.from_list(preferences).to_json("preferences.jsonl")
+    candidates.remove_columns("scores").to_json("unlabeled.jsonl")
     return tmp_path
 
 
@@ -167,10 +168,11 @@ def stop(callback, args, state, control, **kwargs):
 
 
 def label_everything(app, host, port, started):
-    """Serve the label page until those who are named in `annotators.txt` have labeled all of it: they like what is longer."""
+    """Serve the label page until all annotators in `annotators.txt`, or the only one, have labeled all pairs: longer is better."""
+    accounts = Path("annotators.txt")
     with serving(app) as port:
-        for line in Path("annotators.txt").read_text(encoding="utf-8").splitlines():
-            client = Client(port, *line.split(":", 1))
+        for line in accounts.read_text(encoding="utf-8").splitlines() if accounts.exists() else [None]:
+            client = Client(port, *(line.split(":", 1) if line else ()))
             while (task := client.get("api/task").json["task"]) is not None:
                 first, second = (len(task[part][0]["text"]) for part in ("first", "second"))
                 client.decide(task, "first" if first > second else "second")
