@@ -141,7 +141,13 @@ def parse(command: str, kinds: tuple[type, ...], argv: list[str]) -> Any:
         parser.error("--config needs the path of a recipe in YAML")
     try:
         return parser.parse_args_and_config(argv)
-    except (ValueError, TypeError, OSError, yaml.YAMLError) as error:  # of the checks of a config, or of the file
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        ImportError,
+        yaml.YAMLError,
+    ) as error:  # of the checks of a config, or of the file
         options = ["--config", *parser._option_string_actions]
         for flag in (argument.partition("=")[0] for argument in argv if argument.startswith("--")):
             if not any(option.startswith(flag) for option in options):

@@ -34,8 +34,8 @@ def dpo(argv: list[str]) -> None:
             trainer = _trainer(arguments, columns, config, model)
         if trainer.selection_report is not None:
             trainer.accelerator.print(trainer.selection_report)
-        trainer.train(resume_from_checkpoint=checkpoint)
         with users_mistakes():
+            trainer.train(resume_from_checkpoint=checkpoint)
             trainer.save_model(config.output_dir, _internal_call=True)  # or it would push, and not name the dataset
             trainer.create_model_card(model_name=Path(config.output_dir).name, dataset_name=arguments.dataset_name)
             trainer.accelerator.print(f"\nThe model is in {config.output_dir}.")
