@@ -1,9 +1,11 @@
 """Whatever a user gets wrong on the command line ends in one line that names it, with an exit code and without a traceback."""
 
+import errno
 import gzip
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,7 @@ MISTAKES = [
     (f"{DPO} --model_name_or_path /nope", 1, "/nope"),
     (f"{DPO} --model_name_or_path folder", 1, "folder"),
     (f"{DPO} --model_name_or_path PICKLED", 1, "eights"),
+    (f"{DPO} --model_name_or_path TEMPLATE --data_files messages.jsonl", 1, "__class__"),
     (f"{DPO} --loss_type nope", 1, "nope"),
     (f"{DPO} --per_device_train_batch_size 0", 1, "per_device_train_batch_size"),
     (f"{DPO} --per_device_train_batch_size -3", 1, "per_device_train_batch_size"),
@@ -186,7 +189,19 @@ def files(tmp_path_factory, tiny_lm, tiny_encoder, tiny_reward_model):
         if path.suffix == ".json":
             (pickled / path.name).write_bytes(path.read_bytes())
     torch.save({"weight": Path("code")}, pickled / "pytorch_model.bin")
-    names = {"MODEL": tiny_lm, "ENCODER": tiny_encoder, "REWARD": tiny_reward_model, "PICKLED": str(pickled)}
+    template = folder / "template"
+    shutil.copytree(tiny_lm, template)
+    (template / "chat_template.jinja").write_text("{{ messages.__class__.__mro__[1].__subclasses__() }}")
+    turns = [{"role": "user", "content": "a"}]
+    sides = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    Dataset.from_list([{"prompt": turns, **sides}] * 4).to_json(folder / "messages.jsonl")
+    names = {
+        "MODEL": tiny_lm,
+        "ENCODER": tiny_encoder,
+        "REWARD": tiny_reward_model,
+        "PICKLED": str(pickled),
+        "TEMPLATE": str(template),
+    }
     return folder, names
 
 
@@ -215,6 +230,39 @@ def test_a_mistake_is_named_in_one_line(call, code, message, files, capfd, monke
         ["pairs.jsonl", "_trl_real.lock"],
         ["_trl_real.lock", "pairs.jsonl"],
     )
+
+
+def test_a_path_with_brackets_is_a_path(files, capfd, monkeypatch, tmp_path):
+    folder, _ = files
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a[1]*").mkdir()
+    shutil.copy(folder / "candidates.jsonl", tmp_path / "a[1]*" / "b{2}?.jsonl")
+    call = ["select", "--data_files", "a[1]*/b{2}?.jsonl", "--strategy", "random"]
+    assert run(call, capfd) == (0, [])
+
+
+def test_a_defect_shows_where_it_is(files, monkeypatch):
+    def broken(*args, **kwargs):
+        raise KeyError("ours")
+
+    folder, _ = files
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("trl_real.cli.select.convert", broken)
+    with pytest.raises(KeyError, match="ours"):
+        main(SELECT.split())
+
+
+def test_a_full_disk_at_a_checkpoint_is_said_in_one_line(files, capfd, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder, names = files
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("trl_real.training.real_dpo_trainer.RealDPOTrainer._save_checkpoint", full)
+    call = [names.get(word, word) for word in f"{DPO} --save_steps 1 --max_steps 2".split()]
+    code, errors = run(call, capfd)
+    assert code == 1
+    assert [line for line in errors if line.startswith("trl-real: error: [Errno 28] No space left")] == errors
 
 
 def test_the_table_covers_every_command():

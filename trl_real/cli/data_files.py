@@ -1,6 +1,7 @@
 """What the command line reads: local files or a dataset, and what is wrong with them, by file and line."""
 
 import codecs
+import glob
 import gzip
 import io
 import json
@@ -47,7 +48,9 @@ def load_files(
             for path in paths:
                 _check_utf8(path)
         try:
-            dataset = load_dataset(loader, data_files=given, streaming=streaming)
+            # Which takes them for patterns.
+            escaped = {split: [glob.escape(path) for path in paths] for split, paths in given.items()}
+            dataset = load_dataset(loader, data_files=escaped, streaming=streaming)
         except (DatasetsError, ValueError, StopIteration) as error:
             for path in paths if loader == "json" else ():
                 _check_lines(path)
