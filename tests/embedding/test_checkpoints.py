@@ -197,6 +197,8 @@ class KillWhileTraining(TrainerCallback):
             kill()
 trl_real.embedding.embed.encode = count
 data = Dataset.from_list(candidate_rows(np.random.default_rng(0), 30, (2, 4)))
+if "OTHER_ORDER" in os.environ:
+    data = data.shuffle(seed=int(os.environ["RANK"]))
 if "FAIL_ON" in os.environ and os.environ["FAIL_ON"] == os.environ["RANK"]:
     trl_real.embedding.embed.encode = None
 config = RealDPOConfig(
@@ -291,3 +293,11 @@ def test_a_rank_that_fails_does_not_hang_the_other(tmp_path, tiny_lm, tiny_encod
     result = run(tmp_path, "out", tiny_lm, tiny_encoder, RANKS, FAIL_ON="1")
     assert result.returncode != 0
     assert "'NoneType' object is not callable" in result.stderr
+
+
+@pytest.mark.slow
+def test_ranks_with_rows_in_another_order_are_told_so(tmp_path, tiny_lm, tiny_encoder):
+    result = run(tmp_path, "out", tiny_lm, tiny_encoder, RANKS, OTHER_ORDER="1")
+    assert result.returncode != 0
+    assert "The processes have different rows, or the same rows in another order." in result.stderr
+    assert "`output_dir` must be a folder that all see" not in result.stderr

@@ -168,7 +168,7 @@ def parse(command: str, kinds: tuple[type, ...], argv: list[str]) -> Any:
         parser.error("--config needs the path of a YAML recipe")
     try:
         return parser.parse_args_and_config(argv)
-    except (ValueError, TypeError, OSError, yaml.YAMLError) as error:  # a wrong value, or a wrong recipe
+    except (ValueError, TypeError, OSError, ImportError, yaml.YAMLError) as error:  # a wrong value, or a wrong recipe
         options = ["--config", *parser._option_string_actions]
         for flag in (argument.partition("=")[0] for argument in argv if argument.startswith("--")):
             if not any(option.startswith(flag) for option in options):

@@ -1,12 +1,14 @@
 """Load local files or a dataset for the command line, with errors that name the file and the line."""
 
 import codecs
+import glob
 import gzip
 import importlib.util
 import io
 import json
 import lzma
 import re
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,11 +69,15 @@ def load_files(
         elif loader == "csv":
             options = {"keep_default_na": False, "na_values": _missing_values(paths[0])}
         try:
-            dataset = load_dataset(loader, data_files=given, streaming=streaming, **options)
-        except (DatasetsError, ValueError):
+            # The loader takes paths for patterns.
+            escaped = {split: [glob.escape(path) for path in paths] for split, paths in given.items()}
+            dataset = load_dataset(loader, data_files=escaped, streaming=streaming, **options)
+        except (DatasetsError, ValueError, StopIteration) as error:
             for path in paths if loader == "json" else ():
                 _check_lines(path)
-            raise
+            raise ValueError(
+                f"`--data_files`: {', '.join(paths)} cannot be read as {loader}: {_why(error)}"
+            ) from error
     for split in files:
         if split not in dataset:
             raise ValueError(
@@ -79,6 +85,12 @@ def load_files(
                 "`--dataset_test_split`; of local files, `--eval_data_files` are for evaluation."
             )
     return dataset
+
+
+def _why(error: Exception) -> str:
+    """What a loader says: of an error of `datasets` the cause, and of one without words that there is nothing to read."""
+    cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ is not None else error
+    return str(cause) or "there are no rows"
 
 
 def _check_utf8(path: str) -> None:
@@ -95,6 +107,11 @@ def _check_utf8(path: str) -> None:
                 f"`--data_files`: {path} is not UTF-8: byte 0x{error.object[error.start]:02x} in line {line} "
                 f"({error.reason}). Convert it, for example with `iconv -f {found} -t utf-8`."
             ) from error
+        if b"\0" in block:
+            line += block.count(b"\n", 0, block.index(b"\0"))
+            raise ValueError(
+                f"`--data_files`: {path}, line {line}: found a NUL byte. The file is damaged, or is no text in UTF-8."
+            )
         line += block.count(b"\n")
 
 
@@ -152,6 +169,6 @@ def _blocks(path: str, by_line: bool = False) -> Iterator[bytes]:
                 yield block
     except io.UnsupportedOperation:  # of lines, by some decompressors
         return
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"`--data_files`: {path} cannot be decompressed: {error}") from error
     yield b""

@@ -34,11 +34,9 @@ def dpo(argv: list[str]) -> None:
             trainer = _trainer(arguments, columns, config, model)
         if trainer.selection_report is not None:
             trainer.accelerator.print(trainer.selection_report)
-        trainer.train(resume_from_checkpoint=checkpoint)
         with users_mistakes():
-            trainer.save_model(
-                config.output_dir, _internal_call=True
-            )  # without a push, which would not name the dataset
+            trainer.train(resume_from_checkpoint=checkpoint)
+            trainer.save_model(config.output_dir, _internal_call=True)  # a push from here would not name the dataset
             trainer.create_model_card(model_name=Path(config.output_dir).name, dataset_name=arguments.dataset_name)
             trainer.accelerator.print(f"\nThe model was saved to {config.output_dir}.")
             if config.push_to_hub:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, concatenate_datasets, load_from_disk
 from filelock import FileLock, Timeout
 
@@ -89,7 +89,13 @@ def _embed_in_chunks(
     dataset = dataset.remove_columns([name for name in COLUMNS if name in dataset.column_names])
     size = max(1, min(CHUNK, -(-len(dataset) // state.num_processes)))
     parts = [dataset.select(range(start, min(start + size, len(dataset)))) for start in range(0, len(dataset), size)]
-    paths = [folder / key for key in _keys(parts, identity)]
+    keys = list(_keys(parts, identity))
+    if len({*map(tuple, gather_object([keys]))}) > 1:
+        raise ValueError(
+            "The processes have different rows, or the same rows in another order. Load and shuffle the data in the same way in "
+            "each of them, with a fixed seed."
+        )
+    paths = [folder / key for key in keys]
     for number, (path, part) in enumerate(dict(zip(paths, parts, strict=True)).items()):  # equal chunks once
         if number % state.num_processes == state.process_index and not _is_whole(path):
             _write(part, options, path)

@@ -26,7 +26,10 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 
 
 def check_before_work(config: DPOConfig) -> None:
-    """Raise if the run would fail at its end: the report cannot be written, or a push would be rejected."""
+    """Raise if a batch has no rows, or if the run would fail at its end: the report cannot be written, or a push would be rejected."""
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if (size := getattr(config, name)) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {size}.")
     if config.process_index > 0:
         return
     folder = OutputFolder(config.output_dir)
