@@ -267,7 +267,7 @@ def test_embeddings_of_another_type_are_not_written_over(embedder):
     options = {"batched": True, "new_fingerprint": None}
     half = dataset.map(lambda b: embed_responses(b, embedder=embedder, embeddings_dtype="float16"), **options)
     with pytest.raises(
-        ValueError, match=r"is there already, as list<.*halffloat.*>, and would be written anew as float"
+        ValueError, match=r"already exists with the type list<.*halffloat.*>, and the new one has the type float"
     ):
         half.map(lambda b: embed_responses(b, embedder=embedder), **options)
     again = half.map(lambda b: embed_responses(b, embedder=embedder, embeddings_dtype="float16"), **options)

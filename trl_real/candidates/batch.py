@@ -196,9 +196,9 @@ def _is_list_of(is_item: Callable[[pa.Array], bool], column: pa.Array | None) ->
 
 
 def read_list(value: Any, column: str, r: int) -> list[Any] | None:
-    """A cell that holds one item a response, or null."""
+    """A cell that holds one item per response, or null."""
     if not (value is None or isinstance(value, list)):
-        raise TypeError(f"{cell(column, r)}: expected a list, one item a response, found {kind(value)}.")
+        raise TypeError(f"{cell(column, r)}: expected a list with one item per response, found {kind(value)}.")
     return value
 
 
@@ -209,8 +209,8 @@ def read_scores(value: Any, n_responses: int, column: str, r: int) -> list[float
         return [math.nan] * n_responses
     if len(scores) != n_responses:
         raise ValueError(
-            f"{cell(column, r)}: found {len(scores)} scores for {n_responses} responses. Give one score a response, "
-            "None where it is missing."
+            f"{cell(column, r)}: found {len(scores)} scores for {n_responses} responses. Pass one score per response, "
+            "with None for missing scores."
         )
     for score in scores:
         if score is not None and (isinstance(score, bool) or not isinstance(score, Real)):

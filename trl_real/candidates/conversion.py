@@ -1,4 +1,4 @@
-"""From any known layout of preference data to candidates or given pairs: `to_candidates`."""
+"""Convert any known layout of preference data to candidates or given pairs: `to_candidates`."""
 
 import logging
 import time
@@ -38,47 +38,49 @@ def to_candidates(
     on_skip: str = "drop",
 ) -> Any:
     r"""
-    Bring a dataset in any known layout into the columns that [`real_select`] takes.
+    Convert a dataset in any known layout to the columns that [`real_select`] expects.
 
     Args:
         dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or a dict of them):
-            Preference data; the splits of a [`~datasets.DatasetDict`] are converted one by one.
+            Preference data. The splits of a [`~datasets.DatasetDict`] are converted one by one.
         layout (`str`, *optional*):
-            The layout, if the columns leave a doubt:
+            The layout, if the columns are ambiguous:
 
-            - `"candidates"`: a prompt and a list of responses (text, messages, or dicts with a text and perhaps a score
-              or rank), perhaps a list of scores or ranks.
-            - `"ultrafeedback"`: `instruction` and `completions`, of which the score is the `overall_score`, the
-              `fine-grained_score` or the mean of the ratings, whichever comes first among those that all have.
-            - `"nectar"`: `prompt` and `answers` with a `rank`; the score is minus the rank.
-            - `"shp"`: `history`, `human_ref_A`, `human_ref_B`, `score_A`, `score_B`, one row a pair of comments.
-            - `"unpaired"`: a prompt, a `completion` and a `label` or score, one row a response.
-            - `"preference"`: `chosen` and `rejected`, perhaps a prompt; without one the prompt is what both begin with.
-            - `"hh"`: dialogues as text in `chosen` and `rejected`, split after the last `"\n\nAssistant:"` they share.
+            - `"candidates"`: a prompt and a list of responses (text, messages, or dicts with a text and, optionally, a score or
+              rank), optionally with a list of scores or ranks.
+            - `"ultrafeedback"`: `instruction` and `completions`. The score is the `overall_score`, the `fine-grained_score` or
+              the mean of the ratings: the first of these that all responses have.
+            - `"nectar"`: `prompt` and `answers` with a `rank`. The score is minus the rank.
+            - `"shp"`: `history`, `human_ref_A`, `human_ref_B`, `score_A` and `score_B`, one row per pair of comments.
+            - `"unpaired"`: a prompt, a `completion` and a `label` or score, one row per response.
+            - `"preference"`: `chosen` and `rejected`, optionally with a prompt. Without a prompt, it is the text or the
+              messages that both sides begin with.
+            - `"hh"`: dialogues as text in `chosen` and `rejected`, split after the last `"\n\nAssistant:"` that both share.
         group (`bool`, *optional*):
-            Whether all rows of a prompt become one; in a stream, all adjacent ones. If `None`, those rows do that carry a
-            score for each response (`"shp"`, `"unpaired"`), and pairs stay pairs with their human label. Of grouped pairs
-            the score of a response is the number of pairs that it won.
+            Whether to merge all rows of a prompt into one row; in a stream, only adjacent rows. If `None`, rows with a score
+            for each response (`"shp"`, `"unpaired"`) are merged, and pairs stay pairs with their human label. If pairs are
+            merged, the score of a response is the number of pairs that it won.
         prompt_column, responses_column, scores_column, chosen_column, rejected_column (`str`, *optional*):
-            Columns with other names than the usual. Where each row holds one response, name that and its score.
+            The names of columns that are not recognized. If each row holds one response, pass its column as
+            `responses_column` and that of its score as `scores_column`.
         conversational (`bool`, *optional*, defaults to `False`):
-            Whether text becomes messages; dialogues become one message a turn.
+            Whether to convert text to messages. Dialogues as text become one message per turn.
         on_skip (`str`, *optional*, defaults to `"drop"`):
-            What happens to a row that cannot be converted: `"drop"` it, with a warning that counts, `"keep"` it
-            with a `skip_reason`, or `"error"`. A stream drops without a count: [`real_select`] counts nothing either,
-            [`select_preferences`] counts both.
+            What to do with a row that cannot be converted: `"drop"` it, with a warning that counts such rows, `"keep"` it with
+            a `skip_reason`, or raise an `"error"`. In a stream, rows are dropped without a count. To count the rows that the
+            conversion and the selection skip, use [`select_preferences`].
 
     Returns:
-        As `dataset`: rows with `prompt`, `responses` and, if there are any, `scores`; or, from pairs that are not
-        grouped, `prompt`, `chosen` and `rejected`. Every other column rides along; where rows are grouped as a list with
-        one item a row, except for `tools`, `system`, `images` and the like, which rows of a prompt share.
-        Grouped responses are distinct and not empty, in the order in which they first occur. Unless it is a stream,
-        a column `scores` that is empty throughout is removed.
+        The same type as `dataset`. Rows have `prompt`, `responses` and, if there are any, `scores`. Pairs that are not merged
+        have `prompt`, `chosen` and `rejected`. Other columns are kept. If rows are merged, other columns become lists with one
+        item per row, except for columns such as `tools`, `system` and `images`, which the rows of a prompt share. Merged
+        responses are distinct and not empty, in the order of their first occurrence. A column `scores` without any score is
+        removed, except in a stream.
 
     Raises:
-        `ValueError`: If the layout is not known or its columns are missing or in doubt, or, with `on_skip="error"`, a row
-            cannot be converted.
-        `TypeError`: If `dataset` is no dataset, or a cell holds something else than its layout says.
+        `ValueError`: If the layout is unknown, a column is missing or ambiguous, or, with `on_skip="error"`, a row cannot be
+            converted.
+        `TypeError`: If `dataset` is not a dataset, or a value does not fit the layout.
 
     Example:
 
@@ -128,15 +130,15 @@ def to_candidates(
 @dataclass
 class Converted:
     """
-    A converted dataset and what was done to it.
+    A converted dataset with the counts of the conversion.
 
     Attributes:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]): The rows, without a format.
-        layout (`str`): The layout that they came in.
-        rows (`int`): How many rows went in; 0 for a stream, of which nothing is counted.
-        skipped (`Counter[str]`): How many rows could not be converted, by reason.
-        policies (`Counter[str]`): What was done to rows and responses.
-        seconds (`float`): How long it took.
+        layout (`str`): The layout of the source.
+        rows (`int`): The number of rows of the source; 0 for a stream, which is not counted.
+        skipped (`Counter[str]`): The number of rows that could not be converted, by reason.
+        policies (`Counter[str]`): How often each policy was applied to rows and responses.
+        seconds (`float`): The time of the conversion.
     """
 
     dataset: Any
@@ -153,7 +155,7 @@ class Converted:
 
     @property
     def labeled(self) -> bool:
-        """Whether something tells the better response of a pair."""
+        """Whether the data says which response of a pair is better."""
         return "scores" in self.columns
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from .batch import Candidates, GivenPairs
 
 
-# Why a row has no pair, or a pair no preference, in the order in which the reasons are looked for.
+# Reasons why a row has no pair, or a pair has no preference, in the order in which they are checked.
 SKIP_REASONS = {
     "missing_response": "`chosen` or `rejected` is null",
     "no_shared_turn": "the two sides begin with different turns",
@@ -28,7 +28,7 @@ SKIP_REASONS = {
     "tied_labels": "the labels prefer neither side by more than half",
 }
 
-# What was done to rows and responses on the way, which is no reason to skip their prompt: to what, and what.
+# Changes to rows and responses that do not skip their prompt: the label in reports, and the description.
 POLICIES = {
     "grouped_rows": ("rows grouped", "they share the prompt of an earlier row"),
     "differing_prompts": ("prompts cut", "the prompts of both sides differ after the last assistant turn they share"),

@@ -90,7 +90,7 @@ def _warn_of_unused_scores(dataset: Any, columns: dict[str, str]) -> None:
     others = [name for name in column_names(dataset) or [] if name not in columns.values()]
     if found := score_lists(dataset, columns["responses"], others):
         logger.warning(
-            "No scores are read, though %s one number a response. If these are scores, higher is better, pass "
+            "No scores are read, although %s one number per response. If these are scores, higher is better, pass "
             "`scores_column=%r` to `to_candidates`, or `--scores_column %s` on the command line.",
             f"the columns {found} hold" if len(found) > 1 else f"the column `{found[0]}` holds",
             found[0],
@@ -105,7 +105,7 @@ def _fields(dataset: Any, column: str) -> list[str]:
 
 
 def score_lists(dataset: Any, responses: str, columns: list[str]) -> list[str]:
-    """Those of `columns` that hold a list of numbers in the first rows, one number a response."""
+    """The columns that hold a list of numbers in the first rows, one number per response."""
     features = dataset.features
     columns = [column for column in columns if features is None or is_list(features[column])]
     if not columns:
