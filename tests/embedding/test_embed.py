@@ -106,7 +106,7 @@ class Returns:
         (lambda n: np.zeros(n), "The embedder Returns returned an array of shape (2,) for 2 texts, expected (2, dim)"),
         (lambda n: np.zeros((n + 1, 4)), "returned an array of shape (3, 4) for 2 texts, expected (2, dim)"),
         (lambda n: np.zeros((n, 0)), "returned an array of shape (2, 0) for 2 texts"),
-        (lambda n: [[1.0], [1.0, 2.0]], "The embedder Returns returned something that is no array of numbers"),
+        (lambda n: [[1.0], [1.0, 2.0]], "The embedder Returns returned something that is not an array of numbers"),
         (lambda n: None, "The embedder Returns returned an array of shape ()"),
         (
             lambda n: np.array([[1.0], [np.nan]]),

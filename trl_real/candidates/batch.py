@@ -1,4 +1,4 @@
-"""From the columns of a batch to its rows: which responses a prompt has, or which two sides, and their texts and scores."""
+"""Read the rows of a batch: prompts, responses or pairs, with their texts and scores."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ RowsType = TypeVar("RowsType", bound="Rows")
 @dataclass
 class Rows:
     """
-    The rows of a batch of n prompts, with their m responses one after the other.
+    The rows of a batch of n prompts with m responses in total.
 
     Attributes:
         prompts (`list` or `pa.Array` of length n): Text, messages or null.
@@ -254,6 +254,6 @@ def _check_text(text: str, column: str, r: int) -> str:
     except UnicodeEncodeError as error:  # half of a character, which neither Arrow nor a tokenizer takes
         raise ValueError(
             f"{cell(column, r)}: found a lone surrogate, {error.object[error.start : error.end]!r}, at position "
-            f"{error.start}. Mend the text, for example with `text.encode('utf-8', 'replace').decode()`."
+            f"{error.start}. Correct the text, for example with `text.encode('utf-8', 'replace').decode()`."
         ) from None
     return text

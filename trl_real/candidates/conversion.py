@@ -247,7 +247,7 @@ def _is_converted(reason: str | None, on_skip: str) -> bool:
         return True
     if on_skip == "error" and reason in SKIP_REASONS:
         raise ValueError(
-            f"A row cannot be converted: {SKIP_REASONS[reason]} ({reason}). Mend it, or drop such rows with `on_skip='drop'`."
+            f"A row cannot be converted: {SKIP_REASONS[reason]} ({reason}). Correct it, or drop such rows with `on_skip='drop'`."
         )
     return reason not in SKIP_REASONS
 

@@ -20,7 +20,7 @@ from .grouping import DIFFERING_PROMPTS
 
 
 def read_pairs(dataset: Any, layout: Any, columns: dict[str, str], grouped: bool, conversational: bool) -> Any:
-    """Pairs with an explicit prompt or, to be grouped, as candidates of which one has won."""
+    """Read pairs with an explicit prompt. If they will be grouped, read each pair as candidates with the scores 1 and 0."""
     dataset = dataset.rename_columns({column: field for field, column in columns.items() if field != column})
     features = dataset.features
     if features is not None:
@@ -47,7 +47,7 @@ def read_pairs(dataset: Any, layout: Any, columns: dict[str, str], grouped: bool
 
 
 def _has_nulls(dataset: Any) -> bool:
-    """Whether a pair has no prompt or lacks a side; of a stream nobody knows."""
+    """Whether a pair may lack its prompt or a side. A stream may always."""
     if isinstance(dataset, IterableDataset):
         return True
     columns = ("prompt", "chosen", "rejected")

@@ -23,8 +23,8 @@ OUTPUTS = ("prompt", "responses", "scores")
 SCORED = {"scores", "ranks", "score_A"}
 # What a response that comes as a dict is made of.
 TEXT_FIELDS = ("response", "text", "content", "completion", "answer", "generation", "output")
-# The score is the first of these by which all responses of a prompt are scored, for one scale is not another:
-# UltraFeedback's `overall_score` runs to 10, its `fine-grained_score` and ratings to 5. Of a rank, 1 is the best.
+# The score is the first of these fields that all responses of a prompt have, because the scales differ: UltraFeedback's
+# `overall_score` goes up to 10, its `fine-grained_score` and ratings up to 5. Rank 1 is the best.
 SCORE_FIELDS = ("overall_score", "fine-grained_score", "annotations", "score", "pm_score", "rating", "reward", "rank")
 NUMBER = re.compile(r"\s*[-+]?\d+(\.\d+)?\s*")
 # The cells of a batch, by field.

@@ -190,7 +190,7 @@ def _check_vectors(encoded: Any, sentences: list[str], name: str) -> np.ndarray:
     try:
         vectors = np.asarray(encoded, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"The embedder {name} returned something that is no array of numbers: {error}") from error
+        raise ValueError(f"The embedder {name} returned something that is not an array of numbers: {error}") from error
     if vectors.ndim != 2 or len(vectors) != len(sentences) or vectors.shape[1] == 0:
         raise ValueError(
             f"The embedder {name} returned an array of shape {vectors.shape} for {len(sentences)} texts, expected "
