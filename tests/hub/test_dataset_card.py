@@ -72,7 +72,7 @@ def test_says_what_was_selected_how_and_how_to_do_it_again(selected):
         'load_dataset("alice/pairs", split="train")',
         'candidates = load_dataset("bob/candidates", revision="' + "a" * 40 + '", split="train")',
         'SelectionConfig(embedder="HashEmbedder", budget=0.5)',
-        "an object of the class `HashEmbedder`",
+        "a Python object of the class `HashEmbedder`",
         "@article{zhang2024real",
         "@software{trl_real",
     ):
