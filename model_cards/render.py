@@ -34,6 +34,7 @@ def main(folder: Path) -> None:
             budget=0.5,
             embedder_dtype="float32",
             eval_strategy="epoch",
+            logging_steps=1,
             hub_model_id=MODEL,
             report_to="none",
             use_cpu=True,

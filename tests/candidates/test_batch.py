@@ -17,14 +17,14 @@ from trl_real.candidates.batch import read_rows
         ({"prompt": [3], "responses": [["a", "b"]]}, TypeError,
          "Column `prompt`, row 0 of the batch: expected str or a list of messages, found int (3)."),
         ({"prompt": ["p", "q"], "responses": [["a", "b"], "ab"]}, TypeError,
-         "Column `responses`, row 1 of the batch: expected a list, one item a response, found str ('ab')."),
+         "Column `responses`, row 1 of the batch: expected a list with one item per response, found str ('ab')."),
         ({"prompt": ["p"], "responses": [["a", 3]]}, TypeError,
          "Column `responses`, row 0 of the batch: expected a response as str or as a list of messages [{'role': ..., "
          "'content': ...}], found int (3)."),
         ({"prompt": ["p"], "responses": [["a", {"role": "assistant", "content": "b"}]]}, TypeError, "found dict"),
         ({"prompt": ["p"], "responses": [["a", "b"]], "scores": [[1, 2, 3]]}, ValueError,
-         "Column `scores`, row 0 of the batch: found 3 scores for 2 responses. Give one score a response, None where it "
-         "is missing."),
+         "Column `scores`, row 0 of the batch: found 3 scores for 2 responses. Pass one score per response, with None for "
+         "missing scores."),
         ({"prompt": ["p"], "responses": [["a", "b"]], "scores": [["1", 2]]}, TypeError,
          "Column `scores`, row 0 of the batch: expected numbers or None, found str ('1'). If it stands for a "
          "number, cast the column: `dataset.cast_column('scores', List(Value('float64')))`."),

@@ -562,8 +562,8 @@ def test_scores_beside_messages_and_from_stack_exchange():
 @pytest.mark.parametrize(
     ("columns", "found"),
     [
-        ({"logits": [0.5, None]}, "the column `logits` holds one number a response."),
-        ({"rm": [1, 2], "length": [3, 4]}, "the columns ['rm', 'length'] hold one number a response."),
+        ({"logits": [0.5, None]}, "the column `logits` holds one number per response."),
+        ({"rm": [1, 2], "length": [3, 4]}, "the columns ['rm', 'length'] hold one number per response."),
         ({"logits": [0.5]}, None),
         ({"seen": [True, False], "tags": ["x", "y"], "n": 2, "embeddings": [[1.0], [2.0]]}, None),
         ({"logits": [0.5, 1.0], "scores": [1, 2]}, None),

@@ -82,19 +82,19 @@ def test_named_columns():
     [
         ({"text": "a"}, {}, "The columns fit no known layout. Found: ['text']. Expected: `prompt`, `completion` "
          "('unpaired'); `prompt`, `responses` ('candidates'); `prompt`, `answers` ('nectar'); `instruction`, `completions` "
-         "('ultrafeedback'); `info`, `summaries`, `choice` ('summaries'); `response_a`, `response_b`, `score_a`, `score_b` "
-         "('webgpt'); `response_a`, `response_b`, `vote` ('votes'); `response1`, `response2`, `overall_preference` "
-         "('helpsteer3'); `input`, `preferred_output`, `non_preferred_output` ('openai'); `history`, `human_ref_A`, `human_ref_B`, `score_A`, `score_B` ('shp'); `chosen`, `rejected` "
-         "('preference'); `chosen`, `rejected` ('hh'). Name columns that have other names, for example with "
-         "`to_candidates(dataset, prompt_column='question', responses_column='replies', scores_column='votes')` or, of pairs, "
+        "('ultrafeedback'); `info`, `summaries`, `choice` ('summaries'); `response_a`, `response_b`, `score_a`, `score_b` "
+        "('webgpt'); `response_a`, `response_b`, `vote` ('votes'); `response1`, `response2`, `overall_preference` "
+        "('helpsteer3'); `input`, `preferred_output`, `non_preferred_output` ('openai'); `history`, `human_ref_A`, `human_ref_B`, `score_A`, `score_B` ('shp'); `chosen`, `rejected` "
+        "('preference'); `chosen`, `rejected` ('hh'). If your columns have other names, pass them, for example with "
+        "`to_candidates(dataset, prompt_column='question', responses_column='replies', scores_column='votes')` or, for pairs, "
          "`chosen_column='better', rejected_column='worse'`; on the command line with `--prompt_column question` and so on."),
         ({"prompt": "p", "completion": "a"}, {"layout": "shp"}, "Expected: `history`, `human_ref_A`"),
         ({"prompt": "p"}, {"layout": "alpaca"}, f"`layout` must be one of {list(LAYOUTS)}, got 'alpaca'."),
         ({"instruction": "p", "question": "q", "responses": ["a"]}, {},
-         "`prompt` may be any of the columns ['instruction', 'question']. Name it: `prompt_column='instruction'` of "
+         "`prompt` may be any of the columns ['instruction', 'question']. Say which one: `prompt_column='instruction'` in "
          "`to_candidates`, or `--prompt_column instruction` on the command line."),
         ({"prompt": "p", "responses": ["a"], "score": [1], "reward": [2]}, {},
-         "`scores` may be any of the columns ['score', 'reward']. Name it: `scores_column='score'`"),
+         "`scores` may be any of the columns ['score', 'reward']. Say which one: `scores_column='score'`"),
         ({"prompt": "p", "responses": ["a"]}, {"named": {"scores": "votes"}},
          "`scores_column='votes'` is not a column. Found: ['prompt', 'responses']."),
     ],

@@ -106,7 +106,7 @@ class Returns:
         (lambda n: np.zeros(n), "The embedder Returns returned an array of shape (2,) for 2 texts, expected (2, dim)"),
         (lambda n: np.zeros((n + 1, 4)), "returned an array of shape (3, 4) for 2 texts, expected (2, dim)"),
         (lambda n: np.zeros((n, 0)), "returned an array of shape (2, 0) for 2 texts"),
-        (lambda n: [[1.0], [1.0, 2.0]], "The embedder Returns returned something that is no array of numbers"),
+        (lambda n: [[1.0], [1.0, 2.0]], "The embedder Returns returned something that is not an array of numbers"),
         (lambda n: None, "The embedder Returns returned an array of shape ()"),
         (
             lambda n: np.array([[1.0], [np.nan]]),
@@ -267,7 +267,7 @@ def test_embeddings_of_another_type_are_not_written_over(embedder):
     options = {"batched": True, "new_fingerprint": None}
     half = dataset.map(lambda b: embed_responses(b, embedder=embedder, embeddings_dtype="float16"), **options)
     with pytest.raises(
-        ValueError, match=r"is there already, as list<.*halffloat.*>, and would be written anew as float"
+        ValueError, match=r"already exists with the type list<.*halffloat.*>, and the new one has the type float"
     ):
         half.map(lambda b: embed_responses(b, embedder=embedder), **options)
     again = half.map(lambda b: embed_responses(b, embedder=embedder, embeddings_dtype="float16"), **options)

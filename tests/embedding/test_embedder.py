@@ -174,5 +174,5 @@ def test_static_embeddings_have_no_limit(tmp_path, texts, tiny_tokenizer):
     found, cut = encode(texts, EmbedderOptions(str(tmp_path / "model"), None, 32, "float32"))
     np.testing.assert_allclose(found, model.encode(texts), atol=1e-6)
     assert cut is None
-    with pytest.raises(ValueError, match="is no transformer and embeds texts of any length"):
+    with pytest.raises(ValueError, match="is not a transformer and embeds texts of any length"):
         vectors(texts, str(tmp_path / "model"), max_length=10)

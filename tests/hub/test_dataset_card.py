@@ -68,11 +68,11 @@ def test_says_what_was_selected_how_and_how_to_do_it_again(selected):
         "| prompts in | 20 with ",
         "| pairs dropped | ",
         f"| pairs out | {report.pairs} labeled |",
-        "![Similarities, score gaps and lengths of all pairs and of the selected ones](figures/data-train.png)",
+        "![Similarity, score gap and length difference of all pairs and of the selected pairs](figures/data-train.png)",
         'load_dataset("alice/pairs", split="train")',
         'candidates = load_dataset("bob/candidates", revision="' + "a" * 40 + '", split="train")',
         'SelectionConfig(embedder="HashEmbedder", budget=0.5)',
-        "an object of the class `HashEmbedder`",
+        "a Python object of the class `HashEmbedder`",
         "@article{zhang2024real",
         "@software{trl_real",
     ):
@@ -241,7 +241,7 @@ def test_the_license_of_another_source_does_not_stay(selected):
     other = create_dataset_card(pairs, report, CONFIG, source="carol/b", previous=first)
     assert other.data.license is None
     assert other.data.source_datasets == ["carol/b"]
-    assert "| license | **not known**" in other.text
+    assert "| license | **unknown**" in other.text
     both = create_dataset_card(
         pairs, report, CONFIG, source="carol/b", license="cc0-1.0", config_name="b", previous=first
     )

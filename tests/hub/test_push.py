@@ -411,7 +411,7 @@ def test_a_full_disk(selected, hub, monkeypatch):
         ({"config_name": "data"}, "`config_name` must be letters, digits"),
         (
             {"candidates": Dataset.from_dict({"a": [1]})},
-            "`candidates` must have rows with a column `responses`, and its",
+            "`candidates` must have rows with a column `responses`, but its",
         ),
         ({"max_shard_size": "many"}, "many"),
     ],

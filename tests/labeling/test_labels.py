@@ -123,7 +123,7 @@ def test_what_is_left_out_and_agreement_are_reported(pairs, caplog):
     with caplog.at_level(logging.WARNING, "trl_real"):
         apply_labels(pairs, records[:-3])
     assert (
-        "`apply_labels` left out 5 of 12 pairs: 4 because the labels prefer neither side by more than half (tied_labels); 1 because "
+        "`apply_labels` left out 5 of 12 pairs: 4 because neither side has more than half of the labels (tied_labels); 1 because "
         "nobody has labeled the pair (missing_label)."
     ) in caplog.messages
     # Four pairs at two thirds, three at one.

@@ -412,7 +412,7 @@ GOOD = {"predictions": [1.0, 2.0], "references": [2.0, 1.0]}
             WinRate,
             GOOD | {"predictions": [[1], [2, 3]]},
             TypeError,
-            "list of numbers, one a row, found something else",
+            "list of numbers, one per row, found something else",
         ),
         (
             WinRate,

@@ -197,7 +197,7 @@ def test_generated_rows_keep_the_laws(responses, strategy, random):
 def test_a_strategy_that_needs_scores_says_so_before_anything_is_embedded(strategy, rng, embedder):
     rows = candidate_rows(rng, 3, scores=False)
     message = (
-        f"The strategy '{strategy}' needs the column `scores`, one number a response. Found: ['prompt', 'responses']"
+        f"The strategy '{strategy}' needs the column `scores`, one number per response. Found: ['prompt', 'responses']"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         select(rows, strategy=strategy, embedder=embedder)

@@ -1,1 +1,1 @@
-"""Rows in any known layout become candidates or given pairs."""
+"""Read rows in any known layout as candidates or given pairs."""

@@ -1,4 +1,4 @@
-"""From the columns of a batch to its rows: which responses a prompt has, or which two sides, and their texts and scores."""
+"""Read the rows of a batch: prompts, responses or pairs, with their texts and scores."""
 
 import itertools
 import math
@@ -52,7 +52,7 @@ RowsType = TypeVar("RowsType", bound="Rows")
 @dataclass
 class Rows:
     """
-    The rows of a batch of n prompts, with their m responses one after the other.
+    The rows of a batch of n prompts with m responses in total.
 
     Attributes:
         prompts (`list` or `pa.Array` of length n): Text, messages or null.

@@ -1,4 +1,4 @@
-"""One cell of a column: a prompt, a response, a list of them, or scores; what is none of these is named."""
+"""Read one cell of a column: a prompt, a response, a list of responses, or scores."""
 
 import math
 from typing import Any
@@ -8,9 +8,9 @@ from ..core.messages import is_messages, response_text
 
 
 def read_list(value: Any, column: str, r: int) -> list[Any] | None:
-    """A cell that holds one item a response, or null."""
+    """A cell that holds one item per response, or null."""
     if not (value is None or isinstance(value, list)):
-        raise TypeError(f"{cell(column, r)}: expected a list, one item a response, found {kind(value)}.")
+        raise TypeError(f"{cell(column, r)}: expected a list with one item per response, found {kind(value)}.")
     return value
 
 
@@ -21,19 +21,19 @@ def read_scores(value: Any, n_responses: int, column: str, r: int) -> list[float
         return [math.nan] * n_responses
     if len(scores) != n_responses:
         raise ValueError(
-            f"{cell(column, r)}: found {len(scores)} scores for {n_responses} responses. Give one score a response, "
-            "None where it is missing."
+            f"{cell(column, r)}: found {len(scores)} scores for {n_responses} responses. Pass one score per response, "
+            "with None for missing scores."
         )
     return [read_number(score, column, r, "List(Value('float64'))") for score in scores]
 
 
 def read_number(value: Any, column: str, r: int, feature: str = "Value('float64')") -> float:
-    """A score as a float, NaN for a missing one; `feature` is what its column would have to be cast to."""
+    """A score as a float, NaN for a missing one; `feature` is the feature to cast its column to."""
     if value is None:
         return math.nan
     if not is_number(value):
         raise TypeError(
-            f"{cell(column, r)}: expected numbers or None, found {kind(value)}. If it stands for a number, cast the column: "
+            f"{cell(column, r)}: expected numbers or None, found {kind(value)}. If it represents a number, cast the column: "
             f"`dataset.cast_column({column!r}, {feature})`."
         )
     return float(value)
@@ -56,7 +56,7 @@ def check_alike(responses: list[Any], column: str, r: int) -> None:
     kinds = {isinstance(response, str): response for response in responses if response is not None}
     if len(kinds) > 1:
         raise TypeError(
-            f"{cell(column, r)}: expected texts or messages, not both, found {kind(kinds[False])}. Make messages of the texts: "
+            f"{cell(column, r)}: expected text or messages, not both, found {kind(kinds[False])}. Convert text to messages: "
             "`[{'role': 'assistant', 'content': text}]`."
         )
 
@@ -71,9 +71,9 @@ def check_prompt(prompt: Any, column: str, r: int) -> None:
 def _check_text(text: str, column: str, r: int) -> str:
     try:
         text.isascii() or text.encode()
-    except UnicodeEncodeError as error:  # half of a character, which neither Arrow nor a tokenizer takes
+    except UnicodeEncodeError as error:  # half of a character, which Arrow and tokenizers reject
         raise ValueError(
             f"{cell(column, r)}: found a lone surrogate, {error.object[error.start : error.end]!r}, at position "
-            f"{error.start}. Mend the text, for example with `text.encode('utf-8', 'replace').decode()`."
+            f"{error.start}. Correct the text, for example with `text.encode('utf-8', 'replace').decode()`."
         ) from None
     return text

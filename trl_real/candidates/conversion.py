@@ -1,4 +1,4 @@
-"""From any known layout of preference data to candidates or given pairs: `to_candidates`."""
+"""Convert any known layout of preference data to candidates or given pairs: `to_candidates`."""
 
 import logging
 import time
@@ -47,59 +47,61 @@ def to_candidates(
     on_skip: str = "drop",
 ) -> Any:
     r"""
-    Bring a dataset in any known layout into the columns that [`real_select`] takes.
+    Convert a dataset in any known layout to the columns that [`real_select`] expects.
 
     Args:
         dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or a dict of them):
-            Preference data; the splits of a [`~datasets.DatasetDict`] are converted one by one.
+            Preference data. The splits of a [`~datasets.DatasetDict`] are converted one by one.
         layout (`str`, *optional*):
-            The layout, if the columns leave a doubt:
+            The layout, if the columns are ambiguous:
 
-            - `"candidates"`: a prompt and a list of responses (text, messages, or dicts with a text and perhaps a score
-              or rank), perhaps a list of scores or ranks.
-            - `"ultrafeedback"`: `instruction` and `completions`, of which the score is the `overall_score`, the
-              `fine-grained_score` or the mean of the ratings, whichever comes first among those that all have.
-            - `"nectar"`: `prompt` and `answers` with a `rank`; the score is minus the rank.
-            - `"shp"`: `history`, `human_ref_A`, `human_ref_B`, `score_A`, `score_B`, one row a pair of comments.
-            - `"unpaired"`: a prompt, a `completion` and a `label` or score, one row a response.
-            - `"votes"`: two responses in columns of their own and a vote, as in PKU-SafeRLHF and Chatbot Arena
-              (`conversation_a`, `conversation_b` and `winner`, say). Of a tie there is no pair.
-            - `"helpsteer3"`: `context`, `response1`, `response2` and `overall_preference`, below 0 for the first.
-            - `"webgpt"`: `answer_0`, `answer_1`, `score_0` and `score_1`, of which the higher one is the vote.
+            - `"candidates"`: a prompt and a list of responses (text, messages, or dicts with a text and, optionally, a score or
+              rank), optionally with a list of scores or ranks.
+            - `"ultrafeedback"`: `instruction` and `completions`. The score is the `overall_score`, the `fine-grained_score` or
+              the mean of the ratings: the first of these that all responses have.
+            - `"nectar"`: `prompt` and `answers` with a `rank`. The score is minus the rank.
+            - `"shp"`: `history`, `human_ref_A`, `human_ref_B`, `score_A` and `score_B`, one row per pair of comments.
+            - `"unpaired"`: a prompt, a `completion` and a `label` or score, one row per response.
+            - `"votes"`: two responses in separate columns and a vote, as in PKU-SafeRLHF and Chatbot Arena (for example
+              `conversation_a`, `conversation_b` and `winner`). A tie gives no pair.
+            - `"helpsteer3"`: `context`, `response1`, `response2` and `overall_preference`, which is negative if the first is better.
+            - `"webgpt"`: `answer_0`, `answer_1`, `score_0` and `score_1`. The higher score wins.
             - `"summaries"`: `info`, two `summaries` and `choice`, as in OpenAI's Summarize from Feedback.
-            - `"openai"`: `input`, `preferred_output` and `non_preferred_output`, as OpenAI's fine-tuning takes them.
-            - `"preference"`: `chosen` and `rejected`, perhaps a prompt; without one the prompt is what both begin with.
-            - `"hh"`: dialogues as text in `chosen` and `rejected`, split after the last `"\n\nAssistant:"` they share.
+            - `"openai"`: `input`, `preferred_output` and `non_preferred_output`, the format of OpenAI's preference fine-tuning.
+            - `"preference"`: `chosen` and `rejected`, optionally with a prompt. Without a prompt, it is the text or the
+              messages that both sides begin with.
+            - `"hh"`: dialogues as text in `chosen` and `rejected`, split after the last `"\n\nAssistant:"` that both share.
         group (`bool`, *optional*):
-            Whether all rows of a prompt become one; in a stream, all adjacent ones. If `None`, those rows do that carry a
-            score for each response (`"shp"`, `"unpaired"`), and pairs stay pairs with their human label. Of grouped pairs
-            the score of a response is the number of pairs that it won.
+            Whether to merge all rows of a prompt into one row; in a stream, only adjacent rows. If `None`, rows with a score
+            for each response (`"shp"`, `"unpaired"`) are merged, and pairs stay pairs with their human label. If pairs are
+            merged, the score of a response is the number of pairs that it won.
         prompt_column, responses_column, scores_column, chosen_column, rejected_column (`str`, *optional*):
-            Columns with other names than the usual. Where each row holds one response, name that and its score; where
-            responses are dicts, `scores_column` may be one of their fields, or one of the aspects in their `annotations`.
+            The names of columns that are not recognized. If each row holds one response, pass its column as
+            `responses_column` and that of its score as `scores_column`. If the responses are dicts, `scores_column` may be one
+            of their fields, or one of the aspects in their `annotations`.
         left_column, right_column, vote_column (`str`, *optional*):
-            The same for the layout `"votes"`: both responses, and which of them is better.
+            For the layout `"votes"`: the columns of the two responses and of the vote.
         votes (`dict[Any, str]`, *optional*):
-            What each value of the vote means, `"left"`, `"right"` or `"tie"`, where that is in doubt. If `None`, it is told
-            by the values: a word for it, `"model_a"` beside `response_a`, or 0 and 1 beside `response_0` and `response_1`.
+            The meaning of each vote: `"left"`, `"right"` or `"tie"`. If `None`, it is recognized from the values: a word for it,
+            `"model_a"` next to `response_a`, or 0 and 1 next to `response_0` and `response_1`.
         conversational (`bool`, *optional*, defaults to `False`):
-            Whether text becomes messages; dialogues become one message a turn.
+            Whether to convert text to messages. Dialogues as text become one message per turn.
         on_skip (`str`, *optional*, defaults to `"drop"`):
-            What happens to a row that cannot be converted: `"drop"` it, with a warning that counts, `"keep"` it
-            with a `skip_reason`, or `"error"`. A stream drops without a count: [`real_select`] counts nothing either,
-            [`select_preferences`] counts both.
+            What to do with a row that cannot be converted: `"drop"` it, with a warning that counts such rows, `"keep"` it with
+            a `skip_reason`, or raise an `"error"`. In a stream, rows are dropped without a count. To count the rows that the
+            conversion and the selection skip, use [`select_preferences`].
 
     Returns:
-        As `dataset`: rows with `prompt`, `responses` and, if there are any, `scores`; or, from pairs that are not
-        grouped, `prompt`, `chosen` and `rejected`. Every other column rides along; where rows are grouped as a list with
-        one item a row, except for `tools`, `system`, `images` and the like, which rows of a prompt share.
-        Grouped responses are distinct and not empty, in the order in which they first occur. Unless it is a stream,
-        a column `scores` that is empty throughout is removed.
+        The same type as `dataset`. Rows have `prompt`, `responses` and, if there are any, `scores`. Pairs that are not merged
+        have `prompt`, `chosen` and `rejected`. Other columns are kept. If rows are merged, other columns become lists with one
+        item per row, except for columns such as `tools`, `system` and `images`, which the rows of a prompt share. Merged
+        responses are distinct and not empty, in the order of their first occurrence. A column `scores` without any score is
+        removed, except in a stream.
 
     Raises:
-        `ValueError`: If the layout is not known or its columns are missing or in doubt, or, with `on_skip="error"`, a row
-            cannot be converted.
-        `TypeError`: If `dataset` is no dataset, or a cell holds something else than its layout says.
+        `ValueError`: If the layout is unknown, a column is missing or ambiguous, or, with `on_skip="error"`, a row cannot be
+            converted.
+        `TypeError`: If `dataset` is not a dataset, or a value does not fit the layout.
 
     Example:
 
@@ -152,15 +154,15 @@ def to_candidates(
 @dataclass
 class Converted:
     """
-    A converted dataset and what was done to it.
+    A converted dataset with the counts of the conversion.
 
     Attributes:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]): The rows, without a format.
-        layout (`str`): The layout that they came in.
-        rows (`int`): How many rows went in; 0 for a stream, of which nothing is counted.
-        skipped (`Counter[str]`): How many rows could not be converted, by reason.
-        policies (`Counter[str]`): What was done to rows and responses.
-        seconds (`float`): How long it took.
+        layout (`str`): The layout of the source.
+        rows (`int`): The number of rows of the source; 0 for a stream, which is not counted.
+        skipped (`Counter[str]`): The number of rows that could not be converted, by reason.
+        policies (`Counter[str]`): How often each policy was applied to rows and responses.
+        seconds (`float`): The time of the conversion.
     """
 
     dataset: Any
@@ -177,7 +179,7 @@ class Converted:
 
     @property
     def labeled(self) -> bool:
-        """Whether something tells the better response of a pair."""
+        """Whether the data says which response of a pair is better."""
         return "scores" in self.columns
 
     @property
@@ -283,7 +285,7 @@ def _is_converted(reason: str | None, on_skip: str) -> bool:
         return True
     if on_skip == "error" and reason in SKIP_REASONS:
         raise ValueError(
-            f"A row cannot be converted: {SKIP_REASONS[reason]} ({reason}). Mend it, or drop such rows with `on_skip='drop'`."
+            f"A row cannot be converted: {SKIP_REASONS[reason]} ({reason}). Correct it, or drop such rows with `on_skip='drop'`."
         )
     return reason not in SKIP_REASONS
 

@@ -1,4 +1,4 @@
-"""Which responses of a prompt may form a pair, and what is done with the others: every policy, by name."""
+"""Find the responses of each prompt that may form a pair, and apply the policies to the others."""
 
 import math
 import sys
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from .batch import PAIR_SCORES, Candidates, GivenPairs
 
 
-# Why a row has no pair, or a pair no preference, in the order in which the reasons are looked for.
+# Reasons why a row has no pair, or a pair has no preference, in the order in which they are checked.
 SKIP_REASONS = {
     "missing_response": "`chosen` or `rejected` is null",
     "no_shared_turn": "the two sides begin with different turns",
@@ -26,38 +26,38 @@ SKIP_REASONS = {
     "tied_scores": "no two scores differ by more than `min_score_gap`",
     "no_pair_for_strategy": "the strategy can use none of the pairs that may be labeled",
     "missing_label": "nobody has labeled the pair",
-    "tied_labels": "the labels prefer neither side by more than half",
+    "tied_labels": "neither side has more than half of the labels",
 }
 
-# What was done to rows and responses on the way, which is no reason to skip their prompt: to what, and what.
+# Changes to rows and responses that do not skip their prompt: the label in reports, and the description.
 POLICIES = {
     "grouped_rows": ("rows grouped", "they share the prompt of an earlier row"),
     "differing_prompts": ("prompts cut", "the prompts of both sides differ after the last assistant turn they share"),
     "empty_responses": ("responses empty", "null or white space, left out"),
     "equal_responses": ("responses merged", "equal to another one (Unicode NFC, stripped)"),
-    "averaged_scores": ("scores averaged", "merged responses had different ones"),
+    "averaged_scores": ("scores averaged", "merged responses had different scores"),
     "unscored_responses": ("responses unscored", "without a score, left out"),
     "reversed_scores": ("pairs reversed", "`chosen` has the lower score, kept as they were given"),
     "tied_pairs": ("pairs tied", "scores differ by no more than `min_score_gap`, never labeled"),
 }
 
 
-# What `str.strip` takes off.
+# The characters that `str.strip` removes.
 WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1))))
 
 
 @dataclass
 class Eligible:
     """
-    The responses of a batch of n prompts that may form a pair, m of them, those of one prompt after the other.
+    The m responses of a batch of n prompts that may form a pair, prompt by prompt.
 
     Attributes:
-        counts (`np.ndarray` of shape `(n,)`): How many each prompt has.
-        positions (`np.ndarray` of shape `(m,)`): Where each stands in `Rows.responses`. Those of a prompt are in
-            code-point order of their texts.
-        scores (`np.ndarray` of shape `(m,)` or `None`): Their scores, if there are any.
-        reasons (`list` of length n): Why no pair can be built from them, a key of `SKIP_REASONS`; `None` if it can.
-        policies (`Counter[str]`): What was done with the other responses, a key of `POLICIES` to a count.
+        counts (`np.ndarray` of shape `(n,)`): The number of eligible responses of each prompt.
+        positions (`np.ndarray` of shape `(m,)`): The positions of the responses in `Rows.responses`. The responses of a prompt
+            are sorted by the code points of their texts.
+        scores (`np.ndarray` of shape `(m,)` or `None`): The scores of the responses, if there are any.
+        reasons (`list` of length n): Why a prompt has no pair, a key of `SKIP_REASONS`; `None` if it has one.
+        policies (`Counter[str]`): How often each policy, a key of `POLICIES`, was applied to a response.
     """
 
     counts: np.ndarray

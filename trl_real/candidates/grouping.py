@@ -1,4 +1,4 @@
-"""From several rows of a prompt to one: rows are found wherever they lie, and their responses are put together."""
+"""Group the rows of each prompt into one row with all of their responses."""
 
 import hashlib
 import itertools
@@ -33,7 +33,7 @@ def group_rows(dataset: Any, key: tuple[str, ...], wins: bool) -> Any:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             Rows with `responses` and perhaps `scores`.
         key (`tuple[str, ...]`):
-            Columns that stay as they are. Any other becomes a list, one item a row.
+            Columns that stay as they are. Any other column becomes a list with one item per row.
         wins (`bool`):
             Whether the scores of equal responses are wins, which are summed. Otherwise their mean is kept.
 

@@ -1,4 +1,4 @@
-"""The layouts that preference data comes in: how each is recognized and what reads it."""
+"""The layouts of preference data: how each is recognized, and the function that reads it."""
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from .responses import (
 from .votes import STEMS, VOTE, names_in_twos, read_votes
 
 
-# The names under which a field of a row may come, the usual one first.
+# The column names that are recognized for each field, the usual one first.
 PROMPT = ("prompt", "instruction", "question", "query")
 RESPONSES = ("responses", "completions", "answers", "candidates", "generations")
 SCORES = ("scores", "ratings", "rewards")
@@ -29,7 +29,7 @@ RESPONSE = ("completion", "response", "answer", "generation")
 SCORE = ("label", "score", "rating", "reward")
 
 
-# What the rows of a prompt have in common beside the prompt.
+# Columns that the rows of a prompt share, besides the prompt.
 SHARED = ("tools", "chat_template_kwargs", "system", "system_prompt", "image", "images")
 
 
@@ -157,7 +157,7 @@ class Found(NamedTuple):
 
 def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] | None = None) -> Found:
     """
-    Recognise the layout of a dataset by its columns and, where these fit several, by its first rows.
+    Recognize the layout of a dataset by its columns and, if these fit several layouts, by its first rows.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]): The rows.
@@ -194,9 +194,9 @@ def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] |
         for name in (reversed(LAYOUTS) if layout is None else [layout])
     )
     raise ValueError(
-        f"The columns fit no known layout. Found: {sorted(columns)}. Expected: {expected}. Name columns that have other "
-        "names, for example with `to_candidates(dataset, prompt_column='question', responses_column='replies', "
-        "scores_column='votes')` or, of pairs, `chosen_column='better', rejected_column='worse'`; on the command line with "
+        f"The columns fit no known layout. Found: {sorted(columns)}. Expected: {expected}. If your columns have other names, "
+        "pass them, for example with `to_candidates(dataset, prompt_column='question', responses_column='replies', "
+        "scores_column='votes')` or, for pairs, `chosen_column='better', rejected_column='worse'`; on the command line with "
         "`--prompt_column question` and so on."
     )
 
@@ -204,7 +204,7 @@ def find_layout(dataset: Any, layout: str | None = None, named: dict[str, str] |
 def _only(field: str, found: list[str], layout: Layout) -> str:
     if len(found) > 1 and not layout.variants and found[0] != layout.fields[field][0]:
         raise ValueError(
-            f"`{field}` may be any of the columns {found}. Name it: `{field}_column={found[0]!r}` of `to_candidates`, or "
+            f"`{field}` may be any of the columns {found}. Say which one: `{field}_column={found[0]!r}` in `to_candidates`, or "
             f"`--{field}_column {found[0]}` on the command line."
         )
     return found[0]

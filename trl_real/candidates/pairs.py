@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_pairs(dataset: Any, layout: Any, columns: dict[str, str], options: ReadOptions) -> Any:
-    """Pairs with an explicit prompt or, to be grouped, as candidates of which one has won."""
+    """Read pairs with an explicit prompt. If they will be grouped, read each pair as candidates with the scores 1 and 0."""
     grouped, conversational = options.grouped, options.conversational
     dataset = dataset.rename_columns({column: field for field, column in columns.items() if field != column})
     features = dataset.features

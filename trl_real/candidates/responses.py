@@ -33,8 +33,8 @@ OUTPUTS = ("prompt", "responses", "scores")
 SCORED = {"scores", "ranks", "score_A"}
 # What a response that comes as a dict is made of.
 TEXT_FIELDS = ("response", "text", "content", "completion", "answer", "generation", "output")
-# The score is the first of these by which all responses of a prompt are scored, for one scale is not another:
-# UltraFeedback's `overall_score` runs to 10, its `fine-grained_score` and ratings to 5. Of a rank, 1 is the best.
+# The score is the first of these fields that all responses of a prompt have, because the scales differ: UltraFeedback's
+# `overall_score` goes up to 10, its `fine-grained_score` and ratings up to 5. Rank 1 is the best.
 SCORE_FIELDS = ("overall_score", "fine-grained_score", "annotations", "score", "pm_score", "rating", "reward", "rank")
 NUMBER = re.compile(r"\s*[-+]?\d+(\.\d+)?\s*")
 # Numbers beside a response that are no mark.
@@ -110,7 +110,7 @@ def _warn_of_unused_scores(dataset: Any, columns: dict[str, str], one_each: bool
     found = _marks(dataset, others) if one_each else score_lists(dataset, columns["responses"], others)
     if found:
         logger.warning(
-            "No scores are read, though %s one number a response. If these are scores, higher is better, pass "
+            "No scores are read, although %s one number per response. If these are scores, higher is better, pass "
             "`scores_column=%r` to `to_candidates`, or `--scores_column %s` on the command line.",
             f"the columns {found} hold" if len(found) > 1 else f"the column `{found[0]}` holds",
             found[0],
@@ -148,7 +148,7 @@ def _fields(dataset: Any, column: str) -> list[str]:
 
 
 def score_lists(dataset: Any, responses: str, columns: list[str], bools: bool = False) -> list[str]:
-    """Those of `columns` that hold a list of numbers in the first rows, one number a response; perhaps of bools."""
+    """The columns that hold a list of numbers (or bools, if allowed) in the first rows, one per response."""
     features = dataset.features
     columns = [column for column in columns if features is None or is_list(features[column])]
     if not columns:

@@ -1,4 +1,4 @@
-"""A sample of prompts with several scored responses each, to try everything on: `load_sample`."""
+"""A sample of prompts with several scored responses each, for trying things out: `load_sample`."""
 
 from importlib.resources import files
 
@@ -10,16 +10,16 @@ SAMPLES = ("standard", "conversational")
 
 def load_sample(name: str = "standard") -> Dataset:
     r"""
-    Load the sample that ships with the package: prompts of many kinds with 4 to 6 responses each, of clearly different
-    quality, written and scored (1 to 10) for this project.
+    Load the sample that ships with the package: prompts of many kinds with 4 to 6 responses each. The responses were written
+    for this project, differ clearly in quality, and are scored from 1 to 10.
 
-    It is for trying things out, not for judging strategies: most prompts have one response that is off topic, and
-    `"easy"` mostly picks that one.
+    Use the sample for trying things out, not for comparing strategies. Most prompts have one response that is off topic, and
+    `"easy"` usually picks it.
 
     Args:
         name (`str`, *optional*, defaults to `"standard"`):
-            `"standard"` for prompts and responses as text, `"conversational"` for messages, as chat models want them:
-            several turns, and rules in a system message.
+            `"standard"` for prompts and responses as text, or `"conversational"` for messages, with several turns and system
+            messages.
 
     Returns:
         [`~datasets.Dataset`]: Columns `topic`, `prompt`, `responses` and `scores`.

@@ -87,7 +87,7 @@ class SelectArguments:
         hub_dataset_id (`str`, *optional*):
             The dataset on the Hub to push to. If `None`, the name of `output_dir` in the user's own namespace.
         hub_private_repo (`bool`, *optional*):
-            Whether a new dataset on the Hub is private. If `None`, the default of its owner on the Hub.
+            Whether a new dataset on the Hub is private. If `None`, the setting of its owner on the Hub applies.
         license (`str`, *optional*):
             The license of the data, for the dataset card. If `None`, the license in the card of the source on the Hub.
     """
@@ -105,7 +105,7 @@ class SelectArguments:
     hub_private_repo: bool | None = field(
         default=None,
         metadata={
-            "help": "Whether a new dataset on the Hub is private. Default: the default of its owner on the Hub."
+            "help": "Whether a new dataset on the Hub is private. Default: the setting of its owner on the Hub."
         },
     )
     license: str | None = field(default=None, metadata={"help": LICENSE})

@@ -1,4 +1,4 @@
-"""Embedding in chunks that outlive the process: split over the ranks, and not repeated after a restart."""
+"""Embed in chunks that are saved to disk: split over the ranks, and not repeated after a restart."""
 
 import contextlib
 import dataclasses
@@ -23,19 +23,19 @@ from .identity import Identity, embedder_identity, find_model
 
 logger = logging.getLogger(__name__)
 
-# Prompts whose embeddings are written at once: what a killed run has to embed again, at most, on each rank.
+# Prompts per chunk. After a crash, each rank embeds at most this many prompts again.
 CHUNK = 256
 COLUMNS = ["embeddings", "responses_cut", "tokens_cut"]
-# What is in the folder of a chunk.
+# The content of the folder of a chunk.
 DATA, HASHES = "data", "sha256.json"
 
 
 def embed_in_chunks(dataset: Dataset, options: EmbedderOptions, folder: Path) -> tuple[Dataset, Identity]:
     """
-    [`embed`], each chunk by one rank and from `folder`, which all ranks see, if it is there.
+    [`embed`] in chunks. Each chunk is embedded by one rank, or read from `folder`, which all ranks share, if it exists.
 
-    A chunk is known by its texts and the identity of the embedder. Of an object without a `fingerprint()` nobody knows whether
-    it is the same after a restart: its chunks are used once and removed.
+    A chunk is identified by its texts and the identity of the embedder. An object without `fingerprint()` cannot be recognized
+    after a restart, so its chunks are used once and removed.
     """
     if folder.is_symlink():
         raise FileExistsError(
@@ -54,7 +54,7 @@ def embed_in_chunks(dataset: Dataset, options: EmbedderOptions, folder: Path) ->
 
 
 def _agreed(options: EmbedderOptions) -> tuple[EmbedderOptions, Identity]:
-    """What the embedder is known by on all ranks: as the first one sees it."""
+    """The identity of the embedder on all ranks, as seen by the first rank."""
     if isinstance(options.embedder, str):
         options = dataclasses.replace(options, found=find_model(options.embedder))
     shared = [options.found, embedder_identity(options)]
@@ -64,7 +64,7 @@ def _agreed(options: EmbedderOptions) -> tuple[EmbedderOptions, Identity]:
 
 @contextlib.contextmanager
 def _unnamed(folder: Path) -> Iterator[None]:
-    """A folder of this run alone, removed in the end. A lock beside it tells others that it is in use."""
+    """A folder for this run only, removed on exit. A lock next to it tells other runs that it is in use."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for other in folder.parent.glob("unnamed*"):  # of runs that were killed
         if other.is_dir() and not other.is_symlink():
@@ -102,9 +102,9 @@ def _embed_in_chunks(
     state.wait_for_everyone()
     if missing := [path for path in paths if not path.exists()]:
         raise FileNotFoundError(
-            f"{missing[0]} was written by another process: `output_dir` must be a folder that all see."
+            f"{missing[0]} was written by another process: `output_dir` must be a folder that all processes share."
         )
-    # In memory where the files are about to be removed.
+    # Keep the data in memory if the files will be removed.
     in_memory = identity.revision is None
     embedded = [load_from_disk(str(path / DATA), keep_in_memory=in_memory) for path in paths]
     return concatenate_datasets([dataset, concatenate_datasets(embedded)], axis=1)
@@ -121,9 +121,9 @@ def _keys(parts: list[Dataset], identity: Identity) -> Iterator[str]:
 
 def _is_whole(path: Path) -> bool:
     """
-    Whether a chunk is there with the bytes that were written; a damaged one is removed.
+    Whether a chunk exists and is undamaged. A damaged chunk is removed.
 
-    Other files are no damage: `datasets` caches beside the data what is computed from them.
+    Additional files are fine: `datasets` caches results next to the data.
     """
     if not path.exists():
         return False
@@ -133,13 +133,13 @@ def _is_whole(path: Path) -> bool:
     except (OSError, ValueError, TypeError):
         damaged = [HASHES]
     if damaged:
-        logger.warning("%s is damaged and embedded again: %s is not as it was written.", path, damaged[0])
+        logger.warning("%s is damaged and will be embedded again: %s has changed.", path, damaged[0])
         remove_folder(path)
     return not damaged
 
 
 def _write(part: Dataset, options: EmbedderOptions, path: Path) -> None:
-    """Embed a chunk and put it in its place in one go, so that no half of one is ever found there."""
+    """Embed a chunk, and write it atomically."""
     embedded, _ = embed(part, options, in_memory=True)
     with whole_folder(path) as unfinished:
         embedded.select_columns(COLUMNS).save_to_disk(str(unfinished / DATA))

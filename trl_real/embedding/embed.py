@@ -1,4 +1,4 @@
-"""From responses to vectors: `embed_responses`."""
+"""Turn responses into vectors: `embed_responses`."""
 
 import contextlib
 import dataclasses
@@ -46,40 +46,42 @@ def embed_responses(
     embeddings_dtype: str = "float32",
 ) -> Any:
     r"""
-    Embed the responses of a batch, each on its own and without its prompt. For `dataset.map(..., batched=True)`.
+    Embed the responses of a batch, each on its own and without its prompt. For use with `dataset.map(..., batched=True)`.
 
-    Embed once and keep the column: every strategy of [`real_select`] then works from it.
+    If you keep the column `embeddings`, every strategy of [`real_select`] uses it, and nothing is embedded again.
 
     Args:
         batch (`dict`):
-            Columns `prompt` and `responses`, or `chosen` and `rejected`, as [`real_select`] takes them.
+            The columns `prompt` and `responses`, or `chosen` and `rejected`, as in [`real_select`].
         rank (`int`, *optional*):
-            What `dataset.map(..., with_rank=True, num_proc=n)` passes: worker `rank` embeds on the GPU of that number,
-            round and round. If `None`, or without a GPU, on the device that Sentence Transformers chooses.
+            The rank of the worker, which `dataset.map(..., with_rank=True, num_proc=n)` passes. Worker `rank` uses GPU `rank`
+            modulo the number of GPUs. If `None`, or without a GPU, Sentence Transformers chooses the device.
         embedder (`str` or object, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
             Id or path of a Sentence Transformers model or causal language model, or an object with a method `encode`
             that takes a list of n texts and returns an array of shape `(n, dim)`.
         embedder_max_length (`int`, *optional*):
-            How many tokens of a response are embedded. If `None`, the model's own limit, at most 512. An embedder
+            The maximum number of tokens of a response to embed. If `None`, the limit of the model, at most 512. An embedder
             object keeps its own limit.
         embedder_batch_size (`int`, *optional*, defaults to `32`):
-            How many texts of full length go through the embedder at once, of shorter ones as many as have no more tokens;
-            on a CPU at most 2,048 tokens.
+            The number of full-length texts to embed at once. Batches of shorter texts hold more texts, but no more tokens.
+            On a CPU, a batch has at most 2,048 tokens.
         embedder_dtype (`str`, *optional*, defaults to `"auto"`):
-            `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"`: bfloat16 where the hardware computes in it natively,
-            float32 elsewhere.
+            Precision of the embedder: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`. `"auto"` uses bfloat16 on hardware
+            with native support for it, and float32 otherwise.
         embeddings_dtype (`str`, *optional*, defaults to `"float32"`):
-            In what the column is stored: `"float32"`, or `"float16"` for half the space and cosines that differ by up to
-            0.001.
+            The type of the column: `"float32"`, or `"float16"`, which halves the storage and changes cosines by up to 0.001.
 
     Returns:
-        `dict`: The batch with the columns `embeddings`, an array of shape `(n_responses, dim)` per row (for given pairs
-        chosen, then rejected; zeros for an empty response), `responses_cut`, how many of the row's responses were longer
-        than the limit, and `tokens_cut`, how many of their tokens were left out (both null if the embedder object does not
-        tell). The tokens of a response of more than 65,536 characters are estimated from its beginning.
+        `dict`: The batch with three more columns:
+
+        - `embeddings`: an array of shape `(n_responses, dim)` per row, zeros for an empty response. For given pairs, the
+          vector of chosen, then that of rejected.
+        - `responses_cut`: how many responses of the row were longer than the limit; null if an embedder object does not say.
+        - `tokens_cut`: how many of their tokens were not embedded; null if an embedder object does not say. For a response of
+          more than 65,536 characters, the number is estimated from its beginning.
 
     Raises:
-        `ValueError`: If the columns are not known, or the embedder returns another shape or numbers that are not finite.
+        `ValueError`: If a column is missing, or the embedder returns another shape or numbers that are not finite.
         `TypeError`: If a prompt or a response is neither text nor messages.
         `OSError`: If the embedder cannot be found.
 
@@ -129,10 +131,10 @@ def _sums(values: np.ndarray, row_of: np.ndarray, n: int) -> list[int]:
 
 def embed(dataset: Dataset, options: EmbedderOptions, in_memory: bool = False) -> tuple[Dataset, Identity]:
     """
-    Embed the responses of a dataset without a format, by whatever `options` mean by now.
+    Embed the responses of a dataset without a format, with the model that `options` currently refer to.
 
-    The result is cached beside the dataset under the identity of the embedder, or in a temporary file if nobody could ask for
-    it again, or is kept in memory.
+    The result is cached next to the dataset under the identity of the embedder. If the embedder has no lasting identity, the
+    result goes to a temporary file. With `in_memory`, it is kept in memory.
     """
     if isinstance(options.embedder, str):
         options = dataclasses.replace(options, found=find_model(options.embedder))
@@ -154,11 +156,11 @@ def encode(
     texts: list[str], options: EmbedderOptions, rank: int | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """
-    Embed texts, each distinct one once.
+    Embed texts. Each distinct text is embedded once.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray | None]`: The vectors, `(n_texts, dim)` float32, zeros for an empty text; and
-        how many tokens of each text were cut off, `(n_texts,)`, or `None` if the embedder does not tell.
+        `tuple[np.ndarray, np.ndarray | None]`: The vectors, `(n_texts, dim)` float32, zeros for an empty text; and the number of
+        truncated tokens of each text, `(n_texts,)`, or `None` if the embedder does not say.
     """
     distinct = {text: i for i, text in enumerate(dict.fromkeys(text for text in texts if text.strip()))}
     sentences = list(distinct) or ["."]  # with nothing to embed, one text tells the dimension
@@ -192,11 +194,11 @@ def _check_vectors(encoded: Any, sentences: list[str], name: str) -> np.ndarray:
     try:
         vectors = np.asarray(encoded, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"The embedder {name} returned something that is no array of numbers: {error}") from error
+        raise ValueError(f"The embedder {name} returned something that is not an array of numbers: {error}") from error
     if vectors.ndim != 2 or len(vectors) != len(sentences) or vectors.shape[1] == 0:
         raise ValueError(
             f"The embedder {name} returned an array of shape {vectors.shape} for {len(sentences)} texts, expected "
-            f"({len(sentences)}, dim): `encode` must return one vector a text."
+            f"({len(sentences)}, dim): `encode` must return one vector per text."
         )
     finite = np.isfinite(vectors).all(1)
     if not finite.all():
@@ -216,7 +218,7 @@ def _check_type(schema: pa.Schema, stored_type: pa.DataType) -> None:
         found = found.value_type
     if found != stored_type:
         raise ValueError(
-            f"Column `embeddings` is there already, as {column}, and would be written anew as {stored_type}. Remove it first: "
+            f"Column `embeddings` already exists with the type {column}, and the new one has the type {stored_type}. Remove it: "
             "`dataset.remove_columns('embeddings')`."
         )
 
@@ -236,8 +238,8 @@ def _store(vectors: np.ndarray, dtype: str) -> np.ndarray:
 @contextlib.contextmanager
 def _threads(loads_torch: bool) -> Iterator[None]:
     """
-    One thread in a worker: a forked one inherits an OpenMP pool without threads, which would wait for ever, and `num_proc`
-    workers share the cores anyway.
+    Use one thread in a worker. A forked worker inherits an OpenMP pool without threads, which would wait forever, and
+    `num_proc` workers share the cores anyway.
     """
     if not _is_worker() or not (loads_torch or "torch" in sys.modules):
         yield
@@ -253,7 +255,7 @@ def _threads(loads_torch: bool) -> Iterator[None]:
 
 
 def _encode_by_tokens(model: Any, sentences: list[str], counts: np.ndarray | None, batch_size: int) -> Any:
-    """Let a Sentence Transformer embed texts in batches of as many tokens, the longest texts first."""
+    """Embed texts with a Sentence Transformers model in batches with a similar number of tokens, longest texts first."""
     if counts is None:
         return model.encode(sentences, batch_size=batch_size, show_progress_bar=False)
     import torch
@@ -274,12 +276,12 @@ def token_batches(lengths: np.ndarray, most: int, device: str) -> Iterator[list[
     Split texts of `lengths` tokens, `(n,)`, into batches with little padding.
 
     Args:
-        lengths (`np.ndarray` of shape `(n,)`): How many tokens of each text are embedded.
-        most (`int`): How many tokens a batch has at most, with its padding, unless a single text has more.
-        device (`str`): Where they are embedded: a CPU takes at most 2,048 tokens at once.
+        lengths (`np.ndarray` of shape `(n,)`): The number of tokens of each text that are embedded.
+        most (`int`): The maximum number of tokens of a batch, including padding. A single longer text gets its own batch.
+        device (`str`): The device that embeds the texts. On a CPU, a batch has at most 2,048 tokens.
 
     Yields:
-        `list[int]`: The texts of a batch, those with the most tokens first.
+        `list[int]`: The indices of the texts of a batch, longest first.
     """
     most = min(most, CPU_TOKENS) if device == "cpu" else most
     order = np.argsort(-lengths, kind="stable").tolist()

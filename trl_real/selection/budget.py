@@ -1,4 +1,4 @@
-"""From many pairs to the ones that the budget allows: `select_budget`."""
+"""Select the pairs that fit into a budget: `select_budget`."""
 
 import hashlib
 import logging
@@ -43,45 +43,45 @@ def select_budget(
     threshold: float | None = None,
 ) -> Any:
     r"""
-    Keep the pairs that are most worth a label, in their order.
+    Keep the pairs that are most worth a label. The kept rows stay in their original order.
 
-    On pairs as they come out of [`real_select`], one or more a prompt, this spends a budget; on given pairs it is the
-    paper's selection for HH-RLHF (arXiv 2409.17169), which keeps the half with the lowest similarity.
+    For pairs picked by [`real_select`], this applies a labeling budget. For given pairs, this is the selection of the paper for
+    HH-RLHF (arXiv 2409.17169), which keeps the half of the pairs with the lowest similarity.
 
-    Pairs are taken in the order of the strategy, of equal ones the earlier first. One that breaks a limit is passed over.
+    The strategy ranks the pairs; among equal pairs, the earlier one comes first. A pair that would exceed a limit is skipped.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Pairs with a column `similarity`, from [`real_select`]. A stream is read once: it takes a `threshold` and, if
-            any, a count as `budget`.
+            Pairs with a column `similarity`, from [`real_select`]. A stream is read once, so it needs a `threshold` and accepts
+            only a count as `budget`.
         budget (`int` or `float`, *optional*):
             How many pairs to keep, as in scikit-learn's `train_size`: a float between 0 and 1 is a share, rounded
-            down, an int is a count. A count above the number of pairs keeps all, with a warning. If `None`, the other
-            limits decide.
+            down, an int is a count. A count above the number of pairs keeps all, with a warning. If `None`, only the other
+            limits apply.
         strategy (`str`, *optional*, defaults to `"easy"`):
-            Which pairs come first: the most similar for `"hard"`, those with the widest score gap for `"max_min"`, a
-            sample for `"random"`, the least similar for all others. A similarity of NaN or null comes last.
+            Which pairs come first: for `"hard"` the most similar, for `"max_min"` those with the widest score gap, for
+            `"random"` a random sample, and for all others the least similar. Pairs with a similarity of NaN or null come last.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of the sample.
+            Seed of the random sample.
         cost (`str`, *optional*):
-            What a pair costs, for a `budget` in that unit or as a share of the cost of all: `"characters"` or `"tokens"`
-            (words and marks) that a person reads in the prompt and both responses, or the name of a column of
-            numbers. If `None`, each pair costs 1.
+            The unit of `budget`: `"characters"` or `"tokens"` (words and marks) to read in the prompt and both responses, or
+            the name of a numeric column with the cost of each pair. A share is then a share of the total cost. If `None`, each
+            pair costs 1.
         pairs_per_prompt (`int`, *optional*):
-            How many pairs of a prompt to keep, at most.
+            The maximum number of pairs to keep per prompt.
         min_distance (`float`, *optional*):
-            Keep only pairs that are further than this cosine distance from all that are kept already, as DEITA (arXiv
-            2312.15685) does. A pair lies at the mean of its responses. Needs the column `embeddings` from
-            [`embed_responses`], of both sides or, beside `responses`, of all of these.
+            Keep a pair only if its cosine distance to every pair that is already kept is larger than this, as in DEITA (arXiv
+            2312.15685). The vector of a pair is the mean of its responses. Needs the column `embeddings` from
+            [`embed_responses`], either of the two sides or of all `responses`, if that column is there, too.
         threshold (`float`, *optional*):
-            Keep only pairs that are at most this similar; for `"hard"` at least.
+            Keep only pairs with at most this similarity; for `"hard"`, with at least this similarity.
 
     Returns:
-        As `dataset`: the kept rows.
+        The same type as `dataset`, with the kept rows.
 
     Raises:
         `TypeError`: If `dataset` is neither.
-        `ValueError`: If a column is missing or holds something else, an option is not valid, or nothing is kept.
+        `ValueError`: If a column is missing or has wrong values, an option is not valid, or nothing is kept.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""From the rows of a batch to picked pairs: what may form a pair is found, compared, picked and labeled once."""
+"""Pick the pairs of a batch: find the eligible responses, compare them, and pick and order the pairs."""
 
 import hashlib
 import math
@@ -63,7 +63,7 @@ def check_scores(strategy: str, columns: Collection[str]) -> None:
     if STRATEGIES[strategy].needs("scores") and not {"chosen", "scores"} & set(columns):
         without = [name for name, other in STRATEGIES.items() if not other.needs("scores")]
         raise ValueError(
-            f"The strategy {strategy!r} needs the column `scores`, one number a response. Found: {sorted(columns)}. Add it, "
+            f"The strategy {strategy!r} needs the column `scores`, one number per response. Found: {sorted(columns)}. Add it, "
             f"or choose one of {without}."
         )
 
