@@ -101,8 +101,7 @@ def _share(wrong: np.ndarray, prompt: np.ndarray) -> dict[str, float]:
 
 
 def of_people(pairs: Dataset) -> dict:
-    report = label_reliability(pairs)
-    return {**report.to_dict(), "text": str(report)}
+    return label_reliability(pairs).to_dict()
 
 
 def main() -> None:

@@ -21,6 +21,9 @@ from figures import plot_curves, plot_reliability, plot_summary
 from machine import describe
 from report import summary, tables
 
+from trl_real.labeling.label_noise import Estimate
+from trl_real.labeling.reliability import ReliabilityBin, ReliabilityReport
+
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -42,9 +45,17 @@ def read() -> dict:
 
 
 def printed(results: dict) -> str:
-    """What `label_reliability` prints for HH-RLHF, as a block of code."""
-    text = results["reliability"]["reports"]["HH-RLHF"]["text"]
-    return "".join(f"    {line}\n" for line in text.splitlines())
+    """What `label_reliability` prints for HH-RLHF, as a block of code, in the words of this version."""
+
+    def estimated(found: dict) -> dict:
+        return {
+            name: Estimate(**value) if isinstance(value, dict) and "low" in value else value
+            for name, value in found.items()
+        }
+
+    found = estimated(results["reliability"]["reports"]["HH-RLHF"])
+    report = ReliabilityReport(**found | {"bins": [ReliabilityBin(**estimated(row)) for row in found["bins"]]})
+    return "".join(f"    {line}\n" for line in str(report).splitlines())
 
 
 def main() -> None:
