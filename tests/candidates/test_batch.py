@@ -29,7 +29,7 @@ from trl_real.candidates.batch import read_rows
          "Column `scores`, row 0 of the batch: expected numbers or None, found str ('1'). If it stands for a "
          "number, cast the column: `dataset.cast_column('scores', List(Value('float64')))`."),
         ({"chosen": ["a"], "rejected": ["b"], "score_chosen": ["high"], "score_rejected": [1]}, TypeError,
-         "Column `score_chosen`, row 0 of the batch: expected numbers or None, found str ('high'). If it stands for a number, "
+         "Column `score_chosen`, row 0 of the batch: expected numbers or None, found str ('high'). If it represents a number, "
          "cast the column: `dataset.cast_column('score_chosen', Value('float64'))`."),
         ({"prompt": ["p"], "responses": [["a", "b"]], "scores": [0.5]}, TypeError, "found float (0.5)"),
         ({"prompt": ["p"], "chosen": ["a"], "rejected": [4]}, TypeError, "Column `rejected`, row 0 of the batch"),

@@ -405,7 +405,7 @@ def test_features_do_not_depend_on_the_rows():
         ({"prompt": "p", "answers": [{"model": "m"}]}, {}, ValueError,
          "Column `answers` holds dicts without a text. Found: ['model']. Expected one of ['response', 'text',"),
         ({"prompt": "p", "completion": "a", "label": "good"}, {}, TypeError,
-         "Column `label`, row 0 of the batch: expected numbers or None, found str ('good'). If it stands for a number, cast"),
+         "Column `label`, row 0 of the batch: expected numbers or None, found str ('good'). If it represents a number, cast"),
         ({"prompt": "p", "answers": ["a", "b"], "scores": [1]}, {"layout": "candidates"}, ValueError,
          "Column `scores`, row 0 of the batch: found 1 scores for 2 responses."),
         (shp("x", "h", "a", "b", 1, 2) | {"score_B": "2"}, {}, TypeError, "Column `score_B`, row 0 of the batch: expected"),
