@@ -114,7 +114,7 @@ def test_the_latest_decision_counts(found):
 
 @pytest.mark.parametrize("times", [(None, None), (None, NOON), (NOON, None)])
 def test_decisions_without_a_time_come_once(times):
-    with pytest.raises(ValueError, match=re.escape("`labels` has 1 `pair_id`s twice: 'x'.")):
+    with pytest.raises(ValueError, match=re.escape("`labels` has 1 `pair_id`s more than once: 'x'.")):
         current_records([LabelRecord("x", "a", time=time) for time in times])
 
 
