@@ -255,7 +255,9 @@ def test_rows_that_cannot_be_converted_are_kept_or_an_error():
         kept = list(to_candidates(dataset, on_skip="keep"))
         assert [row["skip_reason"] for row in kept] == [None, None, "no_shared_turn", "missing_response"]
         assert kept[3]["chosen"] == HH[3]["chosen"]
-        with pytest.raises(ValueError, match=r"the two sides begin with different turns \(no_shared_turn\)\. Mend it"):
+        with pytest.raises(
+            ValueError, match=r"the two sides begin with different turns \(no_shared_turn\)\. Correct it"
+        ):
             list(to_candidates(dataset, on_skip="error"))
 
 

@@ -126,7 +126,10 @@ def test_training_goes_on_from_the_last_complete_checkpoint(trained, options, ti
     )
     dpo += " --strategy random --bf16 false --report_to none --save_steps 1 --max_steps 3"
     assert main([*dpo.split(), "--resume_from_checkpoint", str(folder / "checkpoint-3")]) == 1
-    assert "checkpoint-3 is not complete: trainer_state.json is missing" in capsys.readouterr().err
+    assert (
+        "checkpoint-3 is not complete: trainer_state.json, which is written last, is missing"
+        in capsys.readouterr().err
+    )
     assert main([*dpo.split(), "--resume_from_checkpoint", "true"]) == 0
     assert json.loads((folder / "checkpoint-3" / "trainer_state.json").read_text())["global_step"] == 3
 
