@@ -30,12 +30,15 @@ def read(name: str, folder: Path) -> dict | None:
 
 def table() -> str:
     """What docs/speed.md shows, from the results."""
-    text, gpu, aepo, selection, rounds, training, grouping, scaling = (
+    text, gpu, aepo, selection, rounds, training, grouping, scaling, sizes = (
         read(*where)
         for where in (
             ("text_to_pairs", HERE / "results"),
             ("text_to_pairs", HERE / "results" / "gpu"),
-            *((name, HERE / "results") for name in ("aepo", "selection", "rounds", "training", "grouping", "scaling")),
+            *(
+                (name, HERE / "results")
+                for name in ("aepo", "selection", "rounds", "training", "grouping", "scaling", "sizes")
+            ),
         )
     )
     machine = text["machine"]
@@ -95,6 +98,7 @@ def table() -> str:
         f"{million['seconds']:.0f} s, {million['memory_mb']} MB |",
         "| Peak memory at 100,000 prompts, times that at 10,000: `real_select` from text, from a column, `select_preferences`, "
         f"stream | {', '.join(f'{ratio:.2f}' for ratio in flat.values())} |",
+        *(f"| {case['what']} | {case['seconds']:.1f} s, {case['memory_mb']} MB |" for case in sizes["cases"].values()),
         "",
         f"![Time and memory against the number of prompts](figures/{FIGURE.name})",
     ]
@@ -120,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=os.environ.get("TRL_REAL_DATA"), help="Folder of the AlpacaEval candidates.")
     parser.add_argument("--aepo_python", help="Python of an environment that has `aepo`; without it that row stays.")
-    names = ["text_to_pairs", "aepo", "selection", "rounds", "scaling", "grouping", "training"]
+    names = ["text_to_pairs", "aepo", "selection", "rounds", "scaling", "sizes", "grouping", "training"]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--table", action="store_true", help="Only write the texts.")
     args = parser.parse_args()
@@ -133,6 +137,7 @@ def main() -> None:
         "selection": [],
         "rounds": [],
         "scaling": ["--plot", str(FIGURE)],
+        "sizes": [],
         "grouping": [],
         "training": [],
     }
