@@ -29,12 +29,15 @@ def read(name: str, folder: Path) -> dict | None:
 
 def table() -> str:
     """The table in docs/speed.md, from the results."""
-    text, gpu, aepo, selection, rounds, training, grouping, scaling = (
+    text, gpu, aepo, selection, rounds, training, grouping, scaling, sizes = (
         read(*where)
         for where in (
             ("text_to_pairs", HERE / "results"),
             ("text_to_pairs", HERE / "results" / "gpu"),
-            *((name, HERE / "results") for name in ("aepo", "selection", "rounds", "training", "grouping", "scaling")),
+            *(
+                (name, HERE / "results")
+                for name in ("aepo", "selection", "rounds", "training", "grouping", "scaling", "sizes")
+            ),
         )
     )
     machine = text["machine"]
@@ -94,6 +97,7 @@ def table() -> str:
         f"{million['seconds']:.0f} s, {million['memory_mb']} MB |",
         "| Peak memory at 100,000 prompts, relative to 10,000: `real_select` from text, from a column, `select_preferences`, "
         f"a stream | {', '.join(f'{ratio:.2f}' for ratio in flat.values())} |",
+        *(f"| {case['what']} | {case['seconds']:.1f} s, {case['memory_mb']} MB |" for case in sizes["cases"].values()),
         "",
         f"![Time and memory against the number of prompts](figures/{FIGURE.name})",
     ]
@@ -121,7 +125,7 @@ def main() -> None:
         "--aepo_python",
         help="Python of an environment that has `aepo`. Without it, that benchmark is skipped and its old result stays.",
     )
-    names = ["text_to_pairs", "aepo", "selection", "rounds", "scaling", "grouping", "training"]
+    names = ["text_to_pairs", "aepo", "selection", "rounds", "scaling", "sizes", "grouping", "training"]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--table", action="store_true", help="Only update the pages.")
     args = parser.parse_args()
@@ -134,6 +138,7 @@ def main() -> None:
         "selection": [],
         "rounds": [],
         "scaling": ["--plot", str(FIGURE)],
+        "sizes": [],
         "grouping": [],
         "training": [],
     }

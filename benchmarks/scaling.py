@@ -112,16 +112,7 @@ def measure(path: str, n: int) -> dict[str, float]:
         command = [sys.executable, __file__, "--one", path, folder]
         environment = {**os.environ, "HF_DATASETS_CACHE": folder}
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        anonymous = everything = 0.0
-        while process.poll() is None:
-            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            kb = {
-                name: int(rest.split()[0]) for name, rest in (line.split(":", 1) for line in lines) if name in MEMORY
-            }
-            if len(kb) == len(MEMORY):  # not of a process that has just ended
-                anonymous = max(anonymous, (kb["RssAnon"] + kb["RssShmem"]) / 1024)
-                everything = max(everything, kb["VmHWM"] / 1024)
-            time.sleep(0.005)
+        anonymous, everything = peak_memory(process)
         n_pairs, seconds = json.loads(process.communicate()[0].splitlines()[-1])
     if n_pairs != n - n // 100:
         raise RuntimeError(f"{path}: {n_pairs} pairs of {n} prompts.")
@@ -131,6 +122,19 @@ def measure(path: str, n: int) -> dict[str, float]:
         "memory_mb": round(anonymous),
         "mapped_mb": round(everything - anonymous),
     }
+
+
+def peak_memory(process: subprocess.Popen) -> tuple[float, float]:
+    """The peaks of the anonymous memory and of all pages of a process, in MB, once it has ended."""
+    anonymous = everything = 0.0
+    while process.poll() is None:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        kb = {name: int(rest.split()[0]) for name, rest in (line.split(":", 1) for line in lines) if name in MEMORY}
+        if len(kb) == len(MEMORY):  # not of a process that has just ended
+            anonymous = max(anonymous, (kb["RssAnon"] + kb["RssShmem"]) / 1024)
+            everything = max(everything, kb["VmHWM"] / 1024)
+        time.sleep(0.005)
+    return anonymous, everything
 
 
 def plot(paths: dict, file: str) -> None:
