@@ -84,9 +84,7 @@ def test_prompts_of_which_some_are_text_and_some_messages():
 def test_texts_beside_messages_are_refused_by_name():
     rows = {"prompt": ["p"], "responses": [["a", [said("assistant", "b")]]]}
     dataset = Dataset.from_dict(rows, on_mixed_types="use_json")
-    message = (
-        r"Column `responses`, row 0 of the batch: expected text or messages, not both.* Convert text to messages"
-    )
+    message = r"Column `responses`, row 0 of the batch: expected text or messages, not both.* Convert text to messages"
     with pytest.raises(TypeError, match=message):
         to_candidates(dataset)
     with pytest.raises(TypeError, match=message):

@@ -162,7 +162,7 @@ def test_dpo_on_columns_by_name(data, tiny_lm, tiny_encoder, capsys):
     dpo = ["dpo", "--model_name_or_path", tiny_lm, "--data_files", "named.jsonl", "--output_dir", "out", "--use_cpu"]
     dpo += ["--bf16", "false", "--report_to", "none", "--max_steps", "1", "--embedder", tiny_encoder]
     assert main(dpo) == 1
-    assert "of pairs, `chosen_column='better', rejected_column='worse'`" in capsys.readouterr().err
+    assert "for pairs, `chosen_column='better', rejected_column='worse'`" in capsys.readouterr().err
     assert main([*dpo, "--chosen_column", "better", "--rejected_column", "worse"]) == 0
     assert Path("out/model.safetensors").is_file()
 

@@ -91,7 +91,7 @@ MISTAKES = [
     (f"{SELECT} --output_dir taken", 1, "was not written by a run of trl_real"),
     (f"{SELECT} --push_to_hub --hub_dataset_id a/b/c", 1, "a/b/c"),
     # Recipes
-    ("select --config", 2, "--config needs the path of a recipe"),
+    ("select --config", 2, "--config needs the path of a YAML recipe"),
     ("select --config nope.yaml", 2, "No such file or directory: 'nope.yaml'"),
     ("select --config broken.yaml", 2, "mapping values are not allowed here"),
     ("select --config list.yaml", 2, "list.yaml"),

@@ -1,6 +1,7 @@
 """Load local files or a dataset for the command line, with errors that name the file and the line."""
 
 import codecs
+import contextlib
 import glob
 import gzip
 import importlib.util
@@ -117,7 +118,8 @@ def _check_utf8(path: str) -> None:
 
 def _check_opener(path: str) -> None:
     """Raise if the package that opens a compressed file is not installed."""
-    package = OPENERS.get(Extractor.infer_extractor_format(path) or "")
+    with _decompressing(path):  # which takes a look inside
+        package = OPENERS.get(Extractor.infer_extractor_format(path) or "")
     if package is not None and importlib.util.find_spec(package) is None:
         raise ImportError(
             f"`--data_files`: {path} is compressed, and the package that opens it is missing: `pip install {package}`."
@@ -161,14 +163,22 @@ def _check_lines(path: str) -> None:
 def _blocks(path: str, by_line: bool = False) -> Iterator[bytes]:
     """A file in blocks or lines, decompressed, then an empty one; nothing of an archive that fsspec cannot open."""
     try:
-        compression = Extractor.infer_extractor_format(path)
-        if compression is not None and compression not in compr:
-            return
-        with fsspec.open(path, "rb", compression=compression) as file:
-            while block := file.readline() if by_line else file.read(1 << 20):
-                yield block
+        with _decompressing(path):
+            compression = Extractor.infer_extractor_format(path)
+            if compression is not None and compression not in compr:
+                return
+            with fsspec.open(path, "rb", compression=compression) as file:
+                while block := file.readline() if by_line else file.read(1 << 20):
+                    yield block
     except io.UnsupportedOperation:  # of lines, by some decompressors
         return
+    yield b""
+
+
+@contextlib.contextmanager
+def _decompressing(path: str) -> Iterator[None]:
+    """Name the file that cannot be decompressed."""
+    try:
+        yield
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"`--data_files`: {path} cannot be decompressed: {error}") from error
-    yield b""
