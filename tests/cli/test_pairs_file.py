@@ -196,7 +196,7 @@ def test_a_column_whose_type_shows_late_is_in_parquet(late, tmp_path, monkeypatc
         rows = rows.map(lambda row: {"x": row["x"] and "words"})
     read, name, note = written(rows, tmp_path)
     assert name == "pairs.parquet"
-    assert ("no value in the first" if late == "value" else "points in time") in note
+    assert ("no value in the first" if late == "value" else "timestamps") in note
     assert read.to_list() == rows.to_list()
 
 
