@@ -26,7 +26,7 @@ from trl_real.candidates.batch import read_rows
          "Column `scores`, row 0 of the batch: found 3 scores for 2 responses. Pass one score per response, with None for "
          "missing scores."),
         ({"prompt": ["p"], "responses": [["a", "b"]], "scores": [["1", 2]]}, TypeError,
-         "Column `scores`, row 0 of the batch: expected numbers or None, found str ('1'). If it stands for a "
+         "Column `scores`, row 0 of the batch: expected numbers or None, found str ('1'). If it represents a "
          "number, cast the column: `dataset.cast_column('scores', List(Value('float64')))`."),
         ({"chosen": ["a"], "rejected": ["b"], "score_chosen": ["high"], "score_rejected": [1]}, TypeError,
          "Column `score_chosen`, row 0 of the batch: expected numbers or None, found str ('high'). If it represents a number, "

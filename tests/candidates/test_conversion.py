@@ -140,7 +140,7 @@ def test_the_marks_of_helpsteer2_are_named_and_never_guessed(streaming, caplog):
     dataset = Dataset.from_list(rows)
     dataset = dataset.to_iterable_dataset() if streaming else dataset
     assert "scores" not in next(iter(to_candidates(dataset)))
-    assert f"No scores are read, though the columns {list(MARKS)} hold one number a response." in caplog.text
+    assert f"No scores are read, although the columns {list(MARKS)} hold one number per response." in caplog.text
     caplog.clear()
     found = [row["scores"] for row in to_candidates(dataset, scores_column="helpfulness")]
     assert found == [[0.0, 1.0]]

@@ -47,8 +47,12 @@ class ProgressView:
         """The plot of the newest report; `None` if there is nothing to draw."""
         if self._newest is None or not self._has_plot():
             return None
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
         picture = io.BytesIO()
-        self._newest.plot().savefig(picture, format="png", dpi=150)
+        figure = self._newest.plot()
+        figure.set_dpi(150)
+        FigureCanvasAgg(figure).print_png(picture)  # type: ignore[no-untyped-call]
         return picture.getvalue()
 
     def _has_plot(self) -> bool:
