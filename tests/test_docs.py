@@ -72,6 +72,7 @@ NOT_RUN = {"make", "pip", "ray", ".venv/bin/python"}
         "select_budget",
         "select_preferences",
         "label_reliability",
+        "suspect_labels",
         "create_dataset_card",
         "WinRate",
         "PreferenceMargin",

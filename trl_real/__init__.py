@@ -30,6 +30,7 @@ _EXPORTS = {
     "select_preferences": "selection.preferences",
     "ReliabilityReport": "labeling.reliability",
     "label_reliability": "labeling.reliability",
+    "suspect_labels": "labeling.suspects",
     "create_dataset_card": "hub.dataset_card",
     "push_selected_dataset": "hub.push",
     "RealDPOConfig": "training.real_dpo_config",
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from .labeling.rounds import next_pairs as next_pairs
     from .labeling.simulation import simulate_labeling as simulate_labeling
     from .labeling.simulation_report import LabelingSimulation as LabelingSimulation
+    from .labeling.suspects import suspect_labels as suspect_labels
     from .labeling.tasks import to_label_tasks as to_label_tasks
     from .metrics.label_error import LabelError as LabelError
     from .metrics.preference_diversity import PreferenceDiversity as PreferenceDiversity
