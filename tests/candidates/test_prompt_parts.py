@@ -38,7 +38,7 @@ def test_an_input_beside_another_prompt_is_named(responses, caplog):
     for dataset in every_kind([{"question": "Add.", "input": "1 and 2", **responses}]):
         caplog.clear()
         assert next(iter(to_candidates(dataset)))["prompt"] == "Add."
-        assert "The column `input` is no part of the prompt, which is read from `question` alone." in caplog.text
+        assert "The column `input` is not part of the prompt, which is read from `question` only." in caplog.text
 
 
 @pytest.mark.parametrize("column", ["system", "system_prompt"])
@@ -63,7 +63,7 @@ def test_a_system_column_is_a_system_message(responses, column, caplog):
     for dataset in every_kind([{column: "Be brief.", "prompt": "Add.", **responses}]):
         caplog.clear()
         assert next(iter(to_candidates(dataset)))["prompt"] == "Add."
-        assert f"The column `{column}` is no part of the prompt" in caplog.text
+        assert f"The column `{column}` is not part of the prompt" in caplog.text
         assert next(iter(to_candidates(dataset, conversational=True)))["prompt"] == expected
 
 

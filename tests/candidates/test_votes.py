@@ -153,7 +153,7 @@ def test_columns_with_other_names():
 def test_other_votes_are_named(caplog):
     assert to_candidates(Dataset.from_list([pku(1, safer=0)]))[0]["chosen"] == "b"
     assert (
-        "The vote is read from the column `better_response_id`, and ['safer_response_id'] may be votes, too."
+        "The vote is read from the column `better_response_id`, but ['safer_response_id'] may also be votes."
         in caplog.text
     )
     assert to_candidates(Dataset.from_list([pku(1, safer=0)]), vote_column="safer_response_id")[0]["chosen"] == "a"
@@ -162,7 +162,7 @@ def test_other_votes_are_named(caplog):
 @pytest.mark.parametrize(
     ("row", "options", "error", "message"),
     [
-        (pku(0), {"votes": {"0": "first"}}, ValueError, "`votes` must say of each value whether it is ['left', 'right', 'tie']"),
+        (pku(0), {"votes": {"0": "first"}}, ValueError, "`votes` must map each value to one of ['left', 'right', 'tie']"),
         (summaries(0) | {"summaries": [{"text": "a"}]}, {}, ValueError,
          "Column `summaries`, row 0 of the batch: expected a list of two responses"),
         (webgpt(1.0) | {"score_1": "low"}, {}, TypeError, "Column `score_1`, row 0 of the batch: expected a number or None"),

@@ -1,4 +1,4 @@
-"""How a layout is to be read, beside which columns hold its fields."""
+"""Options for reading a layout."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 class ReadOptions(NamedTuple):
     """
-    What the user asked of a reader.
+    Options of the user for a reader.
 
     Attributes:
         grouped (`bool`): Whether rows are grouped by prompt afterwards.
         conversational (`bool`): Whether text becomes messages.
-        votes (`Mapping`, *optional*): What each value of a vote means: `"left"`, `"right"` or `"tie"`.
-        score_field (`str`, *optional*): The field of the responses that is their score, where these are dicts.
+        votes (`Mapping`, *optional*): The meaning of each vote: `"left"`, `"right"` or `"tie"`.
+        score_field (`str`, *optional*): The field with the score, if the responses are dicts.
     """
 
     grouped: bool = False

@@ -1,4 +1,4 @@
-"""Columns that belong to a prompt beside the one that is called so: Alpaca's `input`, and a system message."""
+"""Columns other than `prompt` that belong to the prompt: Alpaca's `input`, and a system message."""
 
 import logging
 from typing import Any
@@ -10,17 +10,17 @@ from ..core.transform import Transform, map_rows
 
 logger = logging.getLogger(__name__)
 
-# Alpaca's task, and what it is about.
+# Alpaca's instruction, and its optional input.
 INSTRUCTION, INPUT = "instruction", "input"
 
 
 def join_input(dataset: Any, columns: dict[str, str]) -> Any:
-    """A dataset whose `instruction` is the prompt with `input` after it; beside another prompt `input` is named in a warning."""
+    """Append `input` to `instruction` if that is the prompt. With another prompt, warn that `input` is not used."""
     others = {*(column_names(dataset) or [])} - {*columns.values()}
     if "prompt" not in columns or INPUT not in others or not _has_text(dataset, INPUT):
         return dataset
     if columns["prompt"] != INSTRUCTION or not _has_text(dataset, INSTRUCTION):
-        _warn_of_part(INPUT, columns["prompt"], "Put it there yourself if it belongs to it.")
+        _warn_of_part(INPUT, columns["prompt"], "If it belongs to the prompt, add it to that column.")
         return dataset
     features = dataset.features
     if features is not None:
@@ -30,7 +30,7 @@ def join_input(dataset: Any, columns: dict[str, str]) -> Any:
 
 @Transform
 def write_instructions(batch: Any) -> Any:
-    """Write what a task is about after it, and a blank line between them."""
+    """Write each instruction, a blank line and its input."""
     cells = zip(read_column(batch, INSTRUCTION), read_column(batch, INPUT), strict=True)
     batch[INSTRUCTION] = [
         f"{task}\n\n{about}" if isinstance(task, str) and isinstance(about, str) and about.strip() else task
@@ -40,7 +40,7 @@ def write_instructions(batch: Any) -> Any:
 
 
 def warn_of_system(dataset: Any, columns: dict[str, str], conversational: bool) -> None:
-    """Say that the system message of a prompt that is text is left out: where it would go depends on the model."""
+    """Warn that the system message of a text prompt is left out, because its place depends on the model."""
     others = {*(column_names(dataset) or [])} - {*columns.values()}
     prompt = columns.get("prompt")
     if conversational or prompt is None or not _has_text(dataset, prompt):
@@ -50,12 +50,12 @@ def warn_of_system(dataset: Any, columns: dict[str, str], conversational: bool) 
         return
     for column in sorted(SYSTEM & others):
         if _has_text(dataset, column):
-            _warn_of_part(column, prompt, "With `conversational=True` of `to_candidates` it becomes a system message.")
+            _warn_of_part(column, prompt, "Pass `conversational=True` to `to_candidates` to make it a system message.")
 
 
 def _warn_of_part(column: str, prompt: str, remedy: str) -> None:
     logger.warning(
-        "The column `%s` is no part of the prompt, which is read from `%s` alone. %s", column, prompt, remedy
+        "The column `%s` is not part of the prompt, which is read from `%s` only. %s", column, prompt, remedy
     )
 
 
@@ -64,7 +64,7 @@ def _has_text(dataset: Any, column: str) -> bool:
 
 
 def _holds_text(dataset: Any, column: str) -> bool:
-    """Whether a column holds texts, or lists of them."""
+    """Whether a column holds text, or lists of text."""
     for value in first_values(dataset, column):
         if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], str)):
             return True

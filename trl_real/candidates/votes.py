@@ -1,4 +1,4 @@
-"""Layouts of two responses and a vote on them, which become given pairs: `read_votes`."""
+"""Read layouts with two responses and a vote as given pairs: `read_votes`."""
 
 import logging
 import math
@@ -17,7 +17,7 @@ from .pairs import read_pairs
 
 logger = logging.getLogger(__name__)
 
-# How the names of two columns end that belong together, the left one first.
+# Endings of the names of two columns that belong together, the left one first.
 SUFFIXES = tuple(
     (sep + left, sep + right)
     for sep in ("_", "")
@@ -36,17 +36,17 @@ STEMS = (
     "text",
 )
 VOTE = ("vote", "winner", "preference", "preferred", "choice", "label", "better", "better_response_id")
-# Words that a vote may consist of; `model_a` and the like are told by how the columns end.
+# Votes as words. Votes such as `model_a` are recognized by the endings of the columns.
 WORDS = {"left": "left", "first": "left", "right": "right", "second": "right"}
 TIES = {"tie", "ties", "tied", "draw", "equal", "same", "both", "neither", "bothbad", "both bad", "both good"}
 NAMED = re.compile(r"(?:model|assistant|option|system|" + "|".join(STEMS) + r")?[\s_-]*(\w+)")
-# What the text of a prompt is called that comes as a dict.
+# Fields with the text of the prompt, if it is a dict.
 PROMPT_FIELDS = ("full_text", "post", "article", "text", "content", "prompt", "question")
 LOOKS_LIKE_A_VOTE = re.compile(r"better|safer|prefer|winner|vote|choice|chosen_id|label")
 
 
 def names_in_twos(*fields: tuple[str, tuple[str, ...]]) -> Iterator[dict[str, tuple[str, ...]]]:
-    """The columns of fields that come in twos, `left` and `right` and what is said of each, ending by ending."""
+    """The column names of fields that exist once per side, for each pair of endings."""
     for endings in SUFFIXES:
         yield {
             field.format(side=side): tuple(stem + ending for stem in stems)
@@ -56,11 +56,11 @@ def names_in_twos(*fields: tuple[str, tuple[str, ...]]) -> Iterator[dict[str, tu
 
 
 def read_votes(dataset: Any, layout: Any, columns: dict[str, str], options: ReadOptions) -> Any:
-    """Given pairs, of which the side that got the vote is `chosen`; a tie has a `skip_reason`."""
+    """Read given pairs. The side that got the vote is `chosen`, and a tie has a `skip_reason`."""
     _check_meanings(options.votes)
     _warn_of_other_votes(dataset, columns)
     features = dataset.features
-    # A dict in which the prompt is holds other things, too.
+    # A dict with the prompt also has other fields, which are kept.
     whole = "prompt" in columns and not any(isinstance(v, Mapping) for v in first_values(dataset, columns["prompt"]))
     used = [column for field, column in columns.items() if field != "prompt" or (whole and column != "prompt")]
     if features is not None:
@@ -125,7 +125,7 @@ def write_votes(batch: Any, columns: dict[str, str], scale: bool, meanings: Mapp
 
 
 class _Votes:
-    """What the values of a column of votes mean."""
+    """The meaning of the values in a column of votes."""
 
     def __init__(self, column: str, endings: tuple[str, str], scale: bool, meanings: Mapping[Any, str] | None):
         self.column = column
@@ -134,14 +134,14 @@ class _Votes:
         self.meanings = None if meanings is None else {_form(value): side for value, side in meanings.items()}
 
     def read(self, value: Any, r: int) -> str | None:
-        """`"left"`, `"right"` or `"tie"`; `None` where nobody has voted."""
+        """`"left"`, `"right"` or `"tie"`; `None` if nobody has voted."""
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return None
         found = self._by_name(value) if self.meanings is not None else self._by_form(value)
         if found is None:
             raise ValueError(
-                f"{cell(self.column, r)}: found {kind(value)}, and nothing tells which response it is for. Say what each value "
-                f"means: `votes={{{_form(value)!r}: 'left', ...: 'right', ...: 'tie'}}` of `to_candidates`, or the same as JSON with "
+                f"{cell(self.column, r)}: found {kind(value)}, which does not tell which response is better. Pass the meaning of "
+                f"each value: `votes={{{_form(value)!r}: 'left', ...: 'right', ...: 'tie'}}` to `to_candidates`, or the same as JSON to "
                 "`--votes` on the command line."
             )
         return found
@@ -151,7 +151,7 @@ class _Votes:
         return self.meanings.get(_form(value))
 
     def _by_form(self, value: Any) -> str | None:
-        if isinstance(value, bool):  # of the left or of the right one?
+        if isinstance(value, bool):  # it may stand for either side
             return None
         if self.scale and is_number(value):
             return "tie" if value == 0 else "left" if value < 0 else "right"
@@ -168,14 +168,14 @@ class _Votes:
 
 
 def _form(value: Any) -> str:
-    """A value of a vote as it is compared: JSON has text for keys, and 1.0 is 1."""
+    """A vote in the form in which it is compared. JSON keys are text, and 1.0 equals 1."""
     if is_number(value) and not isinstance(value, bool) and float(value).is_integer():
         value = int(value)
     return str(value).strip().lower()
 
 
 def _endings(left: str, right: str) -> tuple[str, str]:
-    """What tells two columns from one another."""
+    """The parts in which two column names differ."""
     shared = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), 0)
     return left[shared:].strip("_"), right[shared:].strip("_")
 
@@ -191,7 +191,7 @@ def _higher(scores: tuple[Any, Any], columns: dict[str, str], r: int) -> str | N
 
 
 def _two(row: Any, column: str, r: int) -> tuple[Any, Any]:
-    """Both responses of a list of two, which may be dicts with a text."""
+    """The two responses of a list, which may be dicts with a text."""
     if not isinstance(row, list) or len(row) != 2:
         raise ValueError(f"{cell(column, r)}: expected a list of two responses, found {kind(row)}.")
     a, b = (item.get("text", item.get("response")) if isinstance(item, Mapping) else item for item in row)
@@ -199,7 +199,7 @@ def _two(row: Any, column: str, r: int) -> tuple[Any, Any]:
 
 
 def _prompt(prompt: Any) -> Any:
-    """A prompt, of a dict its text."""
+    """A prompt, or its text if it is a dict."""
     if not isinstance(prompt, Mapping):
         return prompt
     return next((prompt[field] for field in PROMPT_FIELDS if prompt.get(field)), None)
@@ -210,11 +210,11 @@ def _check_meanings(votes: Mapping[Any, str] | None) -> None:
     if votes is not None and not (
         isinstance(votes, Mapping) and votes and all(side in sides for side in votes.values())
     ):
-        raise ValueError(f"`votes` must say of each value whether it is {list(sides)}, got {votes!r}.")
+        raise ValueError(f"`votes` must map each value to one of {list(sides)}, got {votes!r}.")
 
 
 def _warn_of_other_votes(dataset: Any, columns: dict[str, str]) -> None:
-    """Name the columns that look like votes on something else, such as which response is safer."""
+    """Warn about columns that look like other votes, such as which response is safer."""
     if "vote" not in columns:
         return
     others = [
@@ -223,7 +223,7 @@ def _warn_of_other_votes(dataset: Any, columns: dict[str, str]) -> None:
     others = [name for name in others if any(isinstance(v, str) or is_number(v) for v in first_values(dataset, name))]
     if others:
         logger.warning(
-            "The vote is read from the column `%s`, and %s may be votes, too. To read another, pass `vote_column=%r` to "
+            "The vote is read from the column `%s`, but %s may also be votes. To use another column, pass `vote_column=%r` to "
             "`to_candidates`, or `--vote_column %s` on the command line.",
             columns["vote"],
             others,

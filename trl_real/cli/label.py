@@ -1,4 +1,4 @@
-"""`trl-real label`: the page on which people label."""
+"""`trl-real label`: serve the label page."""
 
 import getpass
 import importlib.util
@@ -23,34 +23,35 @@ LOOPBACK = ("127.0.0.1", "localhost")
 @dataclass
 class LabelArguments:
     """
-    Arguments of `trl-real label`: those of [`LabelQueue`], and where the page is served.
+    Arguments of `trl-real label`: those of [`LabelQueue`], and options of the server.
 
     Parameters:
         dataset_name (`str`, *optional*):
-            Dataset with the pairs, as an id of the Hub or a folder.
+            Dataset with the pairs, as a Hub id or a local folder.
         data_files (`list[str]`, *optional*):
-            Local files instead: the `pairs.jsonl` of `trl-real select` without scores, or tasks of [`to_label_tasks`].
+            Local files to load instead: the `pairs.jsonl` that `trl-real select` writes for responses without scores, or tasks from
+            [`to_label_tasks`].
         dataset_config (`str`, *optional*):
             Configuration of the dataset.
         dataset_train_split (`str`, *optional*, defaults to `"train"`):
             The split with the pairs.
         output_dir (`str`, *optional*, defaults to `"labeling"`):
-            The folder of the project, with the label log `labels.jsonl`.
+            Folder of the project, with the label log `labels.jsonl`.
         auth (`list[str]`, *optional*):
-            Names and passwords of several annotators, `name:password` each, or files with such lines. The first one is the lead. If
-            `None`, whoever reaches the page is `annotator`.
+            Names and passwords of the annotators, as `name:password` or as files with one `name:password` per line. The first annotator
+            is the lead. If `None`, everyone who opens the page labels as `annotator`.
         annotator (`str`, *optional*):
-            Who labels if there is no `auth`. If `None`, the name of the user on this machine.
+            Name of the annotator without `auth`. If `None`, the user name on this machine.
         host (`str`, *optional*, defaults to `"127.0.0.1"`):
-            The address to listen at. Others than this machine's own need `auth`.
+            Address to listen on. Any address other than localhost requires `auth`.
         port (`int`, *optional*, defaults to `7860`):
-            The port to listen at; 0 takes one that is free.
+            Port to listen on. 0 picks a free port.
         n, strategy, audit, seed, overlap, lease_seconds, embedder, embedder_max_length, embedder_batch_size, embedder_dtype:
             See [`LabelQueue`].
     """
 
     dataset_name: str | None = field(
-        default=None, metadata={"help": "Dataset with the pairs, as an id of the Hub or a folder."}
+        default=None, metadata={"help": "Dataset with the pairs, as a Hub id or a local folder."}
     )
     data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
@@ -59,36 +60,38 @@ class LabelArguments:
     auth: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Annotators as name:password, or files with such lines; the first one is the lead. Default: one annotator, "
-            "without a password."
+            "help": "Annotators as name:password, or files with one name:password per line. The first one is the lead. Default: one "
+            "annotator without a password."
         },
     )
     annotator: str | None = field(
-        default=None, metadata={"help": "Who labels without --auth. Default: your name on this machine."}
+        default=None,
+        metadata={"help": "Name of the annotator without --auth. Default: your user name on this machine."},
     )
     host: str = field(
-        default="127.0.0.1", metadata={"help": "Address to listen at; others than this machine's own need --auth."}
+        default="127.0.0.1",
+        metadata={"help": "Address to listen on. Any address other than localhost requires --auth."},
     )
-    port: int = field(default=7860, metadata={"help": "Port to listen at; 0 takes one that is free."})
-    n: int = field(default=50, metadata={"help": "Pairs of a round."})
+    port: int = field(default=7860, metadata={"help": "Port to listen on. 0 picks a free port."})
+    n: int = field(default=50, metadata={"help": "Number of pairs per round."})
     strategy: str = field(
-        default="random", metadata={"help": "How pairs of a round are picked.", "choices": ["random", *PICKS]}
+        default="random", metadata={"help": "How to pick the pairs of a round.", "choices": ["random", *PICKS]}
     )
-    audit: float = field(default=0.2, metadata={"help": "Share of a round that is drawn at random."})
-    seed: int = field(default=0, metadata={"help": "Seed of the order of pairs and sides. Keep it."})
-    overlap: int = field(default=1, metadata={"help": "Annotators who decide about each pair."})
+    audit: float = field(default=0.2, metadata={"help": "Share of randomly sampled pairs per round."})
+    seed: int = field(
+        default=0, metadata={"help": "Seed of the order of pairs and sides. Use the same seed for the whole project."}
+    )
+    overlap: int = field(default=1, metadata={"help": "Number of annotators per pair."})
     lease_seconds: float = field(
-        default=900.0, metadata={"help": "How long a pair is kept for an annotator who does not decide."}
+        default=900.0, metadata={"help": "How long a pair is reserved for an annotator, in seconds."}
     )
     embedder: str = field(
-        default=SelectionConfig.embedder, metadata={"help": "What strategies and the progress read responses with."}
+        default=SelectionConfig.embedder, metadata={"help": "Embedder for the strategies and the progress report."}
     )
-    embedder_max_length: int | None = field(
-        default=None, metadata={"help": "How many tokens of a response are embedded."}
-    )
+    embedder_max_length: int | None = field(default=None, metadata={"help": "Number of tokens to embed per response."})
     embedder_batch_size: int = field(
         default=SelectionConfig.embedder_batch_size,
-        metadata={"help": "Texts of full length that are embedded at once."},
+        metadata={"help": "Number of full-length texts per batch."},
     )
     embedder_dtype: str = field(
         default=SelectionConfig.embedder_dtype, metadata={"help": "Precision of the embedder."}
@@ -102,7 +105,7 @@ QUEUE_OPTIONS = (
 
 
 def label(argv: list[str]) -> None:
-    """Serve the page until it is interrupted."""
+    """Serve the label page until it is interrupted."""
     (arguments,) = parse("label", (LabelArguments,), argv)
     folder = OutputFolder(arguments.output_dir)
     with users_mistakes(), folder.locked():
@@ -140,7 +143,7 @@ def label(argv: list[str]) -> None:
 
 
 def read_passwords(given: list[str]) -> dict[str, str]:
-    """Names and passwords from `name:password`, or from files with such lines. No message has a password."""
+    """Read names and passwords from `name:password` values, or from files of them. No message contains a password."""
     passwords: dict[str, str] = {}
     for n, value in enumerate(given, 1):
         path = Path(value)

@@ -1,4 +1,4 @@
-"""The prompt of a row: split off from what both sides begin with, taken off where responses repeat it, with its system turn."""
+"""Remove a prompt that the responses repeat, and add its system message."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ from .messages import ASSISTANT, HUMAN, as_message, response_text
 
 # Columns that hold the system message of a prompt.
 SYSTEM = {"system", "system_prompt"}
-# Who speaks before a response.
+# Roles that speak before a response.
 ASKING = ("system", "developer", "user")
 
 
 def take_off_prompt(prompt: Any, responses: list[Any]) -> tuple[Any, list[Any]] | None:
     """
-    The prompt and the responses without it, if these repeat it; `None` if they do not.
+    Remove the prompt from responses that repeat it. Returns `None` if they do not.
 
-    Messages repeat it as their first turns, with or without its system message, or as the last of the turns that all of
-    them begin with, of which it is then the end. Text repeats it if all responses begin with it, up to white space, unless it
-    is a single word, with which an answer may well begin.
+    Messages repeat the prompt if it is their first turns, with or without its system message, or the last of the turns that all
+    responses begin with. Text repeats it if all responses begin with it, up to white space. A prompt of a single word is not
+    removed, because an answer may begin with the same word.
     """
     given = [response for response in responses if response is not None]
     if not prompt or not given:
@@ -32,7 +32,7 @@ def take_off_prompt(prompt: Any, responses: list[Any]) -> tuple[Any, list[Any]] 
 def _take_off_text(prompt: str, responses: list[Any], given: list[str]) -> tuple[str, list[Any]] | None:
     head = prompt.strip()
     if all(response.startswith(HUMAN) for response in given) and not prompt.startswith(HUMAN):
-        head = f"{HUMAN.strip()} {head}{ASSISTANT}"  # a dialogue, of which the prompt is what the human said
+        head = f"{HUMAN.strip()} {head}{ASSISTANT}"  # a dialogue, in which the prompt is the turn of the human
     elif len(head.split()) < 2:
         return None
     rests = [_after(response, prompt, head) for response in given]
@@ -49,7 +49,7 @@ def _take_off_text(prompt: str, responses: list[Any], given: list[str]) -> tuple
 
 
 def _after(response: str, prompt: str, head: str) -> str | None:
-    """What follows the prompt in a response; `None` if it does not begin with it, or goes on within a word."""
+    """The rest of a response after the prompt; `None` if it does not begin with the prompt, or continues within a word."""
     rest = response.removeprefix(prompt)
     if rest == response:
         response = response.lstrip()
@@ -75,7 +75,7 @@ def _take_off_turns(prompt: list[Any], responses: list[Any], given: list[Any]) -
             else [m for m in prompt if m.get("role") == "system" and m not in asked]
         )
         return systems + whole[:end], [response if response is None else response[end:] for response in responses]
-    # Only some of them repeat it.
+    # Only some of the responses repeat it.
     left = [_without(response, turns) for response in responses]
     return (prompt, left) if left != responses else None
 
@@ -97,7 +97,7 @@ def _turn(message: Any) -> tuple[Any, str]:
 
 
 def with_system(prompt: Any, system: Any) -> Any:
-    """Messages with a system turn, unless they have one."""
+    """Add a system message, unless there is one."""
     if not isinstance(prompt, list) or not isinstance(system, str) or not system.strip():
         return prompt
     if any(message.get("role") in ("system", "developer") for message in prompt):

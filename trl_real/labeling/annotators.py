@@ -1,9 +1,9 @@
 """
-How good each annotator is, and what their labels say together: the model of Dawid and Skene.
+Estimate how often each annotator is right, and combine the labels of several annotators (Dawid and Skene).
 
-Each annotator gives the right label of a pair, `"a"`, `"b"` or `"tie"`, with a chance of their own, and each wrong one equally often
-(the "one-coin" model). The chances are estimated from the labels alone: whoever agrees with the others is taken to be right more often,
-and counts more. See Dawid and Skene, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm", 1979.
+Each annotator gives the right label of a pair, `"a"`, `"b"` or `"tie"`, with their own probability, and the wrong labels equally often (the
+"one-coin" model). The probabilities are estimated from the labels alone: an annotator who often agrees with the others gets more weight.
+See Dawid and Skene, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm", 1979.
 """
 
 from collections.abc import Iterable
@@ -16,8 +16,8 @@ from .label_noise import Estimate, share_estimate
 
 
 CLASSES = ("a", "b", "tie")
-# What is known about the annotators before their labels: as if 4 more labels had been 75% right, and 4 labels of each had been as often
-# right as those of all. Whoever has labeled little is taken for an average annotator.
+# The prior: as if 4 more labels had been 75% right, and 4 labels of each annotator had been right as often as the average. An annotator
+# with few labels is treated as an average one.
 PRIOR_LABELS, PRIOR_SHARE = 4.0, 0.75
 STEPS, TOLERANCE = 1000, 1e-9
 # Resamples of the pairs for the interval of Krippendorff's alpha.
@@ -27,11 +27,11 @@ RESAMPLES = 1000
 @dataclass(frozen=True)
 class Consensus:
     """
-    What the labels of several annotators say together.
+    The combined labels of several annotators.
 
     Attributes:
-        chances (`np.ndarray` of shape `(n_pairs, 3)`): How likely it is that a pair's right label is `"a"`, `"b"` or `"tie"`.
-        right (`dict[str, float]`): How often each annotator is right.
+        chances (`np.ndarray` of shape `(n_pairs, 3)`): The probability that the right label of each pair is `"a"`, `"b"` or `"tie"`.
+        right (`dict[str, float]`): The probability that a label of each annotator is right.
     """
 
     chances: np.ndarray
@@ -42,12 +42,12 @@ def dawid_skene(records: list[list[LabelRecord]]) -> Consensus:
     """
     Estimate how often each annotator is right, and from that the right label of each pair.
 
-    The estimate is the one with the greatest posterior, found by expectation maximization from the shares of the labels.
+    This is the maximum a posteriori estimate, found by expectation maximization that starts from the shares of the labels.
 
     Args:
-        records (`list[list[LabelRecord]]`): The decisions about each pair, in terms of the same sides. Skipped ones count for nothing.
+        records (`list[list[LabelRecord]]`): The decisions about each pair, all for the same order of the sides. Skipped decisions are ignored.
     """
-    cast = sorted(  # so that sums are the same in whatever order people have labeled
+    cast = sorted(  # the order of the decisions must not change the sums
         (n, record.annotator, CLASSES.index(record.label))
         for n, of_pair in enumerate(records)
         for record in of_pair
@@ -57,7 +57,7 @@ def dawid_skene(records: list[list[LabelRecord]]) -> Consensus:
         return Consensus(np.full((len(records), 3), np.nan), {})
     pair, who, label = (np.array(column) for column in zip(*cast, strict=True))
     names, annotator = np.unique(who, return_inverse=True)
-    n_classes = 2 + bool((label == 2).any())  # of annotators who never call a tie nobody knows what one looks like
+    n_classes = 2 + bool((label == 2).any())  # without any tie among the labels, a tie is not a possible right label
     n_labels = np.bincount(annotator)
     chances = np.zeros((len(records), n_classes))
     np.add.at(chances, (pair, label), 1.0)
@@ -77,7 +77,7 @@ def dawid_skene(records: list[list[LabelRecord]]) -> Consensus:
 
 
 def _chances(pair: np.ndarray, label: np.ndarray, right: np.ndarray, n_pairs: int, n_classes: int) -> np.ndarray:
-    """How likely each label is the right one of each pair, `(n_pairs, n_classes)`, where a label is right as often as `right` says."""
+    """The probability that each label of a pair is right, `(n_pairs, n_classes)`, if each given label is right with probability `right`."""
     weight = np.log(right) - np.log((1 - right) / (n_classes - 1))
     votes = np.zeros((n_pairs, n_classes))
     np.add.at(votes, (pair, label), weight)
@@ -86,10 +86,10 @@ def _chances(pair: np.ndarray, label: np.ndarray, right: np.ndarray, n_pairs: in
 
 
 def least_certain(records: list[list[LabelRecord]]) -> np.ndarray:
-    """The pairs on which one label more tells most: those whose likeliest label is least likely, each with its number."""
+    """The numbers of the pairs for which another label is most useful, least certain first."""
     most = dawid_skene(records).chances.max(1)
     labeled = np.flatnonzero(~np.isnan(most))
-    # At most as many labels as there are annotators, who decide about a pair once.
+    # A pair cannot have more labels than there are annotators.
     limit = max(2, len({record.annotator for of_pair in records for record in of_pair}))
     labeled = labeled[[len(records[n]) < limit for n in labeled.tolist()]]
     return labeled[np.argsort(most[labeled].round(9), kind="stable")]
@@ -98,14 +98,14 @@ def least_certain(records: list[list[LabelRecord]]) -> np.ndarray:
 @dataclass
 class AnnotatorSummary:
     """
-    What is known about an annotator.
+    A summary of one annotator.
 
     Attributes:
-        name (`str`): Who.
-        labels (`int`): How many labels they gave, ties included.
-        error (`float` or `None`): How often their label is estimated to be wrong; `None` where no pair has labels of several annotators.
-        first_shown_wins (`Estimate` or `None`): How often the side that they were shown first wins, where this is known.
-        ties (`float`): The share of their labels that are ties.
+        name (`str`): Name of the annotator.
+        labels (`int`): Number of labels, including ties.
+        error (`float` or `None`): Estimated share of wrong labels; `None` if no pair has labels of several annotators.
+        first_shown_wins (`Estimate` or `None`): How often the side that was shown first wins; `None` if unknown.
+        ties (`float`): Share of ties among the labels.
     """
 
     name: str
@@ -115,7 +115,7 @@ class AnnotatorSummary:
     ties: float
 
     def in_words(self) -> str:
-        """All of it but the name, in a line."""
+        """The summary in one line, without the name."""
         facts = [f"{self.labels:,} labels"]
         if self.error is not None:
             facts.append(f"{self.error:.0%} wrong (estimated)")
@@ -125,7 +125,7 @@ class AnnotatorSummary:
 
 
 def summarize_annotators(records: list[list[LabelRecord]]) -> list[AnnotatorSummary]:
-    """What is known about each annotator, those with the most labels first."""
+    """A summary per annotator, sorted by the number of labels."""
     by_name: dict[str, list[LabelRecord]] = {}
     for record in (record for of_pair in records for record in of_pair if record.label is not None):
         by_name.setdefault(record.annotator, []).append(record)
@@ -148,8 +148,8 @@ def summarize_annotators(records: list[list[LabelRecord]]) -> list[AnnotatorSumm
 
 def krippendorff_alpha(records: list[list[LabelRecord]], seed: int = 0) -> Estimate | None:
     """
-    How much more annotators agree than they would by chance: 1 for always, 0 for as much as chance. `None` where no pair has several
-    labels, or all labels are the same. The interval is from resampled pairs (Krippendorff 2006), as Evalica computes it.
+    Krippendorff's alpha, the agreement beyond chance: 1 for perfect agreement, 0 for chance. `None` if no pair has several labels, or all
+    labels are the same. Evalica computes the 95% interval by resampling pairs (Krippendorff 2006).
     """
     import pandas as pd  # which takes a moment
     from evalica import alpha_bootstrap

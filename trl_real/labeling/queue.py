@@ -1,4 +1,4 @@
-"""Which pair an annotator gets next, and what they decide: `LabelQueue`, the label page without a browser."""
+"""Assign pairs to annotators and record their decisions: `LabelQueue`, the core of the label page."""
 
 import hashlib
 import json
@@ -25,20 +25,20 @@ from .tasks import TASK
 
 logger = logging.getLogger(__name__)
 
-# When so few pairs of a round are left, at most a quarter of it, the next one is asked for in the background.
+# When only this many pairs of a round are left (at most a quarter of it), the next round is picked in the background.
 FEW = 5
 
 
 class LabelTask(NamedTuple):
     """
-    A pair that an annotator is asked about.
+    A pair to label.
 
     Attributes:
-        pair_id (`str`): The pair.
+        pair_id (`str`): Id of the pair.
         prompt (`str` or `list[dict]`): The prompt.
-        response_a (`str` or `list[dict]`): The response that the label `"a"` is for.
-        response_b (`str` or `list[dict]`): The response that the label `"b"` is for.
-        shown_first (`str`): The one to show first, on the left: `"a"` or `"b"`.
+        response_a (`str` or `list[dict]`): The response that the label `"a"` prefers.
+        response_b (`str` or `list[dict]`): The response that the label `"b"` prefers.
+        shown_first (`str`): The response to show first (on the left): `"a"` or `"b"`.
     """
 
     pair_id: str
@@ -50,11 +50,11 @@ class LabelTask(NamedTuple):
 
 class AnnotatorCounts(NamedTuple):
     """
-    What an annotator has decided.
+    The decisions of an annotator.
 
     Attributes:
-        labels (`int`): Labels for one side.
-        ties (`int`): Labels for neither.
+        labels (`int`): Labels that prefer one side.
+        ties (`int`): Labels that prefer neither side.
         skipped (`int`): Pairs without a label.
     """
 
@@ -65,13 +65,13 @@ class AnnotatorCounts(NamedTuple):
 
 class QueueProgress(NamedTuple):
     """
-    How far labeling is.
+    The progress of a project.
 
     Attributes:
-        pairs (`int`): Distinct pairs.
-        done (`int`): Pairs that as many annotators have decided about as `overlap` asks for.
-        left_in_round (`int`): Pairs of this round that are not done.
-        annotators (`dict[str, AnnotatorCounts]`): What each annotator has decided.
+        pairs (`int`): Number of distinct pairs.
+        done (`int`): Pairs with decisions of `overlap` annotators.
+        left_in_round (`int`): Pairs of the current round that are not done.
+        annotators (`dict[str, AnnotatorCounts]`): The decisions of each annotator.
     """
 
     pairs: int
@@ -81,7 +81,7 @@ class QueueProgress(NamedTuple):
 
 
 class _Lease(NamedTuple):
-    """The pair that an annotator has before them, and until when, on the monotonic clock, nobody else gets it."""
+    """The pair that is reserved for an annotator, and the time on the monotonic clock at which the reservation ends."""
 
     pair: str
     until: float
@@ -89,36 +89,36 @@ class _Lease(NamedTuple):
 
 class LabelQueue:
     r"""
-    Hands out pairs to annotators and appends their decisions to the label log.
+    Assigns pairs to annotators and appends their decisions to the label log.
 
-    The log is all that is kept. A queue over the same pairs and log goes on where another one was killed, and takes in what other
-    processes append meanwhile. Pairs come in rounds of [`next_pairs`]; when one is done, the queue asks for the next. All methods may
-    be called from several threads.
+    The log is the only state on disk. A new queue for the same pairs and log resumes after a crash, and a queue also reads the
+    decisions that other processes append. Pairs are served in rounds that [`next_pairs`] picks. When a round is done, the queue picks
+    the next one. All methods are thread-safe.
 
-    A pair that an annotator has before them is on lease: nobody else gets it until the lease runs out, unless `overlap` asks for more
-    opinions. A decision that comes later than that still counts.
+    A pair is reserved for the annotator who has it (a lease). Nobody else gets it until the lease expires, unless `overlap` allows
+    more annotators per pair. A decision after the lease has expired still counts.
 
-    Each annotator sees the sides of each pair in an order of their own, which depends on `seed`. It is written to the log.
+    The order of the two sides is random for each annotator and pair. It depends on `seed`, and is recorded in the log.
 
     Args:
         pairs ([`~datasets.Dataset`]):
             Unlabeled pairs, as [`real_select`] picks them from responses without scores.
         log (`str` or `Path`):
-            The label log, made if it is not there.
+            The label log. It is created if it does not exist.
         n (`int`, *optional*, defaults to `50`):
-            How many pairs a round has.
+            Number of pairs per round.
         strategy, audit, seed (*optional*):
             As in [`next_pairs`].
         overlap (`int`, *optional*, defaults to `1`):
-            How many annotators decide about each pair.
+            Number of annotators per pair.
         lease_seconds (`float`, *optional*, defaults to `900.0`):
-            How long a pair is kept for an annotator who does not decide.
+            How long a pair is reserved for an annotator, in seconds.
         embedder, embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
             As in [`next_pairs`].
 
     Raises:
-        `TypeError`: If `pairs` is no [`~datasets.Dataset`].
-        `ValueError`: If a column is missing, an option is not valid, or the labels in the log are not those of the pairs.
+        `TypeError`: If `pairs` is not a [`~datasets.Dataset`].
+        `ValueError`: If a column is missing, an option is not valid, or the log has labels of other pairs.
 
     Example:
 
@@ -182,8 +182,8 @@ class LabelQueue:
 
     def next_task(self, annotator: str) -> LabelTask | None:
         """
-        The pair that an annotator decides about next: the one that they have before them already, or the first of the round that is
-        free. `None` if there is none, now or any more.
+        Get the next pair for an annotator: the pair that is already reserved for them, or else the first free pair of the round. `None`
+        if no pair is free.
         """
         _check_name(annotator)
         task = self._take(annotator)
@@ -195,18 +195,18 @@ class LabelQueue:
         return task
 
     def upcoming(self, annotator: str, n: int) -> list[LabelTask]:
-        """The first `n` pairs that are free for an annotator, who gets them if nobody else does: to prepare what shows them."""
+        """The next `n` free pairs of an annotator, so that a page can prepare them. They are not reserved."""
         with self._lock:
             before = self._pair_on_lease(annotator)
             free = [pair for pair in self._round if pair != before and self._is_free(pair, annotator)]
         return [self.task(annotator, pair) for pair in free[:n]]
 
     def task(self, annotator: str, pair_id: str) -> LabelTask:
-        """A pair as an annotator sees it, who need not have it before them."""
+        """A pair as an annotator sees it. It does not have to be reserved for them."""
         if pair_id not in self._rows:
             raise ValueError(f"There is no pair with the `pair_id` {pair_id!r:.60}.")
         row = self._tasks[self._rows[pair_id]]
-        # By the texts, so that the order stays if the sides of the pair are turned round.
+        # Sorted by content, so that the order is the same if the sides of the pair are swapped.
         sides = sorted("ab", key=lambda side: side_sha256(row[f"response_{side}"]))
         drawn = json.dumps([self._seed, annotator, pair_id]).encode()
         first = sides[hashlib.blake2b(drawn, digest_size=1).digest()[0] % 2]
@@ -214,22 +214,22 @@ class LabelQueue:
 
     def record(self, annotator: str, pair_id: str, label: str | None, *, seconds: float | None = None) -> None:
         """
-        Append a decision to the log, and return once it is on the disk. An annotator who has decided about the pair before changes
-        their mind.
+        Append a decision to the log, and return once it is saved to disk. A new decision of the same annotator about the same pair
+        replaces the previous one.
 
         Args:
             annotator (`str`):
-                Who decides.
+                Name of the annotator.
             pair_id (`str`):
-                The pair.
+                Id of the pair.
             label (`str` or `None`):
-                `"a"`, `"b"` or `"tie"`, about `response_a` and `response_b` of the task; `None` skips the pair.
+                `"a"`, `"b"` or `"tie"`, for `response_a` and `response_b` of the task. `None` skips the pair.
             seconds (`float`, *optional*):
-                How long it took.
+                How long the decision took, in seconds.
 
         Raises:
             `ValueError`: If there is no such pair, or the label is none of the four.
-            `OSError`: If the log cannot be written to. Then the decision does not count.
+            `OSError`: If the log cannot be written. The decision is not recorded.
         """
         _check_name(annotator)
         check_label(label, f"of the pair {pair_id!r}")
@@ -237,7 +237,7 @@ class LabelQueue:
         with self._lock:
             self._decisions.follow()
             current = self._decisions.of(annotator, pair_id)
-            if current is None or current.label != label:  # else the same request once more
+            if current is None or current.label != label:  # otherwise, it is a repeated request
                 seen = {"shown_first": task.shown_first, "response_a_sha256": side_sha256(task.response_a)}
                 took = {} if seconds is None else {"seconds": seconds}
                 self._decisions.append(annotator, pair_id, {"label": label, **seen, **took})
@@ -245,11 +245,11 @@ class LabelQueue:
                 del self._leases[annotator]
 
     def skip(self, annotator: str, pair_id: str, *, seconds: float | None = None) -> None:
-        """Decide not to label a pair. As in [`next_pairs`], it counts as decided about."""
+        """Skip a pair. As in [`next_pairs`], a skipped pair counts as labeled."""
         self.record(annotator, pair_id, None, seconds=seconds)
 
     def undo(self, annotator: str) -> LabelTask | None:
-        """Take back the last decision of an annotator, who gets its pair again; `None` if there is none."""
+        """Undo the last decision of an annotator, and reserve its pair for them again. Returns `None` if there is no decision."""
         _check_name(annotator)
         with self._lock:
             self._decisions.follow()
@@ -261,7 +261,7 @@ class LabelQueue:
             return self.task(annotator, last)
 
     def progress(self) -> QueueProgress:
-        """How far labeling is, in numbers that are at hand. [`label_progress`] says whether to stop."""
+        """Counts of pairs and decisions, which are quick to compute. [`label_progress`] tells whether to stop."""
         with self._lock:
             self._decisions.follow()
             counts = {}
@@ -272,11 +272,11 @@ class LabelQueue:
             return QueueProgress(len(self._rows), len(self._rows) - self._n_open(), left, counts)
 
     def label_progress(self) -> LabelProgress:
-        """What [`label_progress`] says of these pairs and this log, with the options of the queue."""
+        """The result of [`label_progress`] for these pairs and this log, with the options of the queue."""
         return label_progress(self._pairs, self.log, self._n, **self._rounds, **self._embedder)
 
     def _take(self, annotator: str) -> LabelTask | None:
-        """Put the first pair that is free on lease."""
+        """Reserve the first free pair."""
         with self._lock:
             self._decisions.follow()
             pair = self._pair_on_lease(annotator)
@@ -293,7 +293,7 @@ class LabelQueue:
         return None if lease is None else lease.pair
 
     def _is_free(self, pair: str, annotator: str) -> bool:
-        """Whether an annotator may decide about a pair, given what others have decided and have before them."""
+        """Whether an annotator can get a pair, given the decisions and the leases of the others."""
         if self._decisions.of(annotator, pair) is not None:
             return False
         now = time.monotonic()
@@ -310,7 +310,7 @@ class LabelQueue:
         return len(self._rows) - sum(count >= self.overlap for pair, count in counts.items())
 
     def _has_free(self, annotator: str, n: int) -> bool:
-        """Whether the round has `n` pairs for an annotator."""
+        """Whether the round has `n` free pairs for an annotator."""
         with self._lock:
             return sum(self._is_free(pair, annotator) for pair in self._round) >= n
 
@@ -321,20 +321,20 @@ class LabelQueue:
         return found
 
     def _ask_round(self, annotator: str, enough: int) -> None:
-        """Add the next round to what is left of this one, unless that is enough for an annotator or there are no other pairs."""
+        """Add the next round to the rest of this one, unless the rest is enough for the annotator or there are no other pairs."""
         with self._asking:
             with self._lock:
                 left = list(filter(self._is_open, self._round))
                 if self._has_free(annotator, enough) or len(left) == self._n_open():
                     return
-            found = self._next_pairs(self._n + len(left))  # of which some are left of this round
+            found = self._next_pairs(self._n + len(left))  # some of them belong to the current round
             with self._lock:
                 self._round = list(dict.fromkeys([*left, *found]))
 
     def _ask_early(self, annotator: str, few: int) -> None:
         try:
             self._ask_round(annotator, few)
-        except Exception as error:  # it comes again where an annotator waits for the round
+        except Exception as error:  # the same error is raised when an annotator waits for the round
             logger.warning("The next round cannot be picked: %s", error)
 
 
