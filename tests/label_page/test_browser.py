@@ -238,7 +238,7 @@ def test_a_server_that_is_gone_is_told_and_nothing_is_lost(look, log):
         page.locator("#task").wait_for()
         before = shown(page)
     page.keyboard.press("1")
-    page.get_by_text("The server does not answer. Your last decision is not saved.").wait_for()
+    page.get_by_text("The server does not answer. Your last decision was not saved.").wait_for()
     assert shown(page) == before
     with running(LabelQueue(pairs, log), port=port):
         page.keyboard.press("t")

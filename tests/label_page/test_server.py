@@ -189,7 +189,7 @@ def test_the_lead_alone_sees_how_it_goes(port, anna):
     assert '<th scope="row">anna</th>' in text
     for path in ("progress", "progress.png"):
         reply = Client(port, "ben").get(path)
-        assert (reply.status, reply.json) == (403, {"error": "Only anna sees how labeling goes."})
+        assert (reply.status, reply.json) == (403, {"error": "Only anna can see the progress."})
 
 
 def test_a_name_is_text_on_the_page_of_the_lead(log):
@@ -219,7 +219,7 @@ def test_progress_has_the_plot_once_there_are_labels(log, rng):
 
 def until_new(client):
     """The page of the lead once it has taken in all labels."""
-    while "looks again by itself" in (text := client.get("progress").text):
+    while "refreshes automatically" in (text := client.get("progress").text):
         time.sleep(0.1)
     return text
 
@@ -280,7 +280,7 @@ def test_a_full_disk_is_told(anna, log):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     for reply in replies:
         assert reply.status == 507
-        assert reply.json["error"].startswith("Your last decision is not saved: File too large.")
+        assert reply.json["error"].startswith("Your last decision was not saved: File too large.")
     assert log.read_bytes() == before
     assert anna.get("api/task").json["task"] == task
     assert anna.decide(task, "first").json["mine"] == 2

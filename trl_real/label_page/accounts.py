@@ -1,4 +1,4 @@
-"""Who may label, and how a browser proves who it is: `Accounts`."""
+"""Annotators and their sessions: `Accounts`."""
 
 import hashlib
 import hmac
@@ -10,7 +10,7 @@ class Accounts:
     """
     Names and passwords of annotators. The first one is the lead.
 
-    A session is a cookie that only the password makes, so that nothing is kept, and a server that was restarted knows it.
+    A session is a cookie that can only be computed from the password. The server stores no sessions, so they survive a restart.
 
     Args:
         passwords (`dict[str, str]`):

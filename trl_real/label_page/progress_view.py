@@ -1,4 +1,4 @@
-"""How labeling goes, for the lead: `ProgressView`."""
+"""The progress page for the lead: `ProgressView`."""
 
 import importlib.util
 import io

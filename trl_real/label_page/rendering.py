@@ -1,4 +1,4 @@
-"""What the page shows of a task: Markdown as HTML that can do nothing, and the text as it is."""
+"""Render a task for the page: Markdown as inert HTML, and the raw text."""
 
 from functools import lru_cache
 from typing import Any

@@ -1,4 +1,4 @@
-"""The server of the page on which people label: `create_app` and `serve`."""
+"""The server of the label page: `create_app` and `serve`."""
 
 import json
 import logging
@@ -51,15 +51,15 @@ class _Json(JSONResponse):
 
 class LabelPage:
     """
-    What the server answers.
+    The routes of the server.
 
     Args:
         queue ([`LabelQueue`]):
             The pairs and the label log.
         accounts ([`Accounts`], *optional*):
-            Who may label. If `None`, whoever reaches the server is `annotator`.
+            The annotators. If `None`, everyone who reaches the server is `annotator`.
         annotator (`str`, *optional*, defaults to `"annotator"`):
-            Who labels where there are no accounts.
+            Name of the annotator without accounts.
     """
 
     def __init__(self, queue: LabelQueue, accounts: Accounts | None = None, annotator: str = "annotator"):
@@ -69,7 +69,7 @@ class LabelPage:
         self._progress = ProgressView(queue)
 
     def who(self, request: Request) -> str | None:
-        """The annotator of a request. Nothing else in it says who it is."""
+        """The annotator of a request, known from the session cookie only."""
         return self.lead if self.accounts is None else self.accounts.who(request.cookies.get(COOKIE, ""))
 
     async def page(self, request: Request) -> Response:
@@ -119,7 +119,7 @@ class LabelPage:
         self._check_lead(request)
         picture = await run_in_threadpool(self._progress.png)
         if picture is None:
-            raise HTTPException(404, "There are too few labels to draw anything.")
+            raise HTTPException(404, "There are too few labels for a plot.")
         return Response(picture, media_type="image/png")
 
     def _annotator(self, request: Request) -> str:
@@ -130,7 +130,7 @@ class LabelPage:
 
     def _check_lead(self, request: Request) -> None:
         if self._annotator(request) != self.lead:
-            raise HTTPException(403, f"Only {self.lead} sees how labeling goes.")
+            raise HTTPException(403, f"Only {self.lead} can see the progress.")
 
     def _next(self, annotator: str, **more: Any) -> Response:
         task = self.queue.next_task(annotator)
@@ -150,7 +150,7 @@ class LabelPage:
         )
 
     def _render_ahead(self, annotator: str) -> None:
-        """Render what comes next while the annotator reads: it is kept, so that the next pair is there at once."""
+        """Render the next pairs while the annotator reads, so that they are in the cache when they are needed."""
         for task in self.queue.upcoming(annotator, AHEAD):
             task_for_page(task)
 
@@ -159,7 +159,7 @@ class LabelPage:
         first = task.shown_first
         if body["first_sha256"] != side_sha256(task._asdict()[f"response_{first}"]):
             raise HTTPException(
-                409, "This pair has changed since it was shown. Your decision is not saved: look at it again."
+                409, "This pair has changed since it was shown. Your decision was not saved. Look at the pair again."
             )
         labels = {"first": first, "second": OTHER_SIDE[first], "tie": "tie", "skip": None}
         if body["choice"] not in labels:
@@ -175,7 +175,7 @@ def create_app(queue: LabelQueue, accounts: Accounts | None = None, annotator: s
     """The page as an ASGI application; see [`LabelPage`]."""
     page = LabelPage(queue, accounts, annotator)
     middleware = [Middleware(_Headers)]
-    if accounts is None:  # else a site of somebody else's could point its name at this machine and label
+    if accounts is None:  # otherwise, another site could resolve its name to this machine and label (DNS rebinding)
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK))
     return Starlette(
         routes=[
@@ -196,10 +196,10 @@ def create_app(queue: LabelQueue, accounts: Accounts | None = None, annotator: s
 
 
 def serve(app: Starlette, host: str, port: int, started: Callable[[str], None]) -> None:
-    """Serve the page until the process is interrupted; `started` is told the address."""
+    """Serve the page until the process is interrupted. `started` is called with the address."""
     try:
         listener = socket.create_server((host, port))
-    except (OSError, OverflowError) as error:  # the latter for no port at all
+    except (OSError, OverflowError) as error:  # `OverflowError` if the port is out of range
         why = str(getattr(error, "strerror", error)).partition(" (while")[0].rstrip(".")
         raise OSError(f"`--host {host} --port {port}`: {why}. Choose another `--port`.") from error
     started(f"http://{host}:{listener.getsockname()[1]}")
@@ -212,7 +212,7 @@ def _static(name: str) -> Response:
 
 
 async def _body(request: Request, fields: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of a request with exactly these fields. A form of another site cannot send that."""
+    """Read the JSON of a request with exactly these fields. A form on another site cannot send it."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "Send JSON, as `application/json`.")
     text = b""
@@ -246,12 +246,13 @@ async def _wrong(request: Request, error: Exception) -> Response:
 async def _not_saved(request: Request, error: Exception) -> Response:
     logger.error("%s", error)
     return _error(
-        507, f"Your last decision is not saved: {getattr(error, 'strerror', None) or error}. Tell who runs this page."
+        507,
+        f"Your last decision was not saved: {getattr(error, 'strerror', None) or error}. Tell the person who runs this page.",
     )
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return _error(500, f"The server has failed, and your last decision may not be saved: {type(error).__name__}.")
+    return _error(500, f"The server failed, and your last decision may not be saved: {type(error).__name__}.")
 
 
 def _error(status: int, message: str) -> Response:

@@ -1,4 +1,4 @@
-"""What annotators have decided so far, read from a label log that grows: `Decisions`."""
+"""Follow the decisions in a growing label log: `Decisions`."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -10,15 +10,15 @@ from .label_log import LabelRecord, LogReader, append_decision, counts_after, cr
 
 class Decisions:
     """
-    The decisions of a label log that count. The log is made if it is not there.
+    The current decisions in a label log. The log is created if it does not exist.
 
     Args:
         log (`Path`):
             The label log.
 
     Attributes:
-        by_annotator (`dict[str, dict[str, LabelRecord]]`): What each annotator has decided, by pair, the last decision last.
-        counts (`Counter[str]`): How many annotators have decided about each pair.
+        by_annotator (`dict[str, dict[str, LabelRecord]]`): The decisions of each annotator by pair, in the order of time.
+        counts (`Counter[str]`): The number of annotators with a decision per pair.
     """
 
     def __init__(self, log: Path):
@@ -28,7 +28,7 @@ class Decisions:
         self.follow()
 
     def follow(self) -> None:
-        """Take in what has been appended to the log, by whomever."""
+        """Read new lines of the log, whichever process appended them."""
         lines, anew = self._reader.read()
         if anew:
             self._latest: dict[tuple[str, str], LabelRecord] = {}
@@ -38,7 +38,7 @@ class Decisions:
             self._add(parse_record(line, f"in {self.log}"))
 
     def append(self, annotator: str, pair: str, decision: dict[str, Any]) -> None:
-        """Append a decision with the time, and return once it is on the disk."""
+        """Append a decision with the time, and return once it is saved to disk."""
         now, earlier = datetime.now(UTC), self._latest.get((pair, annotator))
         if earlier is not None and earlier.time is not None:
             now = max(now, earlier.time)  # the clock may have been set back
@@ -50,7 +50,7 @@ class Decisions:
         return self.by_annotator.get(annotator, {}).get(pair)
 
     def last(self, annotator: str) -> str | None:
-        """The pair that an annotator has decided about last."""
+        """The pair of the last decision of an annotator."""
         return next(reversed(self.by_annotator.get(annotator, {})), None)
 
     def _add(self, record: LabelRecord) -> None:

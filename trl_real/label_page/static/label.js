@@ -32,7 +32,7 @@ async function ask(path, body) {
     say("", reply.error);
     if (response.status === 409) task = null; // it is shown anew
   } catch {
-    say("", "The server does not answer. Your last decision is not saved. Try again in a moment.");
+    say("", "The server does not answer. Your last decision was not saved. Try again in a moment.");
   } finally {
     busy = false;
     document.body.removeAttribute("aria-busy");
