@@ -129,7 +129,7 @@ def test_undo_by_both_keys_and_the_button(look, port, log):
         page.locator("#mine", has_text=f"{2 - n} by you").wait_for()
         assert shown(page) == before[2 - n]
     page.keyboard.press("u")
-    wait_for(page, "There is nothing to take back.")
+    wait_for(page, "There is nothing to undo.")
     assert labels(log)[3:] == [None] * 3
 
 

@@ -61,7 +61,7 @@ async function undo() {
   const reply = await ask("api/undo", {});
   if (reply) {
     show(reply);
-    say(reply.undone ? "Taken back: decide again." : "There is nothing to take back.");
+    say(reply.undone ? "Undone. Choose again." : "There is nothing to undo.");
   }
 }
 
