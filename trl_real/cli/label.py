@@ -1,4 +1,4 @@
-"""`trl-real label`: the page on which people label."""
+"""`trl-real label`: serve the page on which people label pairs."""
 
 import getpass
 import importlib.util
@@ -11,7 +11,7 @@ from ..config import SelectionConfig
 from ..core.output_folder import OutputFolder
 from ..labeling.queue import LabelQueue
 from ..labeling.rounds import PICKS
-from .arguments import DATA_FILES, parse, paths_in
+from .arguments import parse, paths_in
 from .data_files import load_files
 from .errors import users_mistakes
 
@@ -27,71 +27,87 @@ class LabelArguments:
 
     Parameters:
         dataset_name (`str`, *optional*):
-            Dataset with the pairs, as an id of the Hub or a folder.
+            Dataset with the pairs, as a Hub id or a local folder.
         data_files (`list[str]`, *optional*):
-            Local files instead: the `pairs.jsonl` of `trl-real select` without scores, or tasks of [`to_label_tasks`].
+            Local files to load instead: the `pairs.jsonl` or `tasks.jsonl` that `trl-real select` writes for responses without scores.
         dataset_config (`str`, *optional*):
             Configuration of the dataset.
         dataset_train_split (`str`, *optional*, defaults to `"train"`):
             The split with the pairs.
         output_dir (`str`, *optional*, defaults to `"labeling"`):
-            The folder of the project, with the label log `labels.jsonl`.
+            The output folder, for the label log `labels.jsonl`.
         auth (`list[str]`, *optional*):
-            Names and passwords of several annotators, `name:password` each, or files with such lines. The first one is the lead. If
-            `None`, whoever reaches the page is `annotator`.
+            The annotators, each as `name:password`, or files with such lines. The first one is the lead, who can see the progress. If
+            `None`, everyone who opens the page labels as `annotator`.
         annotator (`str`, *optional*):
-            Who labels if there is no `auth`. If `None`, the name of the user on this machine.
+            The name of the annotator if there is no `auth`. If `None`, your user name on this machine.
         host (`str`, *optional*, defaults to `"127.0.0.1"`):
-            The address to listen at. Others than this machine's own need `auth`.
+            The address to listen on. Any address other than the local one requires `auth`.
         port (`int`, *optional*, defaults to `7860`):
-            The port to listen at; 0 takes one that is free.
+            The port to listen on. 0 picks a free port.
         n, strategy, audit, seed, overlap, lease_seconds, embedder, embedder_max_length, embedder_batch_size, embedder_dtype:
             See [`LabelQueue`].
     """
 
     dataset_name: str | None = field(
-        default=None, metadata={"help": "Dataset with the pairs, as an id of the Hub or a folder."}
+        default=None, metadata={"help": "Dataset with the pairs, as a Hub id or a local folder."}
     )
-    data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
+    data_files: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Local files to load instead: the pairs.jsonl or tasks.jsonl that `trl-real select` writes for responses "
+            "without scores."
+        },
+    )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split with the pairs."})
-    output_dir: str = field(default="labeling", metadata={"help": "Folder of the project, with labels.jsonl."})
+    output_dir: str = field(default="labeling", metadata={"help": "Output folder for the label log labels.jsonl."})
     auth: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Annotators as name:password, or files with such lines; the first one is the lead. Default: one annotator, "
-            "without a password."
+            "help": "Annotators as name:password, or files with such lines. The first one is the lead, who can see the progress. "
+            "Default: one annotator without a password."
         },
     )
     annotator: str | None = field(
-        default=None, metadata={"help": "Who labels without --auth. Default: your name on this machine."}
+        default=None,
+        metadata={"help": "Name of the annotator without --auth. Default: your user name on this machine."},
     )
     host: str = field(
-        default="127.0.0.1", metadata={"help": "Address to listen at; others than this machine's own need --auth."}
+        default="127.0.0.1",
+        metadata={"help": "Address to listen on. Any address other than the local one requires --auth."},
     )
-    port: int = field(default=7860, metadata={"help": "Port to listen at; 0 takes one that is free."})
-    n: int = field(default=50, metadata={"help": "Pairs of a round."})
+    port: int = field(default=7860, metadata={"help": "Port to listen on. 0 picks a free port."})
+    n: int = field(default=50, metadata={"help": "Number of pairs per round."})
     strategy: str = field(
-        default="random", metadata={"help": "How pairs of a round are picked.", "choices": ["random", *PICKS]}
+        default="random", metadata={"help": "Which pairs to label next in each round.", "choices": ["random", *PICKS]}
     )
-    audit: float = field(default=0.2, metadata={"help": "Share of a round that is drawn at random."})
-    seed: int = field(default=0, metadata={"help": "Seed of the order of pairs and sides. Keep it."})
-    overlap: int = field(default=1, metadata={"help": "Annotators who decide about each pair."})
+    audit: float = field(default=0.2, metadata={"help": "Share of each round that is randomly sampled."})
+    seed: int = field(
+        default=0, metadata={"help": "Seed of the order of pairs and sides. Use the same one when you resume."}
+    )
+    overlap: int = field(default=1, metadata={"help": "Number of annotators who label each pair."})
     lease_seconds: float = field(
-        default=900.0, metadata={"help": "How long a pair is kept for an annotator who does not decide."}
+        default=900.0,
+        metadata={"help": "Seconds for which a pair is reserved for the annotator who is looking at it."},
     )
     embedder: str = field(
-        default=SelectionConfig.embedder, metadata={"help": "What strategies and the progress read responses with."}
+        default=SelectionConfig.embedder,
+        metadata={"help": "Embedder for the strategies and the progress page, as a Hub id or a local path."},
     )
     embedder_max_length: int | None = field(
-        default=None, metadata={"help": "How many tokens of a response are embedded."}
+        default=None,
+        metadata={"help": "Maximum number of tokens of a response to embed. Default: the model's limit, at most 512."},
     )
     embedder_batch_size: int = field(
         default=SelectionConfig.embedder_batch_size,
-        metadata={"help": "Texts of full length that are embedded at once."},
+        metadata={"help": "Number of full-length texts to embed at once."},
     )
     embedder_dtype: str = field(
-        default=SelectionConfig.embedder_dtype, metadata={"help": "Precision of the embedder."}
+        default=SelectionConfig.embedder_dtype,
+        metadata={
+            "help": "Precision of the embedder. 'auto' is bfloat16 if the hardware supports it, and float32 otherwise."
+        },
     )
 
 
