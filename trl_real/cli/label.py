@@ -1,4 +1,4 @@
-"""`trl-real label`: serve the label page."""
+"""`trl-real label`: serve the page on which people label pairs."""
 
 import getpass
 import importlib.util
@@ -11,7 +11,7 @@ from ..config import SelectionConfig
 from ..core.output_folder import OutputFolder
 from ..labeling.queue import LabelQueue
 from ..labeling.rounds import PICKS
-from .arguments import DATA_FILES, parse, paths_in
+from .arguments import parse, paths_in
 from .data_files import load_files
 from .errors import users_mistakes
 
@@ -23,29 +23,28 @@ LOOPBACK = ("127.0.0.1", "localhost")
 @dataclass
 class LabelArguments:
     """
-    Arguments of `trl-real label`: those of [`LabelQueue`], and options of the server.
+    Arguments of `trl-real label`: those of [`LabelQueue`], and where the page is served.
 
     Parameters:
         dataset_name (`str`, *optional*):
             Dataset with the pairs, as a Hub id or a local folder.
         data_files (`list[str]`, *optional*):
-            Local files to load instead: the `pairs.jsonl` that `trl-real select` writes for responses without scores, or tasks from
-            [`to_label_tasks`].
+            Local files to load instead: the `pairs.jsonl` or `tasks.jsonl` that `trl-real select` writes for responses without scores.
         dataset_config (`str`, *optional*):
             Configuration of the dataset.
         dataset_train_split (`str`, *optional*, defaults to `"train"`):
             The split with the pairs.
         output_dir (`str`, *optional*, defaults to `"labeling"`):
-            Folder of the project, with the label log `labels.jsonl`.
+            The output folder, for the label log `labels.jsonl`.
         auth (`list[str]`, *optional*):
-            Names and passwords of the annotators, as `name:password` or as files with one `name:password` per line. The first annotator
-            is the lead. If `None`, everyone who opens the page labels as `annotator`.
+            The annotators, each as `name:password`, or files with such lines. The first one is the lead, who can see the progress. If
+            `None`, everyone who opens the page labels as `annotator`.
         annotator (`str`, *optional*):
-            Name of the annotator without `auth`. If `None`, the user name on this machine.
+            The name of the annotator if there is no `auth`. If `None`, your user name on this machine.
         host (`str`, *optional*, defaults to `"127.0.0.1"`):
-            Address to listen on. Any address other than localhost requires `auth`.
+            The address to listen on. Any address other than the local one requires `auth`.
         port (`int`, *optional*, defaults to `7860`):
-            Port to listen on. 0 picks a free port.
+            The port to listen on. 0 picks a free port.
         n, strategy, audit, seed, overlap, lease_seconds, embedder, embedder_max_length, embedder_batch_size, embedder_dtype:
             See [`LabelQueue`].
     """
@@ -53,15 +52,21 @@ class LabelArguments:
     dataset_name: str | None = field(
         default=None, metadata={"help": "Dataset with the pairs, as a Hub id or a local folder."}
     )
-    data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
+    data_files: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Local files to load instead: the pairs.jsonl or tasks.jsonl that `trl-real select` writes for responses "
+            "without scores."
+        },
+    )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split with the pairs."})
-    output_dir: str = field(default="labeling", metadata={"help": "Folder of the project, with labels.jsonl."})
+    output_dir: str = field(default="labeling", metadata={"help": "Output folder for the label log labels.jsonl."})
     auth: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Annotators as name:password, or files with one name:password per line. The first one is the lead. Default: one "
-            "annotator without a password."
+            "help": "Annotators as name:password, or files with such lines. The first one is the lead, who can see the progress. "
+            "Default: one annotator without a password."
         },
     )
     annotator: str | None = field(
@@ -70,31 +75,39 @@ class LabelArguments:
     )
     host: str = field(
         default="127.0.0.1",
-        metadata={"help": "Address to listen on. Any address other than localhost requires --auth."},
+        metadata={"help": "Address to listen on. Any address other than the local one requires --auth."},
     )
     port: int = field(default=7860, metadata={"help": "Port to listen on. 0 picks a free port."})
     n: int = field(default=50, metadata={"help": "Number of pairs per round."})
     strategy: str = field(
-        default="random", metadata={"help": "How to pick the pairs of a round.", "choices": ["random", *PICKS]}
+        default="random", metadata={"help": "Which pairs to label next in each round.", "choices": ["random", *PICKS]}
     )
-    audit: float = field(default=0.2, metadata={"help": "Share of randomly sampled pairs per round."})
+    audit: float = field(default=0.2, metadata={"help": "Share of each round that is randomly sampled."})
     seed: int = field(
-        default=0, metadata={"help": "Seed of the order of pairs and sides. Use the same seed for the whole project."}
+        default=0, metadata={"help": "Seed of the order of pairs and sides. Use the same one when you resume."}
     )
-    overlap: int = field(default=1, metadata={"help": "Number of annotators per pair."})
+    overlap: int = field(default=1, metadata={"help": "Number of annotators who label each pair."})
     lease_seconds: float = field(
-        default=900.0, metadata={"help": "How long a pair is reserved for an annotator, in seconds."}
+        default=900.0,
+        metadata={"help": "Seconds for which a pair is reserved for the annotator who is looking at it."},
     )
     embedder: str = field(
-        default=SelectionConfig.embedder, metadata={"help": "Embedder for the strategies and the progress report."}
+        default=SelectionConfig.embedder,
+        metadata={"help": "Embedder for the strategies and the progress page, as a Hub id or a local path."},
     )
-    embedder_max_length: int | None = field(default=None, metadata={"help": "Number of tokens to embed per response."})
+    embedder_max_length: int | None = field(
+        default=None,
+        metadata={"help": "Maximum number of tokens of a response to embed. Default: the model's limit, at most 512."},
+    )
     embedder_batch_size: int = field(
         default=SelectionConfig.embedder_batch_size,
-        metadata={"help": "Number of full-length texts per batch."},
+        metadata={"help": "Number of full-length texts to embed at once."},
     )
     embedder_dtype: str = field(
-        default=SelectionConfig.embedder_dtype, metadata={"help": "Precision of the embedder."}
+        default=SelectionConfig.embedder_dtype,
+        metadata={
+            "help": "Precision of the embedder. 'auto' is bfloat16 if the hardware supports it, and float32 otherwise."
+        },
     )
 
 
@@ -105,7 +118,7 @@ QUEUE_OPTIONS = (
 
 
 def label(argv: list[str]) -> None:
-    """Serve the label page until it is interrupted."""
+    """Serve the page until it is interrupted."""
     (arguments,) = parse("label", (LabelArguments,), argv)
     folder = OutputFolder(arguments.output_dir)
     with users_mistakes(), folder.locked():
@@ -143,7 +156,7 @@ def label(argv: list[str]) -> None:
 
 
 def read_passwords(given: list[str]) -> dict[str, str]:
-    """Read names and passwords from `name:password` values, or from files of them. No message contains a password."""
+    """Names and passwords from `name:password`, or from files with such lines. No message has a password."""
     passwords: dict[str, str] = {}
     for n, value in enumerate(given, 1):
         path = Path(value)
