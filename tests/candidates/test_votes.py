@@ -135,7 +135,7 @@ def test_what_is_in_doubt_is_named_by_the_user(value):
     row = {"prompt": "p", "response_a": "a", "response_b": "b", "label": value}
     for dataset in (Dataset.from_list([row]), Dataset.from_list([row]).to_iterable_dataset()):
         with pytest.raises(
-            ValueError, match=r"Column `label`, row 0 of the batch: found .* Say what each value means: `votes="
+            ValueError, match=r"Column `label`, row 0 of the batch: found .* Pass the meaning of each value: `votes="
         ):
             list(to_candidates(dataset))
         (found,) = to_candidates(dataset, votes={value: "right"})

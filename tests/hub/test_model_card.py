@@ -89,7 +89,8 @@ def test_the_quick_start_runs(chat, options, candidates, tiny_lm, tmp_path, monk
         assert found.text.strip().startswith("# Model Card for run\n")
         (code,) = re.findall(r"## Quick start\n\n```python\n(.*?)```", found.text, re.DOTALL)
         assert f'model="{path}"' in code
-        exec(code.replace("max_new_tokens=128", "max_new_tokens=2"), {})
+        code = code.replace("max_new_tokens=128", "max_new_tokens=2")
+        exec(code.replace('device="cuda"', 'device="cpu"'), {})  # which the template of the lowest TRL says
         assert capsys.readouterr().out
 
 

@@ -230,7 +230,7 @@ def test_progress_that_takes_long_keeps_nobody_waiting(log, monkeypatch):
     monkeypatch.setattr(queue, "label_progress", lambda: (embedded.wait(30), report())[1])
     with running(queue, PASSWORDS) as port:
         client = Client(port, "anna")
-        assert "Responses are being embedded" in client.get("progress").text
+        assert "The responses are being embedded" in client.get("progress").text
         assert client.decide(client.get("api/task").json["task"], "tie").json["mine"] == 1
         embedded.set()
         assert "Too early to tell" in until_new(client)

@@ -174,7 +174,7 @@ def test_pairs_that_are_the_same_tokens_without_being_cut_are_told_apart(options
     args = RealDPOConfig(**options)
     trainer = RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list([same, *given_pairs(3).to_list()]))
     assert trainer.selection_report.dropped == {"identical_tokens": 1}
-    assert "they differ in what the chat template or tokenizer leaves out" in caplog.text
+    assert "they differ only in what the chat template or tokenizer drops" in caplog.text
     with pytest.raises(ValueError, match=r"None of the 2 pairs .* Look at what the chat template leaves out\.$"):
         RealDPOTrainer(tiny_lm, args=args, train_dataset=Dataset.from_list([same] * 2))
 
@@ -349,7 +349,7 @@ def test_a_trained_policy_is_never_an_embedder(kind, candidates, options, tiny_l
     args = RealDPOConfig(**options, **changes.get(kind, {}), embedder="policy", eval_selection_strategy="easy")
     reference = reference if kind == "own reference" else None
     trainer = RealDPOTrainer(model, reference, args=args, train_dataset=candidates)
-    with pytest.raises(ValueError, match="whose weights are gone by the time that `eval_dataset` is embedded"):
+    with pytest.raises(ValueError, match="its weights are no longer available when `eval_dataset` is embedded"):
         trainer.evaluate(candidates)
 
 
@@ -364,7 +364,9 @@ def test_a_policy_whose_own_weights_train_is_no_embedder(candidates, options, ti
         if isinstance(model, str):  # loaded again
             assert trainer.evaluate(candidates)["eval_loss"] > 0
         else:
-            with pytest.raises(ValueError, match="whose weights are gone by the time that `eval_dataset` is embedded"):
+            with pytest.raises(
+                ValueError, match="its weights are no longer available when `eval_dataset` is embedded"
+            ):
                 trainer.evaluate(candidates)
 
 
@@ -374,7 +376,7 @@ def test_a_changed_model_is_not_the_reference_that_trl_makes_of_its_name(candida
         model.transformer.wte.weight.mul_(-1)
     args = RealDPOConfig(**options, embedder="policy", eval_selection_strategy="easy")
     trainer = RealDPOTrainer(model, args=args, train_dataset=candidates, eval_dataset=candidates)
-    with pytest.raises(ValueError, match="whose weights are gone by the time that `eval_dataset` is embedded"):
+    with pytest.raises(ValueError, match="its weights are no longer available when `eval_dataset` is embedded"):
         trainer.evaluate(candidates)
 
 
