@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import sentence
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_real.config import EmbedderOptions
@@ -151,6 +154,23 @@ def test_pickled_weights_are_not_loaded(tmp_path, tiny_lm):
     torch.save(model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
     with pytest.raises(OSError, match="cannot be loaded"):
         vectors(["a"], str(tmp_path / "model"))
+
+
+def test_pickled_weights_of_a_later_module_are_not_loaded(tmp_path, tiny_encoder):
+    folder = tmp_path / "model"
+    model = SentenceTransformer(tiny_encoder, device="cpu")
+    dim = model.get_sentence_embedding_dimension()
+    model.append(Dense(dim, 4))
+    model.save_pretrained(str(folder))
+    assert vectors(["a", "b"], str(folder)).shape == (2, 4)
+    (weights,) = folder.glob("*_Dense/model.safetensors")
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+    assert vectors(["a", "b"], str(folder)).shape == (2, 4)  # from the safetensors beside it
+    weights.unlink()
+    with pytest.raises(
+        OSError, match=r"cannot be loaded from .*the weights in \d_Dense are pickled \(pytorch_model\.bin\)"
+    ):
+        vectors(["a", "b"], str(folder))
 
 
 def test_code_in_the_folder_of_a_model_is_not_run(tmp_path, tiny_encoder):

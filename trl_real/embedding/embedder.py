@@ -3,6 +3,7 @@
 import functools
 import gc
 import importlib.util
+import json
 import logging
 import math
 from pathlib import Path
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # The paper embeds the first 512 tokens of HH-RLHF; most Sentence Transformers have no longer limit.
 MAX_LENGTH = 512
+PICKLED = "pytorch_model.bin"
+WITHOUT_WEIGHTS = ("Pooling", "Normalize", "Dropout")  # modules of Sentence Transformers
 _own_limits: dict[str, int] = {}  # of the models that this process has loaded, for reports
 
 
@@ -52,6 +55,7 @@ def _load(
     own_pooling = is_sentence_transformer_model(path, local_files_only=local)
     try:
         if own_pooling:
+            _check_safetensors(path, local)
             model = SentenceTransformer(
                 path, device=device, trust_remote_code=False, local_files_only=local, model_kwargs=model_kwargs
             )
@@ -72,6 +76,22 @@ def _load(
     for parameter in model.parameters():  # not rotary frequencies, which keep their precision
         parameter.data = parameter.data.to(torch_dtype)
     return model.eval()
+
+
+def _check_safetensors(path: str, local: bool) -> None:
+    """Raise if a module after the first one has pickled weights only. `use_safetensors` concerns the first one alone."""
+    from sentence_transformers.util import load_file_path
+
+    listed = load_file_path(path, "modules.json", local_files_only=local)
+    for module in json.loads(Path(listed).read_text(encoding="utf-8")) if listed is not None else ():
+        if not module["path"] or module["type"].rpartition(".")[2] in WITHOUT_WEIGHTS:
+            continue
+        where = {"subfolder": module["path"], "local_files_only": local}
+        if load_file_path(path, "model.safetensors", **where) is None and load_file_path(path, PICKLED, **where):
+            raise OSError(
+                f"the weights in {module['path']} are pickled ({PICKLED}). Save them as safetensors, or load the model yourself and "
+                "pass the object as `embedder`."
+            )
 
 
 def free_embedder() -> None:

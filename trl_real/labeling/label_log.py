@@ -263,4 +263,4 @@ def is_turned(record: LabelRecord, response_a: Any, response_b: Any) -> bool:
 
 def first_names(names: list[str]) -> str:
     """The first names of a list, for error messages."""
-    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+    return ", ".join(f"{name!r:.60}" for name in names[:3]) + (", ..." if len(names) > 3 else "")
