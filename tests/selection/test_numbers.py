@@ -26,7 +26,7 @@ SCORES = {
 }
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
 def test_numbers_of_any_size(scores, rng, tmp_path):
     scores = [*scores, [0.0, 1.0]]  # of infinite scores alone, `divpo` knows no middle

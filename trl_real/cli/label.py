@@ -1,5 +1,6 @@
 """`trl-real label`: serve the page on which people label pairs."""
 
+import contextlib
 import getpass
 import importlib.util
 from dataclasses import dataclass, field
@@ -148,11 +149,10 @@ def label(argv: list[str]) -> None:
         def started(url: str) -> None:
             print(f"Label at {url} as {who}. Decisions go to {queue.log}. Stop with Ctrl+C.", flush=True)
 
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # which a process that was started in the background does not get
             serve(create_app(queue, accounts, annotator), arguments.host, arguments.port, started)
-        except KeyboardInterrupt:
-            progress = queue.progress()
-            print(f"\n{progress.done:,} of {progress.pairs:,} pairs are done. Every decision is in {queue.log}.")
+        progress = queue.progress()
+        print(f"\n{progress.done:,} of {progress.pairs:,} pairs are done. Every decision is in {queue.log}.")
 
 
 def read_passwords(given: list[str]) -> dict[str, str]:
