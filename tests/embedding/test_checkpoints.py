@@ -86,13 +86,21 @@ def test_another_embedder_of_the_same_name_embeds_anew(data, tiny_encoder, tmp_p
     assert len(list((tmp_path / "chunks").iterdir())) == n_chunks + 1
 
 
-@pytest.mark.parametrize("damage", ["sha256.json", "data/dataset_info.json", "data/data-00000-of-00001.arrow"])
-def test_a_damaged_chunk_is_embedded_again(damage, data, tiny_encoder, tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("damage", "content"),
+    [
+        ("sha256.json", b"{"),
+        ("sha256.json", b"{}"),
+        ("data/dataset_info.json", b"{"),
+        ("data/data-00000-of-00001.arrow", b"{"),
+    ],
+)
+def test_a_damaged_chunk_is_embedded_again(damage, content, data, tiny_encoder, tmp_path, caplog):
     options = EmbedderOptions(tiny_encoder)
     expected, _ = embed_in_chunks(data, options, tmp_path)
     (chunk,) = tmp_path.iterdir()
     (chunk / damage).unlink()  # and not written to: it is mapped
-    (chunk / damage).write_bytes(b"{")
+    (chunk / damage).write_bytes(content)
     found, _ = embed_in_chunks(data, options, tmp_path)
     assert found.to_list() == expected.to_list()
     assert "is damaged and will be embedded again" in caplog.text

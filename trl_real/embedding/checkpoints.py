@@ -129,7 +129,7 @@ def _is_whole(path: Path) -> bool:
         return False
     try:
         written = json.loads((path / HASHES).read_text())
-        damaged = [name for name in sorted(written) if sha256(path / name) != written[name]]
+        damaged = [name for name in sorted(written) if sha256(path / name) != written[name]] if written else [HASHES]
     except (OSError, ValueError, TypeError):
         damaged = [HASHES]
     if damaged:
