@@ -146,3 +146,14 @@ def select_on_all_ranks(
     if state.is_main_process:
         remove_folder(path)
     return result
+
+
+def still_differ(
+    prompt: list[int], chosen: list[int], rejected: list[int], max_length: int | None, truncation_mode: str
+) -> bool:
+    """Whether the two sides still differ after the collator truncates them."""
+    if max_length is None:
+        return chosen != rejected
+    if truncation_mode == "keep_end":
+        return (prompt + chosen)[-max_length:] != (prompt + rejected)[-max_length:]
+    return (prompt + chosen)[:max_length] != (prompt + rejected)[:max_length]

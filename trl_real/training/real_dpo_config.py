@@ -17,7 +17,7 @@ class RealDPOConfig(SelectionConfig, DPOConfig):
     r"""
     Configuration class for the [`RealDPOTrainer`].
 
-    It has every parameter of [`SelectionConfig`] and of [`~trl.DPOConfig`], and these two:
+    It has every parameter of [`SelectionConfig`] and of [`~trl.DPOConfig`], and these three:
 
     Parameters:
         eval_selection_strategy (`str`, *optional*, defaults to `"random"`):
@@ -26,6 +26,10 @@ class RealDPOConfig(SelectionConfig, DPOConfig):
         hub_dataset_id (`str`, *optional*):
             The dataset on the Hub to which [`RealDPOTrainer.push_to_hub`] pushes the selected pairs, in addition to the model.
             If `None`, only the model is pushed.
+        sample_weights (`str`, *optional*):
+            A numeric column of the training pairs, for example `"label_confidence"` from [`apply_labels`]. Each epoch then has as
+            many pairs as there are, sampled with replacement, each with a probability proportional to its value in the column.
+            If `None`, each epoch has every pair once.
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*DPOConfig._VALID_DICT_FIELDS, "strategy_kwargs"]
@@ -38,6 +42,13 @@ class RealDPOConfig(SelectionConfig, DPOConfig):
         default=None, metadata={"help": "Dataset on the Hub to push the selected pairs to, in addition to the model."}
     )
 
+    sample_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "Numeric column of the training pairs: pairs are sampled in proportion to it. Default: all equally."
+        },
+    )
+
     def __post_init__(self) -> None:
         # Both are called explicitly, because `super()` would call only the first one.
         SelectionConfig.__post_init__(self)
@@ -46,6 +57,11 @@ class RealDPOConfig(SelectionConfig, DPOConfig):
         if self.on_skip == "keep":
             raise ValueError(
                 "`on_skip='keep'` keeps rows without a pair, which cannot be used for training. Use 'drop'."
+            )
+        if self.sample_weights is not None and self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"`sample_weights` samples pairs randomly, which cannot be combined with `train_sampling_strategy="
+                f"{self.train_sampling_strategy!r}`. Leave one of them at its default."
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from ..hub.push import push_selected_dataset
 from ..hub.retries import explained, retried
 from ..selection.preferences import needs_embeddings, select_stream
 from ..selection.report import REASONS, SelectionReport
-from .data import check_labels, given_pairs, read, select_on_all_ranks
+from .data import check_labels, given_pairs, read, select_on_all_ranks, still_differ
 from .log_selection import LogSelection
 from .real_dpo_config import RealDPOConfig, selection_of
 from .run_files import (
@@ -40,6 +40,7 @@ from .run_files import (
     model_repo,
     shown_path,
 )
+from .sample_weights import WeightedSampler, read_weights
 from .untrained_policy import policy_of, untrained_policy
 
 
@@ -118,6 +119,8 @@ class RealDPOTrainer(DPOTrainer):
                 given["train_dataset"], "train_dataset", selection_of(config), config
             )
         self.selected_dataset = given.get("train_dataset")
+        if (column := getattr(config, "sample_weights", None)) is not None:
+            read_weights(self.selected_dataset, column)
         if given.get("eval_dataset") is not None:
             given["eval_dataset"] = self._pair_eval_dataset(given["eval_dataset"], config)
         free_embedder()  # training needs its memory
@@ -292,6 +295,12 @@ class RealDPOTrainer(DPOTrainer):
             return select_stream(converted, selection), None
         return select_on_all_ranks(converted, selection, Path(config.output_dir) / EMBEDDINGS)
 
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        if (column := getattr(self.args, "sample_weights", None)) is None:
+            return super()._get_train_sampler(*args, **kwargs)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return WeightedSampler(read_weights(self.train_dataset, column), seed)
+
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: DPOConfig, dataset_name: str
     ) -> Dataset | IterableDataset:
@@ -304,10 +313,10 @@ class RealDPOTrainer(DPOTrainer):
             },
         }
         if not isinstance(prepared, Dataset):
-            return prepared.filter(_differ, **options)
+            return prepared.filter(still_differ, **options)
         what = f"Dropping identical pairs from {dataset_name} dataset"
         other = prepared.filter(operator.ne, desc=what, input_columns=["chosen_ids", "rejected_ids"])
-        kept = other.filter(_differ, desc=what, **options)
+        kept = other.filter(still_differ, desc=what, **options)
         # TRL drops the pairs whose prompt alone is too long, without a word.
         left = [len(dataset), len(prepared), len(other), len(kept)]
         counts = dict(zip(NOT_TRAINED_ON, (before - after for before, after in itertools.pairwise(left)), strict=True))
@@ -330,14 +339,3 @@ class RealDPOTrainer(DPOTrainer):
                 self.selection_report.dropped.update(dropped)
                 self.selection_report.pairs = len(kept)
         return kept
-
-
-def _differ(
-    prompt: list[int], chosen: list[int], rejected: list[int], max_length: int | None, truncation_mode: str
-) -> bool:
-    """Whether the two sides still differ after the collator truncates them."""
-    if max_length is None:
-        return chosen != rejected
-    if truncation_mode == "keep_end":
-        return (prompt + chosen)[-max_length:] != (prompt + rejected)[-max_length:]
-    return (prompt + chosen)[:max_length] != (prompt + rejected)[:max_length]
