@@ -108,7 +108,7 @@ def parse_args() -> argparse.Namespace:
     )
     add("--gpus_per_actor", type=float, default=0)
     args = parser.parse_args()
-    if args.strategy in ("random", "max_min") and not (args.budget is args.threshold is None):
+    if args.strategy in ("random", "max_min", "chain") and not (args.budget is args.threshold is None):
         parser.error(f"--budget and --threshold need similarities, which --strategy {args.strategy} does not compute.")
     return args
 

@@ -247,3 +247,13 @@ def tiny_reward_model(tmp_path_factory, tiny_tokenizer):
     GPT2ForSequenceClassification(config).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+def similarities(rng, n, k, dim=8):
+    """Cosines of random unit vectors, half of the prompts in two clumps as real responses often are."""
+    vectors = rng.standard_normal((n, k, dim))
+    vectors[: n // 2] += (
+        2 * rng.standard_normal((n // 2, 2, dim))[np.arange(n // 2)[:, None], rng.integers(0, 2, (n // 2, k))]
+    )
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    return vectors, np.round(vectors @ vectors.transpose(0, 2, 1), 9)

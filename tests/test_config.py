@@ -69,6 +69,7 @@ def test_budget_is_a_share_or_a_count(given, kept):
         ({"embedder_dtype": "int8"}, ValueError, "`embedder_dtype` must be one of ['auto', 'float32'"),
         ({"embedder_max_length": 0}, ValueError, "`embedder_max_length` must be a whole number of at least 1, got 0"),
         ({"pairs_per_prompt": 1.5}, ValueError, "`pairs_per_prompt` must be a whole number of at least 1, got 1.5"),
+        ({"max_pairs_per_response": 0}, ValueError, "`max_pairs_per_response` must be a whole number of at least 1, got 0"),
         ({"min_score_gap": -1.0}, ValueError, "`min_score_gap` must be a number of at least 0, got -1.0"),
         ({"min_score_gap": math.nan}, ValueError, "`min_score_gap` must be a number of at least 0, got nan"),
         ({"min_score_gap": "0.1"}, ValueError, "`min_score_gap` must be a number of at least 0, got '0.1'"),
@@ -136,6 +137,7 @@ CHANGED = {
     "embedder_dtype": "bfloat16",
     "strategy_kwargs": {"lambda_": 2.0},
     "pairs_per_prompt": 2,
+    "max_pairs_per_response": 1,
     "min_score_gap": 0.5,
     "budget": 3,
     "budget_strategy": "random",
@@ -165,7 +167,8 @@ def test_every_knob_reaches_the_command_line_recipes_and_cards(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "knob", ["strategy", "strategy_kwargs", "pairs_per_prompt", "min_score_gap", "selection_seed"]
+    "knob",
+    ["strategy", "strategy_kwargs", "pairs_per_prompt", "max_pairs_per_response", "min_score_gap", "selection_seed"],
 )
 def test_every_knob_of_the_picks_enters_the_fingerprint(knob, rng, tmp_path):
     """Those of the embedder are in its identity, and those of the budget are applied anew."""

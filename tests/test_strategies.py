@@ -4,20 +4,10 @@ import re
 
 import numpy as np
 import pytest
-from sklearn.cluster import KMeans
+from conftest import similarities
 
 from trl_real import strategies
 from trl_real.strategies import STRATEGIES, check_strategy, pick_pairs
-
-
-def similarities(rng, n, k, dim=8):
-    """Cosines of random unit vectors, half of the prompts in two clumps as real responses often are."""
-    vectors = rng.standard_normal((n, k, dim))
-    vectors[: n // 2] += (
-        2 * rng.standard_normal((n // 2, 2, dim))[np.arange(n // 2)[:, None], rng.integers(0, 2, (n // 2, k))]
-    )
-    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
-    return vectors, np.round(vectors @ vectors.transpose(0, 2, 1), 9)
 
 
 def brute_force_2means(vectors):
@@ -61,6 +51,13 @@ def oracle(strategy, vectors, similarity, scores, eligible, **options):
         tolerance = 1e-9
     elif strategy == "max_min":
         cost = {p: -abs(scores[pairs[p][0]] - scores[pairs[p][1]]) for p in usable}
+    elif strategy == "chain":
+        ranking = sorted(set(scores.tolist()))
+        place = {list(scores).index(score): n for n, score in enumerate(ranking)}  # the first response of each score
+        neighbors = [
+            p for p in usable if set(pairs[p]) <= set(place) and abs(place[pairs[p][0]] - place[pairs[p][1]]) == 1
+        ]
+        cost = {p: -abs(scores[pairs[p][0]] - scores[pairs[p][1]]) for p in neighbors}
     elif strategy == "divpo":
         threshold = options.get("threshold", (min(scores) + max(scores)) / 2)
         cost = {}
@@ -90,6 +87,7 @@ CASES = [
     ("divpo", {"threshold": 4.0}),
     ("dissimilar_gap", {}),
     ("dissimilar_gap", {"gap_weight": 0.8}),
+    ("chain", {}),
 ]
 
 
@@ -126,11 +124,48 @@ def test_an_option_at_its_end_is_another_strategy(strategy, options, same):
     assert (found == expected).all()
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_a_response_is_in_no_more_pairs_than_allowed(strategy, limit):
+    """The pairs are those of all pairs in order, without the pairs of a response that is already in enough of them."""
+    rng = np.random.default_rng(limit)
+    n, k, most = 60, 6, 7
+    _, similarity = similarities(rng, n, k)
+    scores = rng.integers(0, 9, (n, k)).astype(float)
+    sides = np.column_stack(np.triu_indices(k, 1))
+    eligible = (rng.random((n, len(sides))) < 0.8) & (scores[:, sides[:, 0]] != scores[:, sides[:, 1]])
+    inputs = {"scores": scores, "seeds": rng.integers(2**63, size=n, dtype=np.uint64)}
+    in_order = pick_pairs(strategy, similarity, eligible, len(sides), **inputs)
+    found = pick_pairs(strategy, similarity, eligible, most, limit, **inputs)
+    for pairs, picks in zip(in_order.tolist(), found.tolist(), strict=True):
+        expected, used = [], np.zeros(k, int)
+        for pair in pairs:
+            if pair >= 0 and len(expected) < most and (used[sides[pair]] < limit).all():
+                used[sides[pair]] += 1
+                expected.append(pair)
+        assert picks == expected + [-1] * (most - len(expected))
+
+
+def test_a_chain_has_each_neighbor_once():
+    rng = np.random.default_rng(0)
+    scores = rng.permuted(np.tile(np.arange(5.0), (50, 1)), axis=1)
+    picks = pick_pairs("chain", np.zeros((50, 5, 5)), np.ones((50, 10), bool), 10, scores=scores)
+    sides = np.column_stack(np.triu_indices(5, 1))
+    for row, pairs in zip(scores, picks, strict=True):
+        found = {tuple(sorted(row[sides[pair]])) for pair in pairs if pair >= 0}
+        assert found == {(0, 1), (1, 2), (2, 3), (3, 4)}
+        assert (pairs >= 0).sum() == 4
+
+
 def test_infinite_scores():
     scores = np.array([[np.inf, 1.0, 0.0], [-np.inf, 5.0, np.inf]])
     similarity = np.broadcast_to(np.eye(3), (2, 3, 3))
     assert pick_pairs("max_min", similarity, np.ones((2, 3), bool), scores=scores)[:, 0].tolist() == [0, 0]
     assert (pick_pairs("dissimilar_gap", similarity, np.ones((2, 3), bool), scores=scores) >= 0).all()
+    assert pick_pairs("chain", similarity, np.ones((2, 3), bool), 3, scores=scores).tolist() == [
+        [0, 2, -1],
+        [0, 2, -1],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -156,26 +191,6 @@ def test_infinite_scores():
 def test_wrong_options_are_named(strategy, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         check_strategy(strategy, options)
-
-
-def within_cluster_sum_of_squares(vectors, split):
-    return sum(((c - c.mean(0)) ** 2).sum() for c in (vectors[split], vectors[~split]))
-
-
-@pytest.mark.parametrize("k", [*range(10, 17), 20, 40])
-def test_2means_is_never_worse_than_ten_restarts_of_scikit_learn(k):
-    vectors, similarity = similarities(np.random.default_rng(k), 40, k)
-    solve = strategies._best_split if k <= strategies.EXACT_2MEANS else strategies._search_split
-    for row, split in zip(vectors, solve(similarity), strict=True):
-        reference = KMeans(2, n_init=10, random_state=0).fit(row).inertia_
-        assert within_cluster_sum_of_squares(row, split) <= reference + 1e-6
-
-
-def test_restarts_find_what_the_exact_search_finds():
-    _, similarity = similarities(np.random.default_rng(1), 300, 9)
-    exact, found = strategies._best_split(similarity), strategies._search_split(similarity)
-    same = (exact == found).all(1) | (exact == ~found).all(1)
-    assert same.mean() > 0.99
 
 
 def test_centroid_of_a_cluster_of_two_goes_to_the_less_similar_pair():
@@ -211,7 +226,11 @@ def test_several_pairs_come_best_first_without_repeats(strategy):
         found = row[row >= 0].tolist()
         assert len(set(found)) == len(found)
         assert set(found) <= set(np.flatnonzero(allowed).tolist())
-        if strategy not in ("centroid", "divpo"):  # which leave out pairs within a cluster or on one side
+        if strategy not in (
+            "centroid",
+            "divpo",
+            "chain",
+        ):  # which leave out pairs within a cluster, on one side, or apart
             assert len(found) == allowed.sum()
 
 

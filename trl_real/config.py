@@ -50,6 +50,7 @@ class SelectionConfig:
             - `"max_min"`: the responses with the best and the worst score. Needs scores.
             - `"divpo"`: the most diverse good response and the least diverse bad one (arXiv 2501.18101). Needs scores.
             - `"dissimilar_gap"`: the largest weighted sum of dissimilarity and score gap. Needs scores.
+            - `"chain"`: neighbors in the ranking by score. With `pairs_per_prompt`, a > b > c gives (a, b) and (b, c). Needs scores.
         embedder (`str` or object, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
             The model that turns a response into a vector. Either the id or path of a Sentence Transformers model, or of a
             causal language model (mean of the last hidden layer over the tokens of the response, as in the paper). In
@@ -73,6 +74,9 @@ class SelectionConfig:
             - `gap_weight` of `"dissimilar_gap"` (defaults to 0.5): from 0, only dissimilarity, to 1, only the score gap.
         pairs_per_prompt (`int`, *optional*, defaults to `1`):
             The maximum number of pairs to pick from each prompt.
+        max_pairs_per_response (`int`, *optional*):
+            The maximum number of pairs of a prompt that have the same response, so that several pairs are not all won by one
+            response. If `None`, there is no maximum.
         min_score_gap (`float`, *optional*, defaults to `0.0`):
             Two responses form a pair only if their scores differ by *more* than this. Ties are never labeled.
         budget (`int` or `float`, *optional*):
@@ -98,7 +102,8 @@ class SelectionConfig:
         default="easy",
         metadata={
             "help": "Which pair of each prompt to pick: 'easy' (least similar), 'hard' (most similar), 'centroid' (nearest "
-            "to the two 2-means centroids), 'random', 'aepo', or, with scores, 'max_min', 'divpo' or 'dissimilar_gap'."
+            "to the two 2-means centroids), 'random', 'aepo', or, with scores, 'max_min', 'divpo', 'dissimilar_gap' or "
+            "'chain'."
         },
     )
     embedder: str = field(
@@ -124,6 +129,10 @@ class SelectionConfig:
         default=None, metadata={"help": "Options of the strategy, as JSON on the command line: '{\"lambda_\": 2.0}'."}
     )
     pairs_per_prompt: int = field(default=1, metadata={"help": "Maximum number of pairs to pick from each prompt."})
+    max_pairs_per_response: int | None = field(
+        default=None,
+        metadata={"help": "Maximum number of pairs of a prompt that have the same response. Default: no maximum."},
+    )
     min_score_gap: float = field(
         default=0.0, metadata={"help": "Two responses form a pair only if their scores differ by more than this."}
     )
@@ -182,9 +191,9 @@ class SelectionConfig:
         for name, choices in (("embedder_dtype", EMBEDDER_DTYPES), ("on_skip", ON_SKIP)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(self, name)!r}.")
-        for name in ("embedder_max_length", "embedder_batch_size", "pairs_per_prompt"):
+        for name in ("embedder_max_length", "embedder_batch_size", "pairs_per_prompt", "max_pairs_per_response"):
             value = getattr(self, name)
-            if value is None and name == "embedder_max_length":
+            if value is None and name in ("embedder_max_length", "max_pairs_per_response"):
                 continue
             check_count(name, value)
         if not isinstance(self.min_score_gap, Real) or not self.min_score_gap >= 0:  # false for NaN too

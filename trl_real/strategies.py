@@ -16,7 +16,6 @@ for any order of the responses in the dataset.
 To add a strategy, write its function and add a row to `STRATEGIES`.
 """
 
-import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -26,11 +25,9 @@ from typing import Any
 import numpy as np
 
 from .core.ordering import cheapest_first
+from .core.two_means import distances, n_splits, two_means
 
 
-# Up to this many responses, 2-means tries every split into two clusters (2¹⁵ splits). Above, it uses restarts.
-EXACT_2MEANS = 16
-RESTARTS = 64
 # Prompts are processed in slices, to keep the number of values in one array close to this limit.
 MAX_COSTS = 1 << 20
 
@@ -66,9 +63,10 @@ def centroid(similarity: np.ndarray) -> np.ndarray:
     centroids. A pair within one cluster has an infinite cost.
     """
     k = similarity.shape[1]
-    solve, numbers = (_best_split, 2 ** (k - 1)) if k <= EXACT_2MEANS else (_search_split, RESTARTS * k)
-    split = np.concatenate([solve(similarity[part]) for part in _slices(len(similarity), numbers)])  # (n, k) bool
-    distance = np.where(split, *_distances(similarity, split[:, None])[:, :, 0])  # (n, k), to its own centroid
+    split = np.concatenate(
+        [two_means(similarity[part]) for part in _slices(len(similarity), n_splits(k))]
+    )  # (n, k) bool
+    distance = np.where(split, *distances(similarity, split[:, None])[:, :, 0])  # (n, k), to its own centroid
     i, j = np.triu_indices(k, 1)
     return np.where(split[:, i] != split[:, j], distance[:, i] + distance[:, j], np.inf)
 
@@ -122,6 +120,22 @@ def dissimilar_gap(similarity: np.ndarray, scores: np.ndarray, *, gap_weight: fl
     return -((1 - gap_weight) * (1 - _pairs(similarity)) + gap_weight * share)
 
 
+def chain(scores: np.ndarray) -> np.ndarray:
+    """
+    Two neighbors in the ranking of the responses by score. With as many pairs per prompt as possible, the pairs form a chain: a > b > c
+    gives (a, b) and (b, c). Pairs with the widest gap come first. Of several responses with the same score, only the first takes part.
+    """
+    prompt = np.arange(len(scores))[:, None]
+    order = np.argsort(scores, axis=1, kind="stable")  # (n, k)
+    ranked = scores[prompt, order]
+    new = np.ones(scores.shape, dtype=bool)  # the first response of each score
+    new[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+    place = np.empty(scores.shape)
+    place[prompt, order] = np.where(new, new.cumsum(1), np.nan)
+    i, j = np.triu_indices(scores.shape[1], 1)
+    return np.where(np.abs(place[:, i] - place[:, j]) == 1, -_gaps(scores), np.inf)
+
+
 def _slices(n: int, numbers: int) -> list[slice]:
     """Slices of n prompts that stay within `MAX_COSTS`, given that each prompt takes `numbers` values."""
     step = max(1, MAX_COSTS // numbers)
@@ -144,67 +158,6 @@ def _mean_similarity(similarity: np.ndarray) -> np.ndarray:
     """The mean cosine of each response with the other responses of its prompt, `(n, k)`."""
     k = similarity.shape[1]
     return (similarity.sum(2) - np.diagonal(similarity, axis1=1, axis2=2)) / (k - 1)
-
-
-def _best_split(similarity: np.ndarray) -> np.ndarray:
-    """
-    The split into two clusters with the smallest within-cluster sum of squares, `(n_prompts, k)`. Tries every split.
-
-    For unit vectors this sum is k minus, for each cluster, the sum of its similarities (both orders and the diagonal)
-    divided by its size.
-    """
-    splits, pairs_inside = _all_splits(similarity.shape[1])  # (n_splits, k), (n_pairs, n_splits)
-    size = splits.sum(1)
-    diagonal = np.diagonal(similarity, axis1=1, axis2=2)  # (n, k)
-    total = similarity.sum((1, 2))[:, None]
-    inside = 2 * _pairs(similarity) @ pairs_inside + diagonal @ splits.T  # (n, n_splits)
-    outside = total - 2 * similarity.sum(2) @ splits.T + inside
-    gain = inside / size + outside / (similarity.shape[1] - size)
-    # Rounding makes exact ties go to the first split, regardless of how many prompts share the matrix product.
-    return splits[np.round(gain, 9).argmax(1)].astype(bool)
-
-
-@functools.lru_cache(maxsize=EXACT_2MEANS)
-def _all_splits(k: int) -> tuple[np.ndarray, np.ndarray]:
-    """All splits of k into two non-empty clusters, and for each pair the splits that have it in the first cluster."""
-    # The last response is never in the first cluster, so that each split occurs once.
-    splits = (np.arange(1, 2 ** (k - 1))[:, None] >> np.arange(k) & 1).astype(np.float64)
-    i, j = np.triu_indices(k, 1)
-    return splits, np.ascontiguousarray((splits[:, i] * splits[:, j]).T)
-
-
-def _search_split(similarity: np.ndarray) -> np.ndarray:
-    """The best of `RESTARTS` runs of Lloyd's algorithm. Each starts from one of the least similar pairs, `(n, k)`."""
-    n, k = similarity.shape[:2]
-    i, j = np.triu_indices(k, 1)
-    starts = np.argsort(_pairs(similarity), axis=1, kind="stable")[:, :RESTARTS]  # (n, R)
-    prompt = np.arange(n)[:, None]
-    split = similarity[prompt, i[starts]] > similarity[prompt, j[starts]]  # (n, R, k)
-    split[prompt, np.arange(starts.shape[1]), i[starts]] = True
-    split[prompt, np.arange(starts.shape[1]), j[starts]] = False
-    while True:
-        to_first, to_second = _distances(similarity, split)
-        moved = to_first < to_second
-        # A run stops when no response moves, or when a cluster would become empty.
-        moved = np.where((moved.any(2) & ~moved.all(2))[..., None], moved, split)
-        before = np.where(split, to_first, to_second).sum(2)  # (n, R)
-        after = np.where(moved, *_distances(similarity, moved)).sum(2)
-        better = after < before - 1e-12
-        if not better.any():
-            return split[np.arange(n), np.round(before, 9).argmin(1)]
-        split = np.where(better[..., None], moved, split)
-
-
-def _distances(similarity: np.ndarray, split: np.ndarray) -> np.ndarray:
-    """Squared distances, computed from cosines, of the responses to both centroids of each split: `(2, n, R, k)`."""
-    diagonal = np.diagonal(similarity, axis1=1, axis2=2)[:, None]  # (n, 1, k)
-    distances = []
-    for cluster in (split, ~split):
-        weights = cluster / cluster.sum(2, keepdims=True)  # (n, R, k)
-        to_members = weights @ similarity  # (n, R, k): <response, centroid>
-        norm = (weights * to_members).sum(2, keepdims=True)  # |centroid|²
-        distances.append(np.maximum(diagonal - 2 * to_members + norm, 0.0))
-    return np.stack(distances)
 
 
 @dataclass(frozen=True)
@@ -242,6 +195,7 @@ STRATEGIES = {
     "max_min": Strategy(max_min, order="widest gap"),
     "divpo": Strategy(divpo, options={"threshold": (-math.inf, math.inf)}, tolerance=ROUNDING),
     "dissimilar_gap": Strategy(dissimilar_gap, options={"gap_weight": (0, 1)}, tolerance=ROUNDING),
+    "chain": Strategy(chain, order="widest gap"),
 }
 
 
@@ -275,6 +229,7 @@ def pick_pairs(
     similarity: np.ndarray,
     eligible: np.ndarray,
     pairs_per_prompt: int = 1,
+    max_pairs_per_response: int | None = None,
     scores: np.ndarray | None = None,
     seeds: np.ndarray | None = None,
     **strategy_kwargs: Any,
@@ -291,6 +246,8 @@ def pick_pairs(
             Which pairs may be picked, in the order of `numpy.triu_indices(k, 1)`.
         pairs_per_prompt (`int`, *optional*, defaults to `1`):
             The maximum number of pairs to pick.
+        max_pairs_per_response (`int`, *optional*):
+            The maximum number of these pairs that have the same response. Cheaper pairs are picked first.
         scores (`np.ndarray` of shape `(n, k)`, *optional*):
             Scores of the responses, for a strategy that needs them.
         seeds (`np.ndarray` of shape `(n,)`, uint64, *optional*):
@@ -313,5 +270,36 @@ def pick_pairs(
             needed["k"] = k
         cost = np.where(eligible[part], row.cost(**needed, **strategy_kwargs), np.inf)
         closeness = np.nan_to_num(_pairs(similarity[part]))
-        picks[part] = cheapest_first(cost, closeness, row.tolerance, picks.shape[1])
+        if max_pairs_per_response is None:
+            picks[part] = cheapest_first(cost, closeness, row.tolerance, picks.shape[1])
+        else:
+            order = cheapest_first(cost, closeness, row.tolerance, n_pairs)
+            picks[part] = _limited(order, k, max_pairs_per_response, picks.shape[1])
+    return picks
+
+
+def _limited(order: np.ndarray, k: int, limit: int, most: int) -> np.ndarray:
+    """
+    The first pairs in an order, without those of a response that is already in `limit` of them.
+
+    Args:
+        order (`np.ndarray` of shape `(n, n_pairs)`): Indices of pairs, -1 for none.
+        k (`int`): The number of responses.
+        limit (`int`): The maximum number of pairs with the same response.
+        most (`int`): The maximum number of pairs of a prompt.
+
+    Returns:
+        `np.ndarray` of shape `(n, most)`: Indices of pairs, or -1 if no pair is left.
+    """
+    sides = np.column_stack(np.triu_indices(k, 1))
+    picks = np.full((len(order), most), -1)
+    used, count = np.zeros((len(order), k), dtype=np.int64), np.zeros(len(order), dtype=np.int64)
+    for pair in order.T:
+        open_ = np.flatnonzero((pair >= 0) & (count < most))
+        if not len(open_):
+            break
+        free = open_[(used[open_[:, None], sides[pair[open_]]] < limit).all(1)]
+        picks[free, count[free]] = pair[free]
+        used[free[:, None], sides[pair[free]]] += 1
+        count[free] += 1
     return picks

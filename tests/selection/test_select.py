@@ -193,7 +193,7 @@ def test_generated_rows_keep_the_laws(responses, strategy, random):
         assert [pick[name] for name in (*PICK, "skip_reason")] == [again[name] for name in (*PICK, "skip_reason")]
 
 
-@pytest.mark.parametrize("strategy", ["max_min", "divpo", "dissimilar_gap"])
+@pytest.mark.parametrize("strategy", ["max_min", "divpo", "dissimilar_gap", "chain"])
 def test_a_strategy_that_needs_scores_says_so_before_anything_is_embedded(strategy, rng, embedder):
     rows = candidate_rows(rng, 3, scores=False)
     message = (
@@ -214,7 +214,7 @@ def test_a_given_pair_is_the_pair_whatever_the_strategy(strategy, rng):
     assert (pairs["chosen"][:], pairs["rejected"][:]) == (rows["chosen"], rows["rejected"])
     cosines = (vectors[:, 0] * vectors[:, 1]).sum(1) / np.linalg.norm(vectors, axis=2).prod(1)
     np.testing.assert_allclose(pairs["similarity"][:], cosines, atol=1e-6)
-    if strategy in ("random", "max_min"):  # which embed nothing
+    if strategy in ("random", "max_min", "chain"):  # which embed nothing
         bare = Dataset.from_dict(rows).remove_columns("embeddings")
         assert np.isnan(bare.map(real_select, batched=True, fn_kwargs={"strategy": strategy})["similarity"][:]).all()
 

@@ -120,6 +120,7 @@ def _pick_from(group: Group, config: SelectionConfig, seeds: np.ndarray | None) 
         group.similarity,
         group.may_pair,
         config.pairs_per_prompt,
+        config.max_pairs_per_response,
         scores=group.scores,
         seeds=seeds,
         **options,

@@ -30,7 +30,14 @@ from .warn import warn_of_length, warn_of_reversed
 
 # Embeds a dataset, and returns the identity of the embedder with it.
 Embed = Callable[[Dataset, EmbedderOptions], tuple[Dataset, Identity]]
-SELECT_OPTIONS = ("strategy", "strategy_kwargs", "pairs_per_prompt", "min_score_gap", "selection_seed")
+SELECT_OPTIONS = (
+    "strategy",
+    "strategy_kwargs",
+    "pairs_per_prompt",
+    "max_pairs_per_response",
+    "min_score_gap",
+    "selection_seed",
+)
 CUT = ("responses_cut", "tokens_cut")
 USED_UP = ("responses", "scores", *EMBEDDED)
 

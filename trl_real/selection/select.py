@@ -32,6 +32,7 @@ def real_select(
     embedder_dtype: str = SelectionConfig.embedder_dtype,
     strategy_kwargs: dict[str, Any] | None = None,
     pairs_per_prompt: int = SelectionConfig.pairs_per_prompt,
+    max_pairs_per_response: int | None = SelectionConfig.max_pairs_per_response,
     min_score_gap: float = SelectionConfig.min_score_gap,
     on_skip: str = SelectionConfig.on_skip,
     selection_seed: int = SelectionConfig.selection_seed,
@@ -52,8 +53,8 @@ def real_select(
         rank (`int`, *optional*):
             As in [`embed_responses`].
         strategy (`str`, *optional*, defaults to `"easy"`):
-            Which pairs to pick, see [`SelectionConfig`]. `"random"` and `"max_min"` load no embedder. `"max_min"`,
-            `"divpo"` and `"dissimilar_gap"` need `scores`.
+            Which pairs to pick, see [`SelectionConfig`]. `"random"`, `"max_min"` and `"chain"` load no
+            embedder. `"max_min"`, `"divpo"`, `"dissimilar_gap"` and `"chain"` need `scores`.
         embedder, embedder_max_length, embedder_batch_size, embedder_dtype (*optional*):
             As in [`embed_responses`]. Ignored if there is a column `embeddings`.
         strategy_kwargs (`dict[str, Any]`, *optional*):
@@ -109,6 +110,7 @@ def real_select(
         embedder_dtype=embedder_dtype,
         strategy_kwargs=strategy_kwargs,
         pairs_per_prompt=pairs_per_prompt,
+        max_pairs_per_response=max_pairs_per_response,
         min_score_gap=min_score_gap,
         on_skip=on_skip,
         selection_seed=selection_seed,
