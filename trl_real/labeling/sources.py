@@ -63,7 +63,7 @@ SOURCES = {
     "path": Source(lambda labels: isinstance(labels, str | Path), _from_path),
     "dict": Source(lambda labels: isinstance(labels, Mapping), _from_dict),
     "records": Source(
-        lambda labels: isinstance(labels, list) and bool(labels) and all(isinstance(x, Mapping) for x in labels),
+        lambda labels: isinstance(labels, list) and all(isinstance(x, Mapping) for x in labels),
         _from_records,
     ),
     "rows": Source(lambda labels: isinstance(labels, list), _from_rows),
