@@ -89,7 +89,7 @@ def _read_annotation(annotation: Any, data: Mapping[str, Any], where: str) -> di
 
 def _read_results(results: list[Any], names: tuple[str, str] | None, where: str) -> str | None:
     """The label that the results of an annotation choose; `None` if they choose nothing."""
-    chosen = []
+    chosen: list[Any] = []
     for result in results:
         of_kind = result.get("type") if isinstance(result, Mapping) else None
         value = result.get("value") if of_kind in ("choices", "pairwise") else None
