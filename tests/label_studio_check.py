@@ -24,7 +24,16 @@ from datasets import Dataset
 from trl_real import apply_labels, real_select, to_label_tasks
 
 
-ODD = ['=1+1 "quoted"', "two\nlines\tand a tab", "naïve 日本語 🧑‍🚀", "<b>no</b> & <script>alert(1)</script>", "  spaces  ", "'tis", "-1", "$price"]
+ODD = [
+    '=1+1 "quoted"',
+    "two\nlines\tand a tab",
+    "naïve 日本語 🧑‍🚀",
+    "<b>no</b> & <script>alert(1)</script>",
+    "  spaces  ",
+    "'tis",
+    "-1",
+    "$price",
+]
 PAIRWISE = """
 <View>
   <Text name="prompt" value="$prompt"/>
@@ -84,9 +93,16 @@ def start(command, folder):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     flags = ["start", "--no-browser", "--data-dir", folder, "--internal-host", "127.0.0.1", "--port", str(port)]
-    quiet = {"COLLECT_ANALYTICS": "false", "LATEST_VERSION_CHECK": "false", "SENTRY_DSN": "", "FRONTEND_SENTRY_DSN": ""}
+    quiet = {
+        "COLLECT_ANALYTICS": "false",
+        "LATEST_VERSION_CHECK": "false",
+        "SENTRY_DSN": "",
+        "FRONTEND_SENTRY_DSN": "",
+    }
     log = open(Path(folder, "server.log"), "w")  # noqa: SIM115
-    server = subprocess.Popen([command, *flags], env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True)
+    server = subprocess.Popen(
+        [command, *flags], env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True
+    )
     deadline = time.monotonic() + WAIT
     while time.monotonic() < deadline and server.poll() is None:
         try:
@@ -119,7 +135,9 @@ def label_project(users, title, dataset, folder, pairwise):
     expected = {}
     for n, task in enumerate(imported["task_ids"]):
         pair = anna.call("GET", f"tasks/{task}")["data"]["pair_id"]
-        first, second = [("a", "a"), ("b", "b"), ("tie", "tie"), (None, "a"), ("b", None), ("a", "b"), (None, None)][n % 7]
+        first, second = [("a", "a"), ("b", "b"), ("tie", "tie"), (None, "a"), ("b", None), ("a", "b"), (None, None)][
+            n % 7
+        ]
         for user, label in ((anna, first), (ben, second)):
             skipped = {"result": [], "was_cancelled": True}
             answer = {"result": result(label, pairwise), "lead_time": 3.5} if label else skipped
@@ -166,7 +184,9 @@ def main():
             print("Label Studio", requests.get(f"{url}/api/version", timeout=60).json()["release"], "at", url)
             for form, dataset in pairs().items():
                 for control in ("choices", "pairwise"):
-                    expected, exports = label_project(users, f"{form}-{control}", dataset, folder, control == "pairwise")
+                    expected, exports = label_project(
+                        users, f"{form}-{control}", dataset, folder, control == "pairwise"
+                    )
                     print(f"{form}, {control}:", check(dataset, expected, exports))
         finally:
             os.killpg(server.pid, signal.SIGTERM)

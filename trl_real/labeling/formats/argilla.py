@@ -23,7 +23,8 @@ def write(tasks: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 def fits(value: Mapping[str, Any]) -> bool:
     """Whether a record was exported by Argilla."""
-    return any(name.endswith(RESPONSES) for name in value) or isinstance(value.get("responses"), Mapping)
+    nested = isinstance(value.get("responses"), Mapping)
+    return nested or "_server_id" in value or any(name.endswith(RESPONSES) for name in value)
 
 
 def read(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -36,6 +37,8 @@ def read(entries: Iterable[Entry]) -> Iterator[Entry]:
                 "`dataset.records.to_list(flatten=True)` or `dataset.records.to_datasets()`."
             )
         question = _question(record, where)
+        if question is None:  # nobody has responded yet
+            continue
         values, users, states = (_column(record, question + part, where) for part in ("", ".users", ".status"))
         if not len(values) == len(users) == len(states):
             raise ValueError(
@@ -56,17 +59,17 @@ def read(entries: Iterable[Entry]) -> Iterator[Entry]:
         logger.warning("%d responses in Argilla are drafts. They do not count until they are submitted.", drafts)
 
 
-def _question(record: Mapping[str, Any], where: str) -> str:
-    """The column of the responses: that of the question `preference`, or of the only question."""
+def _question(record: Mapping[str, Any], where: str) -> str | None:
+    """The column of the responses: that of the question `preference`, or of the only question with responses."""
     found = [name for name in record if name.endswith(RESPONSES)]
     if QUESTION + RESPONSES in found:
         return QUESTION + RESPONSES
-    if len(found) != 1:
+    if len(found) > 1:
         raise ValueError(
             f"Label {where}: expected the responses to one question, found {found}. Keep the column of the question with the labels "
             "'a', 'b' and 'tie'."
         )
-    return found[0]
+    return found[0] if found else None
 
 
 def _column(record: Mapping[str, Any], name: str, where: str) -> list[Any]:
