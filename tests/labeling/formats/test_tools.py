@@ -217,7 +217,7 @@ def test_every_function_that_takes_labels_reads_every_format(tool, tmp_path):
     answer(tmp_path / "tasks", answers)
     done = set(pairs["pair_id"][:20])
     assert not done & set(next_pairs(pairs, tmp_path / "tasks", n=10)["pair_id"][:])
-    assert label_progress(pairs, tmp_path / "tasks").labels == 20
+    assert label_progress(pairs, tmp_path / "tasks").decided == 20
 
 
 def test_tasks_of_other_tools_are_never_replaced(tmp_path):

@@ -6,7 +6,7 @@ its controls any name.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from ...core.columns import kind
@@ -40,6 +40,7 @@ CONFIG = """\
 # The left and the right response in the data of a task: of our tasks, and of the templates of Label Studio.
 SIDES = (("response_a", "response_b"), ("answer1", "answer2"), ("text1", "text2"))
 SELECTED = {"left": "a", "right": "b"}
+MINIMAL = "this is the format JSON_MIN or CSV of Label Studio, which leaves out skipped tasks. Export as JSON."
 
 
 def write(tasks: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -53,20 +54,19 @@ def write(tasks: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 def fits(value: Mapping[str, Any]) -> bool:
     """Whether a record is a task of Label Studio, or a row of an export without all answers."""
-    return "annotations" in value or isinstance(value.get("data"), Mapping) or _is_minimal(value)
+    return "annotations" in value or isinstance(value.get("data"), Mapping) or is_minimal(value)
 
 
-def _is_minimal(value: Mapping[str, Any]) -> bool:
-    return "annotation_id" in value and "lead_time" in value
+def is_minimal(names: Container[str]) -> bool:
+    """Whether an export with these columns leaves out skipped tasks."""
+    return "annotation_id" in names and "lead_time" in names
 
 
 def read(entries: Iterable[Entry]) -> Iterator[Entry]:
     """The decisions in a JSON export: one per annotation."""
     for where, task in entries:
-        if _is_minimal(task):
-            raise ValueError(
-                f"Label {where}: this is the format JSON_MIN or CSV of Label Studio, which leaves out skipped tasks. Export as JSON."
-            )
+        if is_minimal(task):
+            raise ValueError(f"Label {where}: {MINIMAL}")
         data, annotations = task.get("data"), task.get("annotations")
         if not isinstance(data, Mapping) or not isinstance(annotations, list):
             raise ValueError(

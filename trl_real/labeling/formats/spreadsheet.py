@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from . import label_studio
 from .entries import Entry, decision, label_of, plain_task
 
 
@@ -49,6 +50,8 @@ def columns(text: str) -> tuple[list[str], str]:
 def read(text: str, path: str) -> Iterator[Entry]:
     """The rows of a CSV file as lines of a label log. A row without a label and an annotator is not labeled yet."""
     names, delimiter = columns(text)
+    if label_studio.is_minimal(names):
+        raise ValueError(f"{path}: {label_studio.MINIMAL}")
     if wrong := [name for name in NEEDED if names.count(name) != 1]:
         raise ValueError(f"{path}: expected a CSV file with one column `{wrong[0]}`, found the columns {names}.")
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a response may be longer than the default of 128 KB
