@@ -1,5 +1,5 @@
 """
-The command line: `trl-real generate`, `score`, `select`, `label` and `dpo`, with flags or a YAML recipe.
+The command line: `trl-real generate`, `score`, `select`, `label`, `tasks`, `apply` and `dpo`, with flags or a YAML recipe.
 
 To train with several processes: `accelerate launch --multi_gpu -m trl_real.cli dpo --config recipe.yaml`.
 """
@@ -15,7 +15,7 @@ from .errors import UserError
 
 
 # Each command is a function in a module of the same name. The module is imported when the command runs.
-COMMANDS = ("generate", "score", "select", "label", "dpo")
+COMMANDS = ("generate", "score", "select", "label", "tasks", "apply", "dpo")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         "command",
         choices=COMMANDS,
         help="`generate` samples responses to prompts; `score` scores them; `select` writes the pairs of a dataset; `label` "
-        "serves a page to label them; `dpo` selects pairs and trains on them. For the options of a command, run "
-        "`trl-real <command> --help`.",
+        "serves a page to label them; `tasks` writes them for another label tool; `apply` applies the labels; `dpo` selects "
+        "pairs and trains on them. For the options of a command, run `trl-real <command> --help`.",
     )
     arguments = sys.argv[1:] if argv is None else argv
     name = parser.parse_args(arguments[:1]).command

@@ -16,6 +16,9 @@ COLUMN_PARTS = ("prompt", "responses", "scores", "chosen", "rejected", "left", "
 LICENSE = "License of the data, for the dataset card. Default: the license in the card of the source on the Hub."
 DATASET_NAME = "Dataset to load, as a Hub id or a local folder."
 DATA_FILES = "Local files to load instead: JSON, JSONL, CSV, Parquet or Arrow. They may be compressed."
+PAIRS_TO_LABEL = (
+    "Local files to load instead: the pairs.jsonl that `trl-real select` writes for responses without scores."
+)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from ..core.columns import kind
 from ..core.files import cut, open_log
 from ..core.messages import as_json
+from .plain_text import plain_text, recognizable
 
 
 logger = logging.getLogger(__name__)
@@ -238,24 +239,32 @@ def side_sha256(response: Any) -> str:
 def is_turned(record: LabelRecord, response_a: Any, response_b: Any) -> bool:
     """Whether the label refers to the pair with its sides swapped. Raise if it refers to other responses."""
     sides = [response_a, response_b]
+    said = "" if record.sides is None else f"{record.sides[0]!r:.60} and {record.sides[1]!r:.60}"
     if record.sides is not None:
-        found = [as_json(side) for side in record.sides]
-        known = [as_json(side) for side in sides]
-        said = f"{record.sides[0]!r:.60} and {record.sides[1]!r:.60}"
-    elif record.response_a_sha256 is not None:
-        known = [side_sha256(side) for side in sides]
+        # Other tools show messages as plain text, and some change its white space.
+        alike = [
+            look
+            for look in (as_json, plain_text, recognizable)
+            if set(map(look, record.sides)) == set(map(look, sides))
+        ]
+        if not alike:
+            raise _other_responses(record, said)
+        for look in alike:
+            if look(response_a) != look(response_b):
+                return look(record.sides[0]) != look(response_a)
+    if record.response_a_sha256 is not None:
         # Only one side is known; the other one is assumed to be the other response of the pair.
-        found = (
-            known[::-1] if record.response_a_sha256 == known[1] != known[0] else [record.response_a_sha256, known[1]]
-        )
-        said = f"a `response_a` with the SHA-256 {record.response_a_sha256!r:.70}"
-    else:
-        return False
-    if found == known:
-        return False
-    if found == known[::-1]:
-        return True
-    raise ValueError(
+        known = [side_sha256(side) for side in sides]
+        if record.response_a_sha256 not in known:
+            raise _other_responses(record, f"a `response_a` with the SHA-256 {record.response_a_sha256!r:.70}")
+        return record.response_a_sha256 == known[1] != known[0]
+    if record.sides is not None and as_json(response_a) != as_json(response_b):
+        raise _other_responses(record, f"{said}, which look like either of them")
+    return False
+
+
+def _other_responses(record: LabelRecord, said: str) -> ValueError:
+    return ValueError(
         f"The label of the pair {record.pair!r} refers to responses that are not in the pair: {said}. Remove the responses from "
         "`labels`, or keep them as `to_label_tasks` wrote them."
     )

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 
 from ..core.columns import kind
-from .label_log import LabelRecord, check_label, current_records, parse_record, read_log
+from .formats.entries import Entry
+from .formats.files import read_file
+from .formats.tools import log_lines
+from .label_log import LabelRecord, check_label, current_records, parse_record
 
 
 class Source(NamedTuple):
@@ -32,13 +35,20 @@ def read_labels(labels: Any, datasets: Iterable[Dataset]) -> list[LabelRecord]:
 
 
 def _from_path(path: Any, sizes: list[int]) -> list[LabelRecord]:
-    return _from_records(list(read_log(path)), sizes)
+    return _from_entries(list(read_file(path)))
 
 
-def _from_records(records: list[Mapping[str, Any]], sizes: list[int]) -> list[LabelRecord]:
-    read = [parse_record(record, f"{n} of `labels`") for n, record in enumerate(records, 1)]
-    if records and not any("label" in record for record in records):
-        raise ValueError(f"None of the {len(records)} records of `labels` has a `label`. Found: {sorted(records[0])}.")
+def _from_records(records: Iterable[Mapping[str, Any]], sizes: list[int]) -> list[LabelRecord]:
+    return _from_entries([Entry(f"{n} of `labels`", record) for n, record in enumerate(records, 1)])
+
+
+def _from_entries(entries: list[Entry]) -> list[LabelRecord]:
+    lines = log_lines(entries)
+    read = [parse_record(value, where) for where, value in lines]
+    if lines and not any("label" in value for _, value in lines):
+        raise ValueError(
+            f"None of the {len(lines)} records of `labels` has a `label`. Found: {sorted(lines[0].value)}."
+        )
     return read
 
 
@@ -61,6 +71,9 @@ def _from_rows(labels: list[Any], sizes: list[int]) -> list[LabelRecord]:
 # The first source that fits is used.
 SOURCES = {
     "path": Source(lambda labels: isinstance(labels, str | Path), _from_path),
+    "dataset": Source(
+        lambda labels: isinstance(labels, Dataset), lambda labels, sizes: _from_records(labels.to_list(), sizes)
+    ),
     "dict": Source(lambda labels: isinstance(labels, Mapping), _from_dict),
     "records": Source(
         lambda labels: isinstance(labels, list) and all(isinstance(x, Mapping) for x in labels),

@@ -1,7 +1,7 @@
-"""Tasks for annotators: `to_label_tasks`, and the JSONL files of tasks and labels."""
+"""Tasks for annotators: `to_label_tasks`, and the files of tasks."""
 
 import filecmp
-import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,14 @@ from datasets import Dataset, concatenate_datasets
 
 from ..core.files import whole_file
 from ..selection.select import pair_id
+from .formats.tools import FORMATS, check_format
 from .label_log import parse_line, split_lines
 
 
 TASK = ("pair_id", "prompt", "response_a", "response_b")
 
 
-def to_label_tasks(dataset: Any, path: str | Path | None = None) -> Dataset:
+def to_label_tasks(dataset: Any, path: str | Path | None = None, format: str = "jsonl") -> Dataset:
     r"""
     Create the tasks for annotators. Each distinct pair occurs once, without anything that would reveal the answer.
 
@@ -23,17 +24,26 @@ def to_label_tasks(dataset: Any, path: str | Path | None = None) -> Dataset:
         dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
             Unlabeled pairs, as [`real_select`] picks them from responses without scores.
         path (`str` or `Path`, *optional*):
-            A JSONL file to write, one task per line. An existing file is replaced only if it contains unmodified tasks.
-            Annotators add a `"label"` to each task: `"a"`, `"b"`, `"tie"` or null. If there are several annotators, they also
-            add their name as `"annotator"`. [`apply_labels`] reads the file.
+            The file to write. An existing JSONL file is replaced only if it contains unmodified tasks. Other files are never
+            replaced. [`apply_labels`] reads the labels that come back, and recognizes the format.
+        format (`str`, *optional*, defaults to `"jsonl"`):
+            The format of the file. All but `"jsonl"` show messages as plain text.
+
+            - `"jsonl"`: one task per line. Annotators add a `"label"` to each task: `"a"`, `"b"`, `"tie"` or null. If there are
+              several annotators, they also add their name as `"annotator"`.
+            - `"label_studio"`: a JSON file to import into Label Studio. The labeling interface is written next to it, as a file
+              with the ending `.xml`.
+            - `"argilla"`: a JSON file of records for `dataset.records.log` of Argilla.
+            - `"prodigy"`: a JSONL file for the `choice` interface of Prodigy.
+            - `"csv"`: a CSV file for spreadsheets, with empty columns `label` and `annotator`.
 
     Returns:
         [`~datasets.Dataset`]: The columns `pair_id`, `prompt`, `response_a` and `response_b`.
 
     Raises:
         `TypeError`: If `dataset` is neither.
-        `ValueError`: If one of the columns is missing.
-        `FileExistsError`: If the file at `path` contains labels or anything else but unmodified tasks.
+        `ValueError`: If one of the columns is missing, or the format is unknown.
+        `FileExistsError`: If the file at `path` contains labels or anything else but unmodified tasks, or is not JSONL.
 
     Example:
 
@@ -46,21 +56,29 @@ def to_label_tasks(dataset: Any, path: str | Path | None = None) -> Dataset:
     ['pair_id', 'prompt', 'response_a', 'response_b']
     ```
     """
+    check_format(format)
     splits = as_splits(dataset)
     tasks = concatenate_datasets([check_columns(rows).select_columns(list(TASK)) for rows in splits.values()])
     tasks = tasks.select(_first_of_each(tasks["pair_id"][:]))
     if path is not None:
-        _write_tasks(tasks, Path(path))
+        tool = FORMATS[format]
+        if tool.config is not None:
+            _write(Path(path).with_suffix(".xml"), [tool.config], _refuse)
+        _write(Path(path), tool.write(tasks), _check_unaltered if format == "jsonl" else _refuse)
     return tasks
 
 
-def _write_tasks(tasks: Dataset, path: Path) -> None:
-    """Write the tasks. An existing file is replaced only if it contains unmodified tasks."""
+def _write(path: Path, texts: Iterable[str], check: Callable[[Path], None]) -> None:
+    """Write a file. If there is another one, `check` raises unless it may be replaced."""
     with whole_file(path) as unfinished:
-        with open(unfinished, "w", encoding="utf-8") as file:  # pandas would round the numbers in tool calls
-            file.writelines(json.dumps(task, ensure_ascii=False, default=str) + "\n" for task in tasks)
+        with open(unfinished, "w", encoding="utf-8", newline="") as file:
+            file.writelines(texts)
         if path.exists() and not filecmp.cmp(path, unfinished, shallow=False):
-            _check_unaltered(path)
+            check(path)
+
+
+def _refuse(path: Path) -> None:
+    raise FileExistsError(f"{path} is there already and may contain labels. Move it, or choose another path.")
 
 
 def _check_unaltered(path: Path) -> None:
