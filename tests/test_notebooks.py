@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import matplotlib.image
@@ -13,7 +14,8 @@ import pytest
 from nbclient import NotebookClient
 
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples").glob("*.ipynb"))
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
 def read(name):
@@ -54,10 +56,16 @@ def test_notebook_is_clean_and_begins_with_what_a_user_needs(path):
     assert all(re.fullmatch(r"[a-z-]+", cell.id) for cell in notebook.cells)  # ids that a person chose stay
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
-    assert code[0].source.startswith('%pip install -q "trl-real[offline,plot]"')
+    assert code[0].source.startswith('%pip install -q "trl-real[gguf,offline,plot]"')
     assert [code[0]] == tagged(notebook, "install")
     assert [code[1]] == tagged(notebook, "parameters")
     assert notebook.metadata.kernelspec.name == "python3"
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    repository = urls["Repository"].removeprefix("https://github.com/")
+    assert (
+        f"(https://colab.research.google.com/github/{repository}/blob/main/examples/{path.name})"
+        in notebook.cells[0].source
+    )
 
 
 @pytest.mark.slow
@@ -133,6 +141,7 @@ def test_label_round_trip(tmp_path, tiny_lm, monkeypatch):
     assert f"{4 * len(tasks)} labels of 4 annotators make" in printed(shown["apply"])
     table = shown["errors"][-1].data["text/plain"]
     assert all(name in table for name in ("me", "Ada", "Ben", "Cleo", "majority"))
+    assert "annotators" in printed(shown["progress"])
     assert "Too small a sample" in printed(shown["reliability"])
     (picture,) = pictures(shown["reliability-figure"])
     assert picture.std() > 0.05

@@ -1,6 +1,7 @@
 """The study: what it computes with, and that the documents say what it found."""
 
 import importlib.util
+import itertools
 import json
 import re
 import subprocess
@@ -154,6 +155,46 @@ def test_rounds(tmp_path):
     assert set(found["less_random"]) == {"easy", "d_optimal", "bald"}
     # So few labels never stop.
     assert found["rule"]["share"] == found["thresholds"]["0.01"]["share"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_knn_shapley_values_are_those_of_all_orders(load, rng, monkeypatch):
+    """The value is the mean gain of a pair over all orders in which pairs are added; both copies of a pair together."""
+    annotators = load("annotators")
+    monkeypatch.setattr(annotators, "NEIGHBORS", 2)
+    difference = rng.standard_normal((3, 4))
+    expected = np.zeros(3)
+    for target in range(3):
+        copies = [(n, sign) for n in range(3) if n != target for sign in (1, -1)]
+
+        def agreement(subset, target=target):
+            nearest = sorted(subset, key=lambda c: ((c[1] * difference[c[0]] - difference[target]) ** 2).sum())[:2]
+            return sum(sign == 1 for _, sign in nearest) / 2
+
+        orders = list(itertools.permutations(copies))
+        for order in orders:
+            for at, copy in enumerate(order):
+                expected[copy[0]] += (agreement(order[: at + 1]) - agreement(order[:at])) / len(orders)
+    np.testing.assert_allclose(annotators.knn_shapley(difference), expected, atol=1e-12)
+
+
+def test_a_majority_is_asked_until_it_is_decided(load, rng):
+    answers = load("annotators").Answers(400, rng)
+    asked, wrong = [], []
+    for said, order, right in zip(answers.said, answers.order, answers.right, strict=True):
+        votes = said[order[:3]]
+        asked.append(2 if votes[0] == votes[1] else 3)
+        wrong.append((votes.sum() >= 2) != right)
+    assert answers.majority(3) == (np.mean(wrong), np.mean(asked))
+
+
+@pytest.mark.slow
+def test_annotators(tmp_path):
+    found = run_on_the_sample(tmp_path, "annotators.py", "--seeds", "2")
+    wrong = [found["combine"][k]["majority"]["mean"] for k in ("1", "3", "5")]
+    assert wrong == sorted(wrong, reverse=True)
+    assert found["combine"]["1"]["dawid_skene"] == found["combine"]["1"]["majority"]
+    assert set(found["suspects"]) == {"sample"}
+    assert found["second_or_new"]["0.0"]["less_new"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """95% intervals over splits of the same rows, and over prompts."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.stats import t as student_t
 
@@ -24,6 +26,21 @@ def over_seeds(values: list[float], held_out: float) -> dict[str, float]:
     n = len(values)
     error = np.std(values, ddof=1) * np.sqrt(1 / n + held_out / (1 - held_out))
     margin = float(student_t.ppf(0.975, n - 1) * error)
+    mean = float(np.mean(values))
+    return _estimate(mean, mean - margin, mean + margin)
+
+
+def over_draws(values: Sequence[float]) -> dict[str, float]:
+    """
+    A mean over random draws of splits or annotators, for these texts.
+
+    Args:
+        values (`Sequence[float]`): One value per draw, two or more.
+
+    Returns:
+        `dict[str, float]`: `mean`, `low` and `high`.
+    """
+    margin = float(student_t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
     mean = float(np.mean(values))
     return _estimate(mean, mean - margin, mean + margin)
 

@@ -13,8 +13,7 @@ import json
 import numpy as np
 from data import ERROR, HELD_OUT, annotate, load_candidates, load_pairs, split, temperature
 from datasets import Dataset, disable_progress_bars
-from intervals import over_seeds
-from scipy.stats import t as student_t
+from intervals import over_draws, over_seeds
 
 from trl_real import real_select
 from trl_real.labeling.pool import Pool
@@ -61,13 +60,6 @@ def sum_up(rounds: list[list[SimulatedRound]], stops: list[SimulatedRound]) -> d
         "within_one": round(float((loss <= POINT + 1e-9).mean()), 4),
         "within_two": round(float((loss <= 2 * POINT + 1e-9).mean()), 4),
     }
-
-
-def over_draws(values: np.ndarray) -> dict[str, float]:
-    """A mean over draws of splits and annotators of these texts."""
-    margin = float(student_t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    mean = float(np.mean(values))
-    return {"mean": round(mean, 4), "low": round(mean - margin, 4), "high": round(mean + margin, 4)}
 
 
 def judge(rounds: list[list[SimulatedRound]]) -> dict:

@@ -20,6 +20,7 @@ from documents import put
 from figures import plot_curves, plot_reliability, plot_summary
 from machine import describe
 from report import summary, tables
+from report_annotators import annotators
 
 from trl_real.labeling.label_noise import Estimate
 from trl_real.labeling.reliability import ReliabilityBin, ReliabilityReport
@@ -27,12 +28,13 @@ from trl_real.labeling.reliability import ReliabilityBin, ReliabilityReport
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-STAGES = ("reliability", "annotation_curve", "rounds", "dpo")
+STAGES = ("reliability", "annotation_curve", "rounds", "annotators", "dpo")
 ROUNDS = ("candidates", "five", "pairs")
 RESULTS = (
     "annotation_curve",
     "reliability",
     *(f"rounds_{kind}" for kind in ROUNDS),
+    "annotators",
     "dpo_candidates",
     "dpo_pairs",
     "run",
@@ -78,6 +80,7 @@ def main() -> None:
         "rounds": {
             f"rounds_{kind}": ["rounds.py", kind, *data, *curve] for kind in (ROUNDS if data else ("candidates",))
         },
+        "annotators": {"annotators": ["annotators.py", *data, *curve]},
         "dpo": {
             f"dpo_{kind}": ["dpo.py", kind, *data, *dpo]
             for kind in (("candidates", "pairs") if data else ("candidates",))
@@ -100,6 +103,7 @@ def main() -> None:
         plot_reliability(results["reliability"]["reports"], DOCS / "figures" / "reliability.png")
         plot_summary(results, DOCS / "figures" / "results.png")
         put(DOCS / "study.md", "study", tables(results))
+        put(DOCS / "study.md", "annotators", annotators(results))
         put(DOCS / "reliability.md", "reliability", printed(results))
         put(HERE.parents[1] / "README.md", "study", summary(results))
 
