@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart quickstart-real offline-lm test test-real quality pytest docs cards benchmarks study lowest-trl trl-tests test-lowest dist clean
+.PHONY: quickstart quickstart-real offline-lm test test-real quality pytest docs cards benchmarks study lowest-trl trl-tests label-studio-check test-lowest dist clean
 
 # From candidates to an aligned model, with the sample of the package.
 quickstart: $(VENV)/ready
@@ -74,6 +74,15 @@ trl-tests: $(VENV)/ready
 	git clone --quiet --depth 1 --branch v$$($(BIN)/python -c 'import trl; print(trl.__version__)') $(TRL) $(VENV)/trl
 	cd $(VENV)/trl && ../bin/python -c 'import sys, pytest, trl, trl_real; trl.DPOTrainer = trl_real.RealDPOTrainer; \
 		sys.exit(pytest.main(["tests/test_dpo_trainer.py"]))'
+
+# Label pairs in a real Label Studio on this machine, and apply what it exports.
+label-studio-check: $(VENV)/ready $(VENV)/label-studio/ready
+	$(BIN)/python tests/label_studio_check.py $(VENV)/label-studio/bin/label-studio
+
+$(VENV)/label-studio/ready:
+	$(PYTHON) -m venv $(VENV)/label-studio
+	$(VENV)/label-studio/bin/python -m pip install --quiet label-studio==1.23.2
+	touch $@
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
