@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 
 from ..core.columns import kind
+from .hub_labels import download_logs, is_dataset_id
 from .label_log import LabelRecord, check_label, current_records, parse_record, read_log
 
 
@@ -35,6 +36,10 @@ def _from_path(path: Any, sizes: list[int]) -> list[LabelRecord]:
     return _from_records(list(read_log(path)), sizes)
 
 
+def _from_hub(repo_id: Any, sizes: list[int]) -> list[LabelRecord]:
+    return _from_records([record for path in download_logs(repo_id) for record in read_log(path)], sizes)
+
+
 def _from_records(records: list[Mapping[str, Any]], sizes: list[int]) -> list[LabelRecord]:
     read = [parse_record(record, f"{n} of `labels`") for n, record in enumerate(records, 1)]
     if records and not any("label" in record for record in records):
@@ -60,6 +65,7 @@ def _from_rows(labels: list[Any], sizes: list[int]) -> list[LabelRecord]:
 
 # The first source that fits is used.
 SOURCES = {
+    "hub": Source(is_dataset_id, _from_hub),
     "path": Source(lambda labels: isinstance(labels, str | Path), _from_path),
     "dict": Source(lambda labels: isinstance(labels, Mapping), _from_dict),
     "records": Source(
