@@ -1,7 +1,7 @@
 """A Hugging Face Hub on this machine: enough of it for huggingface_hub, datasets and transformers to push and load.
 
 The real clients talk HTTP to it: start it and set `HF_ENDPOINT` to its address before any of them is imported.
-It keeps models and datasets in memory, refuses what the real Hub refuses, and fails where a test asks it to.
+It keeps models, datasets and Spaces in memory, refuses what the real Hub refuses, and fails where a test asks it to.
 """
 
 import fnmatch

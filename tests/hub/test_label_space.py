@@ -216,6 +216,8 @@ def test_a_new_space_without_files_is_used(hub):
         ({"embedder": "."}, ValueError, "`embedder` must be the id of a model on the Hub"),
         ({"annotators": {}}, TypeError, "`annotators` must map each name to a password"),
         ({"annotators": {"anna": ""}}, ValueError, "Neither can be empty"),
+        ({"space_token": None}, ValueError, "`space_token` must be a token for the Space"),
+        ({"space_token": ""}, ValueError, "`space_token` must be a token for the Space"),
         ({"space_token": ALICE_READS}, PermissionError, "`space_token`: .* it is read-only"),
         ({"space_token": CAROL}, PermissionError, "`space_token`: .* the namespace is neither 'carol'"),
         ({"space_token": "hf_" + "x" * 34}, PermissionError, "`space_token`: .* the token is not valid"),

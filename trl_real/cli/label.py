@@ -174,7 +174,7 @@ def label(argv: list[str]) -> None:
 def load_pairs(arguments: LabelArguments) -> Dataset:
     """The pairs to label."""
     disable_progress_bars()
-    files = {arguments.dataset_train_split: arguments.data_files}
+    files: dict[str, list[str] | str | None] = {arguments.dataset_train_split: arguments.data_files}
     dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
     return dataset[arguments.dataset_train_split]
 

@@ -82,7 +82,7 @@ def push_label_space(
     push_label_space(pairs, "user/label-pairs", space_token="hf_...")
     ```
     """
-    _check(annotators, queue_options)
+    _check(space_token, annotators, queue_options)
     check_can_push(repo_id, "space", private=True, token=token)
     api = HfApi(token=token, library_name="trl-real", library_version=__version__)
     with explained(repo_id):
@@ -121,8 +121,12 @@ def push_label_space(
     return done
 
 
-def _check(annotators: Any, queue_options: dict[str, Any]) -> None:
-    """Raise for wrong arguments before anything is asked of the Hub. No message has a password."""
+def _check(space_token: Any, annotators: Any, queue_options: dict[str, Any]) -> None:
+    """Raise for wrong arguments before anything is asked of the Hub. No message has a token or a password."""
+    if not isinstance(space_token, str) or not space_token:
+        raise ValueError(
+            "`space_token` must be a token for the Space, as a string. Create one with write access to your datasets."
+        )
     if annotators is not None:
         if not isinstance(annotators, Mapping) or not annotators:
             raise TypeError(f"`annotators` must map each name to a password, found {type(annotators).__name__}.")

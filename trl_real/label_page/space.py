@@ -51,7 +51,7 @@ def serve_space(folder: Path) -> None:
     accounts = Accounts(json.loads(_secret(ANNOTATORS))) if settings.annotator is None else None
     pairs, log = RETRYING(_download, settings.labels_repo_id)
     queue = LabelQueue(Dataset.from_parquet(str(pairs)), log, **settings.queue_options)
-    with LabelSaver(log, settings.labels_repo_id) as saver:
+    with RETRYING(LabelSaver, log, settings.labels_repo_id) as saver:
         app = create_app(queue, accounts, settings.annotator or "", saver)
 
         def started(url: str) -> None:
