@@ -19,6 +19,8 @@ LICENSES = re.findall(
     isc lgpl lgpl-2.1 lgpl-3.0 llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 mit mpl-2.0 odbl odc-by openrail
     openrail++ other pddl unknown unlicense wtfpl zlib""",
 )
+COLORS = ["red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"]
+SPACE_CARD = {"sdk": ["gradio", "docker", "static"], "colorFrom": COLORS, "colorTo": COLORS}
 
 
 class NoSuchRevisionError(Exception):
@@ -64,8 +66,11 @@ class Commit:
         return entry
 
 
-def first_commit() -> Commit:
-    return Commit("initial commit", {".gitattributes": "".join(f"*.{end} filter=lfs\n" for end in LARGE).encode()})
+def first_commit(kind: str) -> Commit:
+    files = {".gitattributes": "".join(f"*.{end} filter=lfs\n" for end in LARGE).encode()}
+    if kind == "space":  # as the Hub does it
+        files["README.md"] = b"---\ntitle: New Space\ncolorFrom: red\ncolorTo: blue\nsdk: docker\n---\n"
+    return Commit("initial commit", files)
 
 
 @dataclass
@@ -73,9 +78,13 @@ class Repo:
     kind: str
     id: str
     private: bool = False
-    refs: dict[str, list[Commit]] = field(default_factory=lambda: {"main": [first_commit()]})  # each: oldest first
+    refs: dict[str, list[Commit]] = field(init=False)  # each: oldest first
     storage: dict[str, Large] = field(default_factory=dict)  # large files that were uploaded, by SHA-256
     awaited: dict[str, int] = field(default_factory=dict)  # sizes of those that were announced
+    secrets: dict[str, str] = field(default_factory=dict)  # of a Space
+
+    def __post_init__(self) -> None:
+        self.refs = {"main": [first_commit(self.kind)]}
 
     @property
     def owner(self) -> str:
@@ -108,6 +117,11 @@ def card_errors(readme: str, kind: str) -> list[str]:
     except (yaml.YAMLError, AttributeError) as error:
         return [f"The metadata is no YAML mapping: {error}"]
     errors = [f'"license" must be one of {LICENSES}'] * (not set(card.get("license", [])).issubset(LICENSES))
+    if kind == "space":
+        for key, values in SPACE_CARD.items():
+            errors += [f'"{key}" must be one of {values}'] * (not set(card.get(key, [])) <= set(values))
+        errors += ['"sdk" is required'] * ("sdk" not in card)
+        errors += ['"short_description" is too long'] * (len(str(card.get("short_description", [""])[0])) > 60)
     for key in ("base_model", "datasets") if kind == "model" else ():
         unknown = [value for value in card.get(key, []) if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(value))]
         errors += [f'"{key}" with value "{value}" is not valid. Use an id of the Hub.' for value in unknown]

@@ -1,7 +1,7 @@
 """A Hugging Face Hub on this machine: enough of it for huggingface_hub, datasets and transformers to push and load.
 
 The real clients talk HTTP to it: start it and set `HF_ENDPOINT` to its address before any of them is imported.
-It keeps models and datasets in memory, refuses what the real Hub refuses, and fails where a test asks it to.
+It keeps models, datasets and Spaces in memory, refuses what the real Hub refuses, and fails where a test asks it to.
 """
 
 import fnmatch
@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
-from hub_repos import Commit, Large, NoSuchRevisionError, Repo, card_errors, front_matter, git_oid, sha256
+from hub_repos import SPACE_CARD, Commit, Large, NoSuchRevisionError, Repo, card_errors, front_matter, git_oid, sha256
 
 
 ALICE, ALICE_READS, BOB_READS, CAROL = ("hf_" + who.ljust(34, "X") for who in ("alice", "aliceReads", "bob", "carol"))
@@ -79,8 +79,8 @@ ROUTES: list[tuple[str, re.Pattern[str], Any, str]] = []
 def route(method: str, path: str, access: str = "") -> Any:
     """`{repo}`, `{git}`: a repository, for the endpoint to get if the caller has access. `*`: a part of the path."""
     name = r"(?P<name>[^/]+(?:/[^/]+)?)"
-    path = path.replace("*", "([^/]+)").replace("{git}", rf"(?P<kind>datasets/)?{name}")
-    pattern = re.compile(path.replace("{repo}", rf"(?P<kind>models|datasets)/{name}"))
+    path = path.replace("*", "([^/]+)").replace("{git}", rf"(?P<kind>datasets/|spaces/)?{name}")
+    pattern = re.compile(path.replace("{repo}", rf"(?P<kind>models|datasets|spaces)/{name}"))
 
     def add(endpoint: Any) -> Any:
         ROUTES.append((method, pattern, endpoint, access))
@@ -115,6 +115,7 @@ class LocalHub:
         with self.lock:
             self.repos: dict[tuple[str, str], Repo] = {}
             self.faults: list[Fault] = []
+            self.orgs: dict[str, list[str]] = {}  # members of each organization
             self.requests: list[tuple[str, str, str | None]] = []  # method, path as sent, user
 
     def fail(
@@ -170,14 +171,19 @@ class LocalHub:
     def open(self, request: Request, kind: str, name: str, access: str, revision: str = "") -> Repo:
         """The repository, if the caller has access: to "read", "write", "propose" changes or "commit" (either)."""
         repo = self.repos.get((kind, name))
-        if repo is None or (repo.private and access and request.user != repo.owner):
+        if repo is None or (repo.private and access and not self.owns(request.user, repo.owner)):
             status, message = (404, "Repository not found") if request.user else (401, "Invalid username or password.")
             raise HubError(status, message, "RepoNotFound")
         if access == "commit":
             access = "propose" if request.query.get("create_pr") or revision.startswith("refs/pr/") else "write"
-        if access in ("write", "propose") and self.writer(request, "RepoNotFound") != repo.owner and access == "write":
+        if access not in ("write", "propose"):
+            return repo
+        if not self.owns(self.writer(request, "RepoNotFound"), repo.owner) and access == "write":
             raise HubError(403, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
         return repo
+
+    def owns(self, user: str | None, owner: str) -> bool:
+        return user == owner or user in self.orgs.get(owner, ())
 
     def writer(self, request: Request, code: str | None = None) -> str:
         if request.user is None:
@@ -187,7 +193,7 @@ class LocalHub:
         return request.user
 
     def web_url(self, repo: Repo) -> str:
-        return f"{self.url}/{'datasets/' * (repo.kind == 'dataset')}{repo.id}"
+        return f"{self.url}/{'' if repo.kind == 'model' else f'{repo.kind}s/'}{repo.id}"
 
     # --- Accounts and repositories ---
 
@@ -196,14 +202,17 @@ class LocalHub:
         if request.user is None:
             raise HubError(401, "Invalid username or password.")
         access = {"type": "access_token", "accessToken": {"displayName": "tests", "role": request.role}}
-        return {"type": "user", "id": request.user, "name": request.user, "orgs": [], "isPro": False, "auth": access}
+        orgs = [{"name": org} for org, members in self.orgs.items() if request.user in members]
+        return {"type": "user", "id": request.user, "name": request.user, "orgs": orgs, "isPro": False, "auth": access}
 
     @route("POST", "/api/repos/create")
     def create(self, request: Request) -> Any:
         user, asked = self.writer(request), request.json()
         kind, owner = asked.get("type") or "model", asked.get("organization") or user
-        if owner != user:
+        if not self.owns(user, owner):
             raise HubError(403, f'You don\'t have the rights to create a {kind} under the namespace "{owner}"')
+        if kind == "space" and asked.get("sdk") not in SPACE_CARD["sdk"]:
+            raise HubError(400, f'"sdk" must be one of {SPACE_CARD["sdk"]}')
         private = bool(asked.get("private")) or asked.get("visibility") == "private"
         repo = Repo(kind, f"{owner}/{asked['name']}", private)
         if self.repos.setdefault((kind, repo.id), repo) is not repo:
@@ -234,6 +243,13 @@ class LocalHub:
     def delete_branch(self, request: Request, repo: Repo, name: str) -> Any:
         repo.history(name)
         del repo.refs[name]
+        return {}
+
+    @route("POST", "/api/{repo}/secrets", "write")
+    def add_secret(self, request: Request, repo: Repo) -> Any:
+        if repo.kind != "space":
+            raise HubError(404, "Only a Space has secrets")
+        repo.secrets[request.json()["key"]] = request.json()["value"]
         return {}
 
     # --- Reading ---

@@ -69,6 +69,25 @@ def start_command(*flags: str, cwd: Path) -> tuple[subprocess.Popen[str], int]:
     return process, int(found[1])
 
 
+def start_space(folder: str, secrets: dict[str, str], code: str | None = None) -> tuple[subprocess.Popen[str], int]:
+    """The app of a Space in a process of its own, after some other code; the process and its port."""
+    run = "import runpy; runpy.run_path('app.py', run_name='__main__')"
+    command = [sys.executable, *(["app.py"] if code is None else ["-c", f"{code}; {run}"])]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    clean = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**clean, "PYTHONPATH": path, "PORT": "0", **secrets},
+    )
+    assert process.stdout is not None
+    found = re.match(r"The page is at http://0\.0\.0\.0:(\d+)\. ", process.stdout.readline())
+    assert found, process.wait()
+    return process, int(found[1])
+
+
 class Reply(NamedTuple):
     status: int
     headers: Any

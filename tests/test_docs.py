@@ -52,7 +52,7 @@ def blocks(page):
 PAGES = [page for page in (README, *sorted(DOCS.glob("*.md"))) if list(blocks(page))]
 ON_RAY = [page for page in PAGES if "import ray\n" in page.read_text(encoding="utf-8")]
 # Other commands: the first word says that another test runs them, or that nothing here can.
-NOT_RUN = {"make", "pip", "ray", ".venv/bin/python"}
+NOT_RUN = {"make", "pip", "ray", "hf", ".venv/bin/python"}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,7 @@ def folder(tmp_path, monkeypatch, rng, hub):
     """Where a page is run: with candidates and preferences, and logged in to a Hub on this machine."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_TOKEN", ALICE)
+    monkeypatch.setenv("TRL_REAL_SPACE_TOKEN", ALICE)
     candidates = Dataset.from_list([{**row, "id": i} for i, row in enumerate(candidate_rows(rng, 30, (2, 3)))])
     candidates.to_json("candidates.jsonl")
     candidates.to_parquet("candidates/0.parquet")
@@ -128,6 +129,7 @@ def test_pages(page, folder, tiny_lm, tiny_reward_model, tiny_encoder, chat, mon
         "max_new_tokens=256": "max_new_tokens=8",
         "max_new_tokens 256": "max_new_tokens 8",
         "OPENAI_API_KEY=... ": "",
+        "TRL_REAL_SPACE_TOKEN=hf_... ": "",
         "https://example.com/v1": chat.url,
         "examples/recipes": str(ROOT / "examples" / "recipes"),
     }

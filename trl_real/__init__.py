@@ -33,6 +33,7 @@ _EXPORTS = {
     "suspect_labels": "labeling.suspects",
     "create_dataset_card": "hub.dataset_card",
     "push_selected_dataset": "hub.push",
+    "push_label_space": "hub.label_space",
     "RealDPOConfig": "training.real_dpo_config",
     "RealDPOTrainer": "training.real_dpo_trainer",
     "WinRate": "metrics.win_rate",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .config import SelectionConfig as SelectionConfig
     from .embedding.embed import embed_responses as embed_responses
     from .hub.dataset_card import create_dataset_card as create_dataset_card
+    from .hub.label_space import push_label_space as push_label_space
     from .hub.push import push_selected_dataset as push_selected_dataset
     from .labeling.labels import apply_labels as apply_labels
     from .labeling.progress import label_progress as label_progress

@@ -1,8 +1,10 @@
 """`trl-real label`: what it refuses before anybody is let in, and that it serves what it says."""
 
+import json
 import signal
 
 import pytest
+from local_hub import ALICE
 from local_page import Client, start_command, unlabeled
 
 from trl_real.cli import main
@@ -66,6 +68,21 @@ def test_passwords_come_from_values_and_files(project):
         with pytest.raises(ValueError, match=r"`--auth`") as found:
             read_passwords(["team.txt"])
         assert str(found.value) == message
+
+
+def test_the_page_is_put_into_a_space(hub, monkeypatch, capsys):
+    flags = ["--data_files", "pairs.jsonl", "--push_to_space", "label", "--auth", "anna:hunter2"]
+    assert main(["label", *flags]) == 1
+    assert "Set the environment variable TRL_REAL_SPACE_TOKEN." in capsys.readouterr().err
+    monkeypatch.setenv("HF_TOKEN", ALICE)
+    monkeypatch.setenv("TRL_REAL_SPACE_TOKEN", ALICE)
+    assert main(["label", *flags, "--annotator", "anna"]) == 1
+    assert "`--annotator` is for a page on this machine." in capsys.readouterr().err
+    assert main(["label", *flags, "--overlap", "2", "--labels_repo_id", "alice/named"]) == 0
+    settings = json.loads(hub.repos["space", "alice/label"].files()["label_space.json"])
+    assert (settings["labels_repo_id"], settings["queue_options"]["overlap"]) == ("alice/named", 2)
+    assert "pairs.parquet" in hub.repos["dataset", "alice/named"].files()
+    assert "hunter2" in hub.repos["space", "alice/label"].secrets["TRL_REAL_ANNOTATORS"]
 
 
 @pytest.mark.slow

@@ -5,9 +5,14 @@ import re
 import shutil
 
 import pytest
-from local_page import PASSWORDS, running, unlabeled
+from huggingface_hub import HfApi
+from local_hub import ALICE
+from local_page import PASSWORDS, running, serving, unlabeled
 
 from trl_real import LabelQueue
+from trl_real.label_page.accounts import Accounts
+from trl_real.label_page.label_saver import LabelSaver
+from trl_real.label_page.server import create_app
 from trl_real.labeling.label_log import read_log
 
 
@@ -37,7 +42,9 @@ def browser():
             pytest.fail(missing)
         pytest.skip(missing)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        # The page is on this machine, and a site on the internet shows it in a frame only where Chromium does not mind.
+        arguments = ["--no-sandbox", "--disable-features=LocalNetworkAccessChecks"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
         browser.close()
 
@@ -418,3 +425,30 @@ def test_the_next_pair_is_there_at_once(look, log):
             page.locator("#mine", has_text=f"{n} by you").wait_for()
         print("milliseconds from the key to the next pair:", sorted(map(round, milliseconds)))
         assert min(milliseconds) < 100  # the others may be disturbed by what else runs on this machine
+
+
+def test_in_a_space_the_hub_shows_the_page_in_a_frame(browser, log, hub, monkeypatch):
+    """With a session that lasts, although the frame is on another site, and with the number of decisions that are saved."""
+    monkeypatch.setenv("HF_TOKEN", ALICE)
+    monkeypatch.setattr("trl_real.label_page.label_saver.EVERY", 1000.0)
+    HfApi().create_repo("alice/labels", repo_type="dataset", private=True)
+    queue, context = LabelQueue(unlabeled(2), log), browser.new_context()
+    with (
+        LabelSaver(log, "alice/labels") as saver,
+        serving(create_app(queue, Accounts(PASSWORDS), "", saver)) as port,
+    ):
+        html = f'<iframe src="http://127.0.0.1:{port}/" width="1200" height="800"></iframe>'
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.route("https://huggingface.co/**", lambda route: route.fulfill(content_type="text/html", body=html))
+        page.goto("https://huggingface.co/spaces/alice/label")
+        frame = page.frame_locator("iframe")
+        frame.get_by_label("Name").fill("anna")
+        frame.get_by_label("Password").fill(PASSWORDS["anna"])
+        frame.get_by_role("button", name="Sign in").click()
+        frame.get_by_role("button", name="Tie").click()
+        frame.get_by_text("Recorded: tie.").wait_for()
+        frame.get_by_text("Saved 0 of 1", exact=True).wait_for()
+        saver.trigger().result()
+        frame.get_by_text("Saved 1 of 1", exact=True).wait_for()
+        context.close()

@@ -1,12 +1,14 @@
-"""`trl-real label`: serve the page on which people label pairs."""
+"""`trl-real label`: serve the page on which people label pairs, here or in a Space on the Hub."""
 
 import contextlib
 import getpass
 import importlib.util
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from datasets import disable_progress_bars
+from datasets import Dataset, disable_progress_bars
 
 from ..config import SelectionConfig
 from ..core.output_folder import OutputFolder
@@ -18,6 +20,7 @@ from .errors import users_mistakes
 
 
 LOG = "labels.jsonl"
+SPACE_TOKEN = "TRL_REAL_SPACE_TOKEN"
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -46,6 +49,11 @@ class LabelArguments:
             The address to listen on. Any address other than the local one requires `auth`.
         port (`int`, *optional*, defaults to `7860`):
             The port to listen on. 0 picks a free port.
+        push_to_space (`str`, *optional*):
+            A Space on the Hub to put the page into, instead of serving it here; see [`push_label_space`]. The environment variable
+            `TRL_REAL_SPACE_TOKEN` has the token with which the Space saves the labels.
+        labels_repo_id (`str`, *optional*):
+            The dataset for the labels of the Space. If `None`, `"<push_to_space>-labels"`.
         n, strategy, audit, seed, overlap, lease_seconds, embedder, embedder_max_length, embedder_batch_size, embedder_dtype:
             See [`LabelQueue`].
     """
@@ -79,6 +87,17 @@ class LabelArguments:
         metadata={"help": "Address to listen on. Any address other than the local one requires --auth."},
     )
     port: int = field(default=7860, metadata={"help": "Port to listen on. 0 picks a free port."})
+    push_to_space: str | None = field(
+        default=None,
+        metadata={
+            "help": "Space on the Hub to put the page into, instead of serving it here. It saves the labels with the token in the "
+            f"environment variable {SPACE_TOKEN}."
+        },
+    )
+    labels_repo_id: str | None = field(
+        default=None,
+        metadata={"help": "Dataset for the labels of the Space. Default: the name of the Space with -labels."},
+    )
     n: int = field(default=50, metadata={"help": "Number of pairs per round."})
     strategy: str = field(
         default="random", metadata={"help": "Which pairs to label next in each round.", "choices": ["random", *PICKS]}
@@ -119,8 +138,12 @@ QUEUE_OPTIONS = (
 
 
 def label(argv: list[str]) -> None:
-    """Serve the page until it is interrupted."""
+    """Serve the page until it is interrupted, or put it into a Space."""
     (arguments,) = parse("label", (LabelArguments,), argv)
+    if arguments.push_to_space is not None:
+        with users_mistakes():
+            push_to_space(arguments)
+        return
     folder = OutputFolder(arguments.output_dir)
     with users_mistakes(), folder.locked():
         if any(importlib.util.find_spec(name) is None for name in ("markdown_it", "nh3", "starlette", "uvicorn")):
@@ -135,14 +158,7 @@ def label(argv: list[str]) -> None:
                 "a password with `--auth`."
             )
         annotator = arguments.annotator or getpass.getuser()
-        disable_progress_bars()
-        files = {arguments.dataset_train_split: arguments.data_files}
-        dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
-        queue = LabelQueue(
-            dataset[arguments.dataset_train_split],
-            folder.path / LOG,
-            **{name: getattr(arguments, name) for name in QUEUE_OPTIONS},
-        )
+        queue = LabelQueue(load_pairs(arguments), folder.path / LOG, **queue_options(arguments))
         accounts = Accounts(passwords) if passwords else None
         who = ", ".join(passwords) if passwords else annotator
 
@@ -153,6 +169,42 @@ def label(argv: list[str]) -> None:
             serve(create_app(queue, accounts, annotator), arguments.host, arguments.port, started)
         progress = queue.progress()
         print(f"\n{progress.done:,} of {progress.pairs:,} pairs are done. Every decision is in {queue.log}.")
+
+
+def load_pairs(arguments: LabelArguments) -> Dataset:
+    """The pairs to label."""
+    disable_progress_bars()
+    files: dict[str, list[str] | str | None] = {arguments.dataset_train_split: arguments.data_files}
+    dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
+    return dataset[arguments.dataset_train_split]
+
+
+def queue_options(arguments: LabelArguments) -> dict[str, Any]:
+    """The options of [`LabelQueue`]."""
+    return {name: getattr(arguments, name) for name in QUEUE_OPTIONS}
+
+
+def push_to_space(arguments: LabelArguments) -> None:
+    """Put the page into a Space."""
+    token = os.environ.get(SPACE_TOKEN)
+    if not token:
+        raise ValueError(
+            f"`--push_to_space` needs a token with which the Space saves the labels. Set the environment variable {SPACE_TOKEN}."
+        )
+    if arguments.annotator is not None:
+        raise ValueError(
+            "`--annotator` is for a page on this machine. In a Space, give names and passwords with `--auth`."
+        )
+    from ..hub.label_space import push_label_space
+
+    push_label_space(
+        load_pairs(arguments),
+        str(arguments.push_to_space),
+        space_token=token,
+        annotators=read_passwords(paths_in(arguments.auth)) or None,
+        labels_repo_id=arguments.labels_repo_id,
+        **queue_options(arguments),
+    )
 
 
 def read_passwords(given: list[str]) -> dict[str, str]:

@@ -17,9 +17,9 @@ def check_can_push(repo_id: str, repo_type: str, private: bool | None = None, to
         repo_id (`str`):
             The repository, as `"user/name"`, `"organization/name"` or `"name"`.
         repo_type (`str`):
-            `"model"` or `"dataset"`.
+            `"model"`, `"dataset"` or `"space"`.
         private (`bool`, *optional*):
-            Whether the data of the push must be private.
+            Whether the repository of a dataset or Space must be private.
         token (`str`, *optional*):
             The token to push with. If `None`, the token of `hf auth login`.
 
@@ -53,7 +53,7 @@ def check_can_push(repo_id: str, repo_type: str, private: bool | None = None, to
             info = retried(lambda: api.repo_info(full_name, repo_type=repo_type), repo_id)
         except RepositoryNotFoundError:
             return  # the push will create it
-        if private and repo_type == "dataset" and not info.private:
+        if private and repo_type != "model" and not info.private:
             raise ValueError(
                 f"{full_name} must be private, but it already exists and is public. Make it private in its settings, or choose "
                 "another name."

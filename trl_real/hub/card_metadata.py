@@ -10,7 +10,7 @@ from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
 
-from .card_parts import is_repo_id
+from ..core.repo_ids import is_repo_id
 
 
 # The path of a dataset from the Hub in the cache of `datasets`.

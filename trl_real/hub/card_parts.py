@@ -9,12 +9,10 @@ from typing import Any
 import jinja2
 import yaml
 from huggingface_hub import constants
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
 from ..config import SelectionConfig
-from ..core.redaction import TOKEN
+from ..core.repo_ids import is_repo_id
 from ..embedding.embedder import MAX_LENGTH
 from ..embedding.identity import embedder_name
 from ..selection.report import SelectionReport
@@ -65,24 +63,13 @@ def render(template: str, **variables: Any) -> str:
     return environment.get_template(template).render(variables).strip()
 
 
-def is_repo_id(name: str | None) -> bool:
-    """Whether `name` is a valid `"owner/name"` of a repository on the Hub, and not a local path."""
-    if name is None or name.count("/") != 1 or TOKEN.search(name) or Path(name).exists():
-        return False
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
 def endpoint() -> str:
     """The URL of the Hub, without a password that it may contain."""
     return re.sub("//[^/@]*@", "//", constants.ENDPOINT)
 
 
 def link(repo_id: str, kind: str) -> str:
-    """A link to a repository on the Hub. `kind` is `"models"` or `"datasets"`. For a local path, only its last part."""
+    """A link to a repository on the Hub. `kind` is `"models"`, `"datasets"` or `"spaces"`. For a local path, only its last part."""
     if not is_repo_id(repo_id):
         return markdown.code(Path(repo_id).name)
     path = repo_id if kind == "models" else f"{kind}/{repo_id}"

@@ -11,12 +11,13 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..config import SelectionConfig
 from ..core.redaction import redact
+from ..core.repo_ids import is_repo_id
 from ..embedding.identity import embedder_name
 from ..selection.report import SelectionReport
 from . import markdown
 from .card_examples import describe_rows
 from .card_metadata import Source, describe_files, describe_size, describe_source, extended, find_source
-from .card_parts import OWN_CITATION, REAL_CITATION, is_repo_id, link, options, options_yaml, render
+from .card_parts import OWN_CITATION, REAL_CITATION, link, options, options_yaml, render
 
 
 TAGS = ("trl", "dpo", "preference", "trl-real")

@@ -10,9 +10,10 @@ from huggingface_hub import EvalResult, ModelCard
 
 from ..config import SelectionConfig
 from ..core.redaction import redact
+from ..core.repo_ids import is_repo_id
 from ..selection.report import SelectionReport
 from . import markdown
-from .card_parts import DPO_CITATION, OWN_CITATION, is_repo_id, link, options_yaml, render
+from .card_parts import DPO_CITATION, OWN_CITATION, link, options_yaml, render
 
 
 # How TRL's quick start passes the question: as a conversation, which needs a chat template.

@@ -29,9 +29,9 @@ from .. import __version__
 from ..config import SelectionConfig
 from ..core.files import whole_file
 from ..core.redaction import TOKEN
+from ..core.repo_ids import is_repo_id
 from ..selection.report import SelectionReport
 from .card_metadata import Source, data_folder, describe_download, describe_files, describe_size, find_source
-from .card_parts import is_repo_id
 from .commit import Operations, Target, commit
 from .dataset_card import as_splits, create_dataset_card, split_reports
 from .retries import explained, retried

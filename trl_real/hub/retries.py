@@ -88,7 +88,7 @@ def explained(repo_id: str) -> Iterator[None]:
             ),
             404: (
                 FileNotFoundError,
-                "there is no such dataset or revision that you have access to, or the name is taken; check the name, or choose "
+                "there is no such repository or revision that you have access to, or the name is taken; check the name, or choose "
                 "another one",
             ),
             409: (

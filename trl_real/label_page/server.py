@@ -3,7 +3,7 @@
 import json
 import logging
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..labeling.label_log import OTHER_SIDE, side_sha256
 from ..labeling.queue import LabelQueue
 from .accounts import Accounts
+from .label_saver import LabelSaver
 from .progress_view import ProgressView
 from .rendering import task_for_page
 
@@ -34,10 +35,14 @@ LOOPBACK = ("127.0.0.1", "localhost")
 MAX_BODY = 16 * 1024
 AHEAD = 3
 STATIC = files(__package__) / "static"
+# The site that shows a Space in a frame.
+HUB = "https://huggingface.co"
 # The page runs its own script and loads nothing from elsewhere, whatever the data say.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+)
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
@@ -60,11 +65,21 @@ class LabelPage:
             The annotators. If `None`, everyone who reaches the server is `annotator`.
         annotator (`str`, *optional*, defaults to `"annotator"`):
             Name of the annotator without accounts.
+        saver ([`LabelSaver`], *optional*):
+            Saves the label log to the Hub. Pass it only in a Space: the Hub then shows the page in a frame, with the cookies that
+            this needs.
     """
 
-    def __init__(self, queue: LabelQueue, accounts: Accounts | None = None, annotator: str = "annotator"):
+    def __init__(
+        self,
+        queue: LabelQueue,
+        accounts: Accounts | None = None,
+        annotator: str = "annotator",
+        saver: LabelSaver | None = None,
+    ):
         self.queue = queue
         self.accounts = accounts
+        self.saver = saver
         self.lead = annotator if accounts is None else accounts.lead
         self._progress = ProgressView(queue)
 
@@ -85,15 +100,26 @@ class LabelPage:
             session = await run_in_threadpool(self.accounts.sign_in, body["name"], body["password"])
         if session is None:
             raise HTTPException(401, "The name or the password is wrong.")
-        response = _Json({})
-        secure = request.url.scheme == "https"
-        response.set_cookie(COOKIE, session, httponly=True, samesite="strict", secure=secure, max_age=30 * 24 * 3600)
-        return response
+        return self._with_cookie(request, session, 30 * 24 * 3600)
 
     async def sign_out(self, request: Request) -> Response:
         await _body(request, {})
+        return self._with_cookie(request, "", 0)
+
+    def _with_cookie(self, request: Request, session: str, max_age: int) -> Response:
         response = _Json({})
-        response.delete_cookie(COOKIE)
+        in_frame = self.saver is not None
+        response.set_cookie(
+            COOKIE,
+            session,
+            max_age=max_age,
+            httponly=True,
+            secure=in_frame or request.url.scheme == "https",
+            samesite="none" if in_frame else "strict",
+        )
+        if in_frame:  # kept for the site around the frame; Starlette can say so only from Python 3.14 on
+            name, cookie = response.raw_headers.pop()
+            response.raw_headers.append((name, cookie + b"; Partitioned"))
         return response
 
     async def task(self, request: Request) -> Response:
@@ -108,6 +134,12 @@ class LabelPage:
         annotator = self._annotator(request)
         await _body(request, {})
         return await run_in_threadpool(self._undo, annotator)
+
+    async def saved(self, request: Request) -> Response:
+        self._annotator(request)
+        if self.saver is None:
+            raise HTTPException(404, "Every decision is saved to the label log before it is answered.")
+        return _Json(self.saver.saved()._asdict())
 
     async def progress_page(self, request: Request) -> Response:
         if self.who(request) is None:
@@ -144,6 +176,7 @@ class LabelPage:
                 "mine": sum(progress.annotators.get(annotator, ())),
                 "done": progress.done,
                 "pairs": progress.pairs,
+                "hub": None if self.saver is None else self.saver.saved()._asdict(),
                 **more,
             },
             background=BackgroundTask(self._render_ahead, annotator),
@@ -171,11 +204,18 @@ class LabelPage:
         return self._next(annotator, undone=self.queue.undo(annotator) is not None)
 
 
-def create_app(queue: LabelQueue, accounts: Accounts | None = None, annotator: str = "annotator") -> Starlette:
+def create_app(
+    queue: LabelQueue,
+    accounts: Accounts | None = None,
+    annotator: str = "annotator",
+    saver: LabelSaver | None = None,
+) -> Starlette:
     """The page as an ASGI application; see [`LabelPage`]."""
-    page = LabelPage(queue, accounts, annotator)
-    middleware = [Middleware(_Headers)]
-    if accounts is None:  # otherwise, another site could resolve its name to this machine and label (DNS rebinding)
+    page = LabelPage(queue, accounts, annotator, saver)
+    policy = POLICY if saver is None else f"{POLICY} {HUB}"
+    middleware = [Middleware(_Headers, headers={**HEADERS, "Content-Security-Policy": policy})]
+    # Otherwise, another site could resolve its name to this machine and label (DNS rebinding). The Hub guards a private Space itself.
+    if accounts is None and saver is None:
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK))
     return Starlette(
         routes=[
@@ -184,6 +224,7 @@ def create_app(queue: LabelQueue, accounts: Accounts | None = None, annotator: s
             Route("/progress", page.progress_page),
             Route("/progress.png", page.progress_plot),
             Route("/api/task", page.task),
+            Route("/api/saved", page.saved),
             Route("/api/decide", page.decide, methods=["POST"]),
             Route("/api/undo", page.undo, methods=["POST"]),
             Route("/api/sign-in", page.sign_in, methods=["POST"]),
@@ -260,18 +301,16 @@ def _error(status: int, message: str) -> Response:
 
 
 class _Headers:
-    """Adds `HEADERS` to each response."""
+    """Adds headers to each response."""
 
-    def __init__(self, app: ASGIApp):
+    def __init__(self, app: ASGIApp, headers: dict[str, str]):
         self.app = app
+        self.headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own: Collection[tuple[bytes, bytes]] = [
-                    (name.lower().encode(), value.encode()) for name, value in HEADERS.items()
-                ]
-                message["headers"] = [*message["headers"], *own]
+                message["headers"] = [*message["headers"], *self.headers]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)

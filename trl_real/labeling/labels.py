@@ -41,6 +41,7 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop", aggregate: st
             The labels, each `"a"`, `"b"`, `"tie"` or `None`, in one of these formats:
 
             - the path of a JSONL file, with `pair_id`, `label` and, optionally, `annotator` on each line;
+            - the name of a dataset on the Hub with such files in `labels/`, as [`push_label_space`] creates it;
             - a list of such records;
             - a dict that maps `pair_id` to label;
             - a list of labels, one per row.

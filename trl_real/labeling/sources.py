@@ -10,7 +10,8 @@ from ..core.columns import kind
 from .formats.entries import Entry
 from .formats.files import read_file
 from .formats.tools import log_lines
-from .label_log import LabelRecord, check_label, current_records, parse_record
+from .hub_labels import download_logs, is_dataset_id
+from .label_log import LabelRecord, check_label, current_records, parse_record, read_log
 
 
 class Source(NamedTuple):
@@ -36,6 +37,10 @@ def read_labels(labels: Any, datasets: Iterable[Dataset]) -> list[LabelRecord]:
 
 def _from_path(path: Any, sizes: list[int]) -> list[LabelRecord]:
     return _from_entries(list(read_file(path)))
+
+
+def _from_hub(repo_id: Any, sizes: list[int]) -> list[LabelRecord]:
+    return _from_records([record for path in download_logs(repo_id) for record in read_log(path)], sizes)
 
 
 def _from_records(records: Iterable[Mapping[str, Any]], sizes: list[int]) -> list[LabelRecord]:
@@ -70,6 +75,7 @@ def _from_rows(labels: list[Any], sizes: list[int]) -> list[LabelRecord]:
 
 # The first source that fits is used.
 SOURCES = {
+    "hub": Source(is_dataset_id, _from_hub),
     "path": Source(lambda labels: isinstance(labels, str | Path), _from_path),
     "dataset": Source(
         lambda labels: isinstance(labels, Dataset), lambda labels, sizes: _from_records(labels.to_list(), sizes)

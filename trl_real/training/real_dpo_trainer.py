@@ -19,9 +19,10 @@ from ..config import SelectionConfig
 from ..core.files import write_text
 from ..core.output_folder import OutputFolder
 from ..core.redaction import redact
+from ..core.repo_ids import is_repo_id
 from ..embedding.embedder import free_embedder
 from ..embedding.policy import PolicyEmbedder
-from ..hub.card_parts import REAL_CITATION, is_repo_id
+from ..hub.card_parts import REAL_CITATION
 from ..hub.model_card import add_selection
 from ..hub.push import push_selected_dataset
 from ..hub.retries import explained, retried

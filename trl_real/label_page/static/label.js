@@ -1,7 +1,7 @@
 "use strict";
 
 const LONGEST = 100_000; // characters of a text that are shown before anybody asks for the rest
-const LOOK_AGAIN = 5_000; // milliseconds, where others hold the last pairs
+const LOOK_AGAIN = 5_000; // milliseconds, where others hold the last pairs, or decisions are not yet on the Hub
 const SAID = { first: "A is better", second: "B is better", tie: "tie", skip: "skipped" };
 const KEYS = {
   1: "first", arrowleft: "first", 2: "second", arrowright: "second", 0: "tie", t: "tie", s: "skip",
@@ -13,6 +13,8 @@ let task = null; // the pair that is shown
 let raw = false; // whether texts are shown as they are
 let busy = false; // whether the server is being asked
 let timer = null;
+let hub = null; // in a Space, how many decisions are on the Hub
+let hubTimer = null;
 const clock = { seconds: 0, since: null }; // how long the pair has been looked at
 
 async function ask(path, body) {
@@ -51,7 +53,7 @@ async function decide(choice) {
   const reply = await ask("api/decide", { pair_id, first_sha256, choice, seconds: secondsSoFar() });
   if (reply) {
     show(reply);
-    say(`Saved: ${SAID[choice]}.`);
+    say(`${hub === null ? "Saved" : "Recorded"}: ${SAID[choice]}.`);
   } else if (task === null) {
     next();
   }
@@ -72,6 +74,7 @@ function show(reply) {
   at("everyone").textContent = `${reply.done.toLocaleString("en")} of ${reply.pairs.toLocaleString("en")} pairs`;
   at("bar").max = Math.max(reply.pairs, 1);
   at("bar").value = reply.done;
+  showSaved(reply.hub);
   at("progress").hidden = !reply.is_lead;
   at("sign-out").hidden = !reply.has_accounts;
   at("task").hidden = task === null;
@@ -81,7 +84,7 @@ function show(reply) {
     const all = reply.done === reply.pairs;
     at("nothing-title").textContent = all ? "All pairs are done" : "Nothing for you right now";
     at("nothing-text").textContent = all
-      ? "Thank you. Every decision is saved."
+      ? hub === null ? "Thank you. Every decision is saved." : "Thank you."
       : "Others have the last pairs before them, or are still to decide about those that you have labeled. This page looks again by itself.";
     if (!all) timer = setTimeout(next, LOOK_AGAIN);
     return;
@@ -92,6 +95,21 @@ function show(reply) {
   scrollTo(0, 0);
   clock.seconds = 0;
   clock.since = document.hidden ? null : performance.now();
+}
+
+function showSaved(found) {
+  hub = found;
+  clearTimeout(hubTimer);
+  if (hub === null) return;
+  const [saved, decisions] = [hub.saved, hub.decisions].map((n) => n.toLocaleString("en"));
+  at("saved").textContent = `Saved ${saved} of ${decisions}${hub.failing ? " (the Hub does not answer; trying again)" : ""}`;
+  at("saved").classList.toggle("failing", hub.failing);
+  if (hub.saved < hub.decisions) hubTimer = setTimeout(lookSaved, LOOK_AGAIN);
+}
+
+async function lookSaved() {
+  const response = await fetch("api/saved").catch(() => null);
+  showSaved(response?.ok ? await response.json() : hub);
 }
 
 function showTexts() {
