@@ -26,6 +26,7 @@ PICTURES = ROOT / "docs" / "figures"
 CARDS = ROOT / "model_cards"
 DECIDED = 7
 SIZES = {"wide": {"width": 1200, "height": 640}, "narrow": {"width": 400, "height": 800}}
+TOP = {"x": 0, "y": 0, "width": 900, "height": 1900}  # of a card
 # Close to how the Hub shows a card.
 CARD_STYLE = """
 body { font: 16px/1.6 system-ui, sans-serif; color: #1f2937; max-width: 820px; margin: 2em auto; padding: 0 2em; }
@@ -109,7 +110,7 @@ def photograph_card(browser: Browser, name: str) -> None:
         file.flush()
         page = browser.new_page(viewport={"width": 900, "height": 800})
         page.goto(Path(file.name).as_uri())
-        page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+        page.screenshot(path=PICTURES / f"{name}.png", full_page=True, clip=TOP)
         page.close()
 
 

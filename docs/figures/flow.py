@@ -1,4 +1,4 @@
-"""Draw flow.png, the stages from your rows to an aligned model: `python docs/figures/flow.py`."""
+"""Draw flow.png, the stages from prompts to an aligned model: `python docs/figures/flow.py`."""
 
 import itertools
 from pathlib import Path
@@ -7,18 +7,21 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
 
-# The center, what there is at this stage, and the functions that lead to it.
-STAGES = [
-    (0.0, 0.0, "your rows", "any known layout"),
-    (1.75, 0.0, "candidates", "to_candidates"),
-    (3.5, 0.0, "embeddings", "embed_responses"),
-    (5.25, 0.0, "pairs", "real_select\nselect_budget"),
-    (7.4, 0.0, "preferences", "chosen, rejected"),
-    (9.15, 0.0, "aligned model", "RealDPOTrainer"),
+# The center, what there is at this stage, and the functions that lead to it or, for the first ones, away from it.
+SOURCES = [
+    (0.0, 0.5, "prompts", "generate_responses\nscore_responses"),
+    (0.0, -0.5, "your rows", "to_candidates"),
 ]
-ANNOTATORS = (6.325, -1.35, "annotators", "to_label_tasks\napply_labels")
+STAGES = [
+    (1.95, 0.0, "candidates", "prompt, responses"),
+    (3.8, 0.0, "embeddings", "embed_responses"),
+    (5.65, 0.0, "pairs", "real_select\nselect_budget"),
+    (7.9, 0.0, "preferences", "chosen, rejected"),
+    (9.8, 0.0, "aligned model", "RealDPOTrainer"),
+]
+ANNOTATORS = (6.775, -1.35, "annotators", "trl-real label\napply_labels")
 INK, LINE, FILL, PEOPLE = "#24292f", "#57606a", "#dbe7f5", "#fbe3d3"
-WIDTH, HEIGHT, GAP = 1.42, 0.8, 0.05
+WIDTH, HEIGHT, GAP = 1.56, 0.8, 0.05
 
 
 def box(axes: plt.Axes, x: float, y: float, name: str, how: str, color: str) -> None:
@@ -35,13 +38,17 @@ def arrow(axes: plt.Axes, start: tuple[float, float], end: tuple[float, float], 
 
 
 def main() -> None:
-    figure, axes = plt.subplots(figsize=(9.2, 2.3), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9.8, 2.65), layout="constrained")
     for stage in STAGES:
         box(axes, *stage, FILL)
+    for source in SOURCES:
+        box(axes, *source, FILL)
+        x, y, *_ = source
+        arrow(axes, (x + WIDTH / 2 + GAP, y), (STAGES[0][0] - WIDTH / 2 - GAP, y / 5))
     for (x, y, *_), (next_x, *_) in itertools.pairwise(STAGES):
         arrow(axes, (x + WIDTH / 2 + GAP, y), (next_x - WIDTH / 2 - GAP, y))
     box(axes, *ANNOTATORS, PEOPLE)
-    (pairs, *_), (preferences, *_) = STAGES[3], STAGES[4]
+    (pairs, *_), (preferences, *_) = STAGES[2], STAGES[3]
     x, y, *_ = ANNOTATORS
     below, turn = -HEIGHT / 2 - GAP, "angle,angleA=90,angleB=0,rad=6"
     arrow(axes, (pairs, below), (x - WIDTH / 2 - GAP, y), turn)
@@ -50,7 +57,9 @@ def main() -> None:
         (pairs + preferences) / 2, 0.1, "scores", ha="center", va="bottom", fontsize=8.5, style="italic", color=INK
     )
     axes.text(pairs - 0.1, -0.95, "no scores", ha="right", va="center", fontsize=8.5, style="italic", color=INK)
-    axes.set(xlim=(-0.85, 10.0), ylim=(-1.9, 0.55), aspect="equal")
+    loop = "in rounds: next_pairs, until label_progress says stop"
+    axes.text(x, y - HEIGHT / 2 - 0.2, loop, ha="center", va="center", fontsize=8.5, style="italic", color=INK)
+    axes.set(xlim=(-0.9, 10.7), ylim=(-2.1, 1.0), aspect="equal")
     axes.axis("off")
     figure.savefig(Path(__file__).with_suffix(".png"), dpi=180)
 
