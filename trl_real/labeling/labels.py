@@ -37,11 +37,13 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop", aggregate: st
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
             Unlabeled pairs, with the columns that [`to_label_tasks`] returns.
-        labels (`str`, `Path`, `dict` or `list`):
+        labels (`str`, `Path`, `dict`, `list` or [`~datasets.Dataset`]):
             The labels, each `"a"`, `"b"`, `"tie"` or `None`, in one of these formats:
 
             - the path of a JSONL file, with `pair_id`, `label` and, optionally, `annotator` on each line;
-            - a list of such records;
+            - the path of a CSV file with these columns, or of an export of Label Studio, Argilla or Prodigy. The format is
+              recognized by its content;
+            - a list or a dataset of such records;
             - a dict that maps `pair_id` to label;
             - a list of labels, one per row.
 
