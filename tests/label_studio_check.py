@@ -43,7 +43,7 @@ PAIRWISE = """
   <Choices name="draw" toName="prompt"><Choice value="tie"/></Choices>
 </View>
 """
-WAIT = 300  # seconds for the server to create its database
+WAIT = 600  # seconds for the server to create its database
 
 
 def pairs():

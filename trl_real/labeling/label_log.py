@@ -241,17 +241,16 @@ def is_turned(record: LabelRecord, response_a: Any, response_b: Any) -> bool:
     sides = [response_a, response_b]
     said = "" if record.sides is None else f"{record.sides[0]!r:.60} and {record.sides[1]!r:.60}"
     if record.sides is not None:
+        alike = False
         # Other tools show messages as plain text, and some change its white space.
-        alike = [
-            look
-            for look in (as_json, plain_text, recognizable)
-            if set(map(look, record.sides)) == set(map(look, sides))
-        ]
+        for look in (as_json, plain_text, recognizable):
+            found, known = (list(map(look, of)) for of in (record.sides, sides))
+            if set(found) == set(known):
+                if known[0] != known[1]:
+                    return found[0] != known[0]
+                alike = True
         if not alike:
             raise _other_responses(record, said)
-        for look in alike:
-            if look(response_a) != look(response_b):
-                return look(record.sides[0]) != look(response_a)
     if record.response_a_sha256 is not None:
         # Only one side is known; the other one is assumed to be the other response of the pair.
         known = [side_sha256(side) for side in sides]

@@ -37,12 +37,14 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop", aggregate: st
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
             Unlabeled pairs, with the columns that [`to_label_tasks`] returns.
-        labels (`str`, `Path`, `dict` or `list`):
+        labels (`str`, `Path`, `dict`, `list` or [`~datasets.Dataset`]):
             The labels, each `"a"`, `"b"`, `"tie"` or `None`, in one of these formats:
 
             - the path of a JSONL file, with `pair_id`, `label` and, optionally, `annotator` on each line;
+            - the path of a CSV file with these columns, or of an export of Label Studio, Argilla or Prodigy. The format is
+              recognized by its content;
             - the name of a dataset on the Hub with such files in `labels/`, as [`push_label_space`] creates it;
-            - a list of such records;
+            - a list or a dataset of such records;
             - a dict that maps `pair_id` to label;
             - a list of labels, one per row.
 

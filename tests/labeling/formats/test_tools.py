@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from trl_real import apply_labels, label_progress, next_pairs, to_label_tasks
 from trl_real.labeling.formats.tools import FORMATS
+from trl_real.labeling.sources import read_labels
 from trl_real.selection.select import pair_id
 
 
@@ -274,6 +275,14 @@ def test_an_export_of_label_studio(name):
         ).by_annotator
     }
     assert names == {"1", "2"}
+
+
+def test_what_the_page_of_label_studio_saves():
+    """Somebody pressed 1, 2 and 0, each with Ctrl+Enter, and Ctrl+Space on the page of Label Studio 1.23.2, with our interface."""
+    pairs, _ = exported("label_studio_page.json")
+    records = read_labels(EXPORTS / "label_studio_page.json", [pairs])
+    assert [record.label for record in records] == ["a", "b", "tie", None]
+    assert [record.pair for record in records] == pairs["pair_id"][:4]
 
 
 def test_an_export_of_argilla():

@@ -15,15 +15,15 @@ from .entries import LABELS, Entry, decision, plain_task
 
 CONFIG = """\
 <View>
-  <Style>.htx-text { white-space: pre-wrap; } .sides { display: flex; gap: 2em; } .sides > div { flex: 1; }</Style>
+  <Style>.htx-text { white-space: pre-wrap; }</Style>
   <Header value="Prompt"/>
   <Text name="prompt" value="$prompt"/>
-  <View className="sides">
-    <View>
+  <View style="display: flex; gap: 2em">
+    <View style="flex: 1 1 0; min-width: 0">
       <Header value="Response a"/>
       <Text name="response_a" value="$response_a"/>
     </View>
-    <View>
+    <View style="flex: 1 1 0; min-width: 0">
       <Header value="Response b"/>
       <Text name="response_b" value="$response_b"/>
     </View>
@@ -96,7 +96,8 @@ def _read_results(results: list[Any], names: tuple[str, str] | None, where: str)
         if not isinstance(value, Mapping):
             continue
         if of_kind == "choices":
-            chosen += value.get("choices") or []
+            choices = value.get("choices") or []
+            chosen += choices if isinstance(choices, list) else [choices]
         elif value.get("selected") is not None:
             chosen.append(_side(value["selected"], str(result.get("to_name")), names, where))
     labels = {choice.lower() for choice in chosen if isinstance(choice, str) and choice.lower() in LABELS}

@@ -40,8 +40,9 @@ def _as_was(cell: str) -> str:
 
 def columns(text: str) -> tuple[list[str], str]:
     """The columns of a CSV file with a `pair_id`, and the character between its cells; no columns if it is another file."""
+    first = io.StringIO(text, newline="").readline()[:10_000]
     for delimiter in ",;\t":
-        names = [name.strip().lower() for name in next(csv.reader(io.StringIO(text), delimiter=delimiter), [])]
+        names = [name.strip().lower() for name in next(csv.reader([first], delimiter=delimiter), [])]
         if "pair_id" in names:
             return names, delimiter
     return [], ","
