@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> the module that defines it, in the order of the flow. Names load on first use, so that
 # `import trl_real` imports neither torch nor TRL.

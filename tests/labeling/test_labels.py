@@ -181,7 +181,7 @@ PAIR = {"pair_id": "x", "prompt": "p", "response_a": "a", "response_b": "b"}
         (["a", "b"], ValueError, "`labels` is a list of 2 for 1 pairs."),
         ([{"label": "a"}], ValueError, "Label 1 of `labels`: expected a `pair_id`, found NoneType (None)."),
         ([{"pair_id": "x", "Label": "a"}], ValueError, "None of the 1 records of `labels` has a `label`."),
-        (3, TypeError, "`labels` must be a path, a dict or a list, got int (3)."),
+        (3, TypeError, "`labels` must be a path, a dataset or its id on the Hub, a dict or a list, got int (3)."),
     ],
 )
 def test_wrong_labels_are_named(labels, error, message):

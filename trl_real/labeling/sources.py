@@ -32,7 +32,7 @@ def read_labels(labels: Any, datasets: Iterable[Dataset]) -> list[LabelRecord]:
     for source in SOURCES.values():
         if source.fits(labels):
             return current_records(source.read(labels, [len(rows) for rows in datasets]))
-    raise TypeError(f"`labels` must be a path, a dict or a list, got {kind(labels)}.")
+    raise TypeError(f"`labels` must be a path, a dataset or its id on the Hub, a dict or a list, got {kind(labels)}.")
 
 
 def _from_path(path: Any, sizes: list[int]) -> list[LabelRecord]:
