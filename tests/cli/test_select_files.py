@@ -152,7 +152,7 @@ def test_the_kind_of_the_pairs_file_may_change(data, capsys):
 @pytest.mark.parametrize("path", ["file", "file/out"])
 def test_the_folder_is_checked_before_any_work(path, data, capsys, monkeypatch):
     Path("file").write_text("of a user")
-    monkeypatch.setattr("trl_real.cli.select.load_files", None)
+    monkeypatch.setattr("trl_real.cli.arguments.load_files", None)
     assert select("--output_dir", path) == 1
     assert "`output_dir`: file" in (error := one_error(capsys))
     assert "is a file, not a folder" in error
@@ -191,7 +191,7 @@ def test_a_disk_without_room_is_named_before_any_embedding(data, capsys, monkeyp
 def test_a_push_that_would_be_refused_is_named_before_any_work(flags, token, message, data, hub, capsys, monkeypatch):
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
-    monkeypatch.setattr("trl_real.cli.select.load_files", None)
+    monkeypatch.setattr("trl_real.cli.arguments.load_files", None)
     assert select("--push_to_hub", *flags) == 1
     assert message in one_error(capsys)
     assert not hub.repos

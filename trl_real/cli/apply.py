@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from ..config import ON_SKIP
 from ..core.output_folder import OutputFolder
 from ..labeling.labels import AGGREGATES, apply_labels
-from .arguments import DATASET_NAME, PAIRS_TO_LABEL, parse, paths_in
-from .data_files import load_files
+from .arguments import PairsArguments, parse, paths_in
 from .errors import users_mistakes
 from .pairs_file import write_pairs
 
@@ -15,35 +14,24 @@ PREFERENCES = ("preferences.jsonl", "preferences.parquet")
 
 
 @dataclass
-class ApplyArguments:
+class ApplyArguments(PairsArguments):
     """
-    Arguments of `trl-real apply`: those of [`apply_labels`], the source of the pairs and the output folder.
+    Arguments of `trl-real apply`: those of [`PairsArguments`] and [`apply_labels`], and the output folder.
 
     Parameters:
-        dataset_name (`str`, *optional*):
-            Dataset with the pairs, as a Hub id or a local folder.
-        data_files (`list[str]`, *optional*):
-            Local files to load instead: the `pairs.jsonl` that `trl-real select` writes for responses without scores.
-        dataset_config (`str`, *optional*):
-            Configuration of the dataset.
-        dataset_train_split (`str`, *optional*, defaults to `"train"`):
-            The split with the pairs.
         labels (`str`):
-            The file with the labels: a label log, a CSV file, or an export of Label Studio, Argilla or Prodigy.
+            The labels: a label log, a CSV file, an export of Label Studio, Argilla or Prodigy, or the id of a dataset on the Hub.
         output_dir (`str`, *optional*, defaults to `"labeled"`):
             The output folder for `preferences.jsonl`.
         on_skip, aggregate:
             See [`apply_labels`].
     """
 
-    dataset_name: str | None = field(default=None, metadata={"help": DATASET_NAME})
-    data_files: list[str] | None = field(default=None, metadata={"help": PAIRS_TO_LABEL})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    dataset_train_split: str = field(default="train", metadata={"help": "Split with the pairs."})
     labels: str | None = field(
         default=None,
         metadata={
-            "help": "File with the labels: a label log, a CSV file, or an export of Label Studio, Argilla or Prodigy."
+            "help": "The labels: a label log, a CSV file, an export of Label Studio, Argilla or Prodigy, or the id of a dataset on "
+            "the Hub."
         },
     )
     output_dir: str = field(default="labeled", metadata={"help": "Output folder for preferences.jsonl."})
@@ -62,12 +50,10 @@ def apply(argv: list[str]) -> None:
     (arguments,) = parse("apply", (ApplyArguments,), argv)
     folder = OutputFolder(arguments.output_dir)
     with users_mistakes(), folder.locked():
-        folder.check(PREFERENCES, paths_in(arguments.data_files, arguments.dataset_name, arguments.labels))
+        folder.check(PREFERENCES, [*arguments.inputs, *paths_in(arguments.labels)])
         if not arguments.labels:
-            raise ValueError("`--labels` is required: the file with the labels.")
-        files = {arguments.dataset_train_split: arguments.data_files}
-        dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
-        pairs = dataset[arguments.dataset_train_split]
+            raise ValueError("`--labels` is required: a file with the labels, or the id of a dataset on the Hub.")
+        pairs = arguments.load()
         preferences = apply_labels(pairs, arguments.labels, arguments.on_skip, arguments.aggregate)
         with folder.replacing(PREFERENCES) as stage:
             note = write_pairs(preferences, stage, "preferences")

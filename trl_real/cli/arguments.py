@@ -7,18 +7,63 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import yaml
+from datasets import Dataset
 from trl import ScriptArguments, TrlParser
 
 from ..candidates.layouts import LAYOUTS
+from .data_files import load_files
 
 
 COLUMN_PARTS = ("prompt", "responses", "scores", "chosen", "rejected", "left", "right", "vote")
 LICENSE = "License of the data, for the dataset card. Default: the license in the card of the source on the Hub."
-DATASET_NAME = "Dataset to load, as a Hub id or a local folder."
 DATA_FILES = "Local files to load instead: JSON, JSONL, CSV, Parquet or Arrow. They may be compressed."
-PAIRS_TO_LABEL = (
-    "Local files to load instead: the pairs.jsonl that `trl-real select` writes for responses without scores."
-)
+
+
+@dataclass
+class SourceArguments:
+    """
+    Arguments of every command that reads one dataset.
+
+    Parameters:
+        dataset_name (`str`, *optional*):
+            Dataset to load, as a Hub id or a local folder.
+        data_files (`list[str]`, *optional*):
+            Local files to load instead: JSON, JSONL, CSV, Parquet or Arrow. They may be compressed.
+        dataset_config (`str`, *optional*):
+            Configuration of the dataset.
+        dataset_train_split (`str`, *optional*, defaults to `"train"`):
+            The split to read.
+    """
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Dataset to load, as a Hub id or a local folder."}
+    )
+    data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to read."})
+
+    @property
+    def inputs(self) -> list[str]:
+        """The files and folders to read, and the Hub id if there is one."""
+        return paths_in(self.data_files, self.dataset_name)
+
+    def load(self) -> Dataset:
+        """Read the split."""
+        files: dict[str, list[str] | str | None] = {self.dataset_train_split: self.data_files}
+        dataset = load_files(self.dataset_name, self.dataset_config, files, streaming=False)
+        return dataset[self.dataset_train_split]
+
+
+@dataclass
+class PairsArguments(SourceArguments):
+    """Arguments of every command that reads unlabeled pairs: those of [`SourceArguments`], for `pairs.jsonl`."""
+
+    data_files: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Local files to load instead: the pairs.jsonl that `trl-real select` writes for responses without scores."
+        },
+    )
 
 
 @dataclass
@@ -70,19 +115,11 @@ class ColumnArguments:
 
 
 @dataclass
-class SelectArguments:
+class SelectArguments(SourceArguments):
     """
-    Arguments of `trl-real select`, in addition to those of [`ColumnArguments`] and [`SelectionConfig`].
+    Arguments of `trl-real select`, in addition to those of [`SourceArguments`], [`ColumnArguments`] and [`SelectionConfig`].
 
     Parameters:
-        dataset_name (`str`, *optional*):
-            Dataset to load, as a Hub id or a local folder.
-        data_files (`list[str]`, *optional*):
-            Local files to load instead: JSON, JSONL, CSV, Parquet or Arrow. They may be compressed.
-        dataset_config (`str`, *optional*):
-            Configuration of the dataset.
-        dataset_train_split (`str`, *optional*, defaults to `"train"`):
-            The split to select from.
         output_dir (`str`, *optional*, defaults to `"selected"`):
             The output folder for the pairs, the report and, without scores, the label tasks.
         push_to_hub (`bool`, *optional*, defaults to `False`):
@@ -95,10 +132,6 @@ class SelectArguments:
             The license of the data, for the dataset card. If `None`, the license in the card of the source on the Hub.
     """
 
-    dataset_name: str | None = field(default=None, metadata={"help": DATASET_NAME})
-    data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    dataset_train_split: str = field(default="train", metadata={"help": "Split to select from."})
     output_dir: str = field(default="selected", metadata={"help": "Output folder for the pairs and the report."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push the pairs, with their card, to the Hub."})
     hub_dataset_id: str | None = field(
@@ -112,11 +145,6 @@ class SelectArguments:
         },
     )
     license: str | None = field(default=None, metadata={"help": LICENSE})
-
-    @property
-    def inputs(self) -> list[str]:
-        """The files and folders to read, and the Hub id if there is one."""
-        return paths_in(self.data_files, self.dataset_name)
 
 
 @dataclass

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from ..core.output_folder import OutputFolder
 from ..sampling.generate import BACKENDS, sample_candidates
 from ..sampling.options import SamplingOptions
-from .arguments import DATA_FILES, DATASET_NAME, parse, paths_in
-from .data_files import load_files
+from .arguments import SourceArguments, parse
 from .errors import users_mistakes
 from .pairs_file import write_pairs
 
@@ -17,21 +16,13 @@ CANDIDATES = ("candidates.jsonl", "candidates.parquet")
 
 
 @dataclass
-class GenerateArguments:
+class GenerateArguments(SourceArguments):
     """
-    Arguments of `trl-real generate`: those of [`generate_responses`], the source of the prompts and the output folder.
+    Arguments of `trl-real generate`: those of [`SourceArguments`] and [`generate_responses`], and the output folder.
 
     Parameters:
         model (`list[str]`):
             Hub ids or paths of the models; with `base_url`, their names on the server.
-        dataset_name (`str`, *optional*):
-            Dataset to load, as a Hub id or a local folder.
-        data_files (`list[str]`, *optional*):
-            Local files to load instead: JSON, JSONL, CSV, Parquet or Arrow. They may be compressed.
-        dataset_config (`str`, *optional*):
-            Configuration of the dataset.
-        dataset_train_split (`str`, *optional*, defaults to `"train"`):
-            The split with the prompts.
         prompt_column (`str`, *optional*, defaults to `"prompt"`):
             The column with the prompts.
         output_dir (`str`, *optional*, defaults to `"sampled"`):
@@ -47,10 +38,6 @@ class GenerateArguments:
             "aliases": ["--model_name_or_path"],  # the name in TRL
         },
     )
-    dataset_name: str | None = field(default=None, metadata={"help": DATASET_NAME})
-    data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    dataset_train_split: str = field(default="train", metadata={"help": "Split with the prompts."})
     prompt_column: str = field(default="prompt", metadata={"help": "Column with the prompts."})
     output_dir: str = field(default="sampled", metadata={"help": "Output folder for candidates.jsonl and the log."})
     n: int = field(default=4, metadata={"help": "Number of responses to sample per prompt and model."})
@@ -86,15 +73,13 @@ def generate(argv: list[str]) -> None:
     (arguments,) = parse("generate", (GenerateArguments,), argv)
     folder = OutputFolder(arguments.output_dir)
     with users_mistakes(), folder.locked():
-        folder.check(CANDIDATES, paths_in(arguments.data_files, arguments.dataset_name))
+        folder.check(CANDIDATES, arguments.inputs)
         if not arguments.model:
             raise ValueError("`--model` is required: the model to sample from.")
         options = SamplingOptions(
             *(getattr(arguments, name) for name in ("temperature", "top_p", "max_new_tokens", "system_prompt", "seed"))
         )
-        files = {arguments.dataset_train_split: arguments.data_files}
-        dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
-        prompts = dataset[arguments.dataset_train_split]
+        prompts = arguments.load()
         if arguments.prompt_column != "prompt":
             if arguments.prompt_column not in prompts.column_names:
                 raise ValueError(

@@ -14,8 +14,7 @@ from ..config import SelectionConfig
 from ..core.output_folder import OutputFolder
 from ..labeling.queue import LabelQueue
 from ..labeling.rounds import PICKS
-from .arguments import parse, paths_in
-from .data_files import load_files
+from .arguments import PairsArguments, parse, paths_in
 from .errors import users_mistakes
 
 
@@ -25,19 +24,11 @@ LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclass
-class LabelArguments:
+class LabelArguments(PairsArguments):
     """
-    Arguments of `trl-real label`: those of [`LabelQueue`], and where the page is served.
+    Arguments of `trl-real label`: those of [`PairsArguments`] and [`LabelQueue`], and where the page is served.
 
     Parameters:
-        dataset_name (`str`, *optional*):
-            Dataset with the pairs, as a Hub id or a local folder.
-        data_files (`list[str]`, *optional*):
-            Local files to load instead: the `pairs.jsonl` or `tasks.jsonl` that `trl-real select` writes for responses without scores.
-        dataset_config (`str`, *optional*):
-            Configuration of the dataset.
-        dataset_train_split (`str`, *optional*, defaults to `"train"`):
-            The split with the pairs.
         output_dir (`str`, *optional*, defaults to `"labeling"`):
             The output folder, for the label log `labels.jsonl`.
         auth (`list[str]`, *optional*):
@@ -58,18 +49,6 @@ class LabelArguments:
             See [`LabelQueue`].
     """
 
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Dataset with the pairs, as a Hub id or a local folder."}
-    )
-    data_files: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Local files to load instead: the pairs.jsonl or tasks.jsonl that `trl-real select` writes for responses "
-            "without scores."
-        },
-    )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    dataset_train_split: str = field(default="train", metadata={"help": "Split with the pairs."})
     output_dir: str = field(default="labeling", metadata={"help": "Output folder for the label log labels.jsonl."})
     auth: list[str] | None = field(
         default=None,
@@ -174,9 +153,7 @@ def label(argv: list[str]) -> None:
 def load_pairs(arguments: LabelArguments) -> Dataset:
     """The pairs to label."""
     disable_progress_bars()
-    files: dict[str, list[str] | str | None] = {arguments.dataset_train_split: arguments.data_files}
-    dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
-    return dataset[arguments.dataset_train_split]
+    return arguments.load()
 
 
 def queue_options(arguments: LabelArguments) -> dict[str, Any]:

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from ..core.output_folder import OutputFolder
 from ..sampling.judge import CRITERIA
 from ..sampling.score import score_candidates
-from .arguments import DATA_FILES, DATASET_NAME, parse, paths_in
-from .data_files import load_files
+from .arguments import SourceArguments, parse
 from .errors import users_mistakes
 from .generate import CANDIDATES
 from .pairs_file import write_pairs
@@ -16,21 +15,13 @@ LOG = "score_log.jsonl"
 
 
 @dataclass
-class ScoreArguments:
+class ScoreArguments(SourceArguments):
     """
     Arguments of `trl-real score`: those of [`score_responses`], the source of the candidates and the output folder.
 
     Parameters:
         model (`str`):
             Hub id or path of the reward model; with `base_url`, the name of a judge on the server.
-        dataset_name (`str`, *optional*):
-            Dataset to load, as a Hub id or a local folder.
-        data_files (`list[str]`, *optional*):
-            Local files to load instead: JSON, JSONL, CSV, Parquet or Arrow. They may be compressed.
-        dataset_config (`str`, *optional*):
-            Configuration of the dataset.
-        dataset_train_split (`str`, *optional*, defaults to `"train"`):
-            The split with the candidates.
         output_dir (`str`, *optional*, defaults to `"scored"`):
             The output folder for `candidates.jsonl`, and for the log from which an interrupted run resumes.
         base_url, api_key_env, criteria, batch_size, dtype, concurrency:
@@ -44,10 +35,6 @@ class ScoreArguments:
             "aliases": ["--model_name_or_path"],  # the name in TRL
         },
     )
-    dataset_name: str | None = field(default=None, metadata={"help": DATASET_NAME})
-    data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    dataset_train_split: str = field(default="train", metadata={"help": "Split with the candidates."})
     output_dir: str = field(default="scored", metadata={"help": "Output folder for candidates.jsonl and the log."})
     base_url: str | None = field(
         default=None, metadata={"help": "URL of an OpenAI-compatible server, such as http://localhost:8000/v1."}
@@ -71,14 +58,12 @@ def score(argv: list[str]) -> None:
     (arguments,) = parse("score", (ScoreArguments,), argv)
     folder = OutputFolder(arguments.output_dir)
     with users_mistakes(), folder.locked():
-        folder.check(CANDIDATES, paths_in(arguments.data_files, arguments.dataset_name))
+        folder.check(CANDIDATES, arguments.inputs)
         if arguments.model is None:
             raise ValueError("`--model` is required: the reward model or judge.")
-        files = {arguments.dataset_train_split: arguments.data_files}
-        dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
         how = ("base_url", "api_key_env", "criteria", "batch_size", "dtype", "concurrency")
         candidates, counts = score_candidates(
-            dataset[arguments.dataset_train_split],
+            arguments.load(),
             arguments.model,
             folder.path / LOG,
             **{name: getattr(arguments, name) for name in how},

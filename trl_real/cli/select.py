@@ -10,7 +10,6 @@ from ..hub.push import push_selected_dataset
 from ..labeling.tasks import to_label_tasks
 from ..selection.preferences import select_converted
 from .arguments import ColumnArguments, SelectArguments, parse
-from .data_files import load_files
 from .disk_space import check_disk_space
 from .errors import users_mistakes
 from .pairs_file import PAIRS_JSONL, PAIRS_PARQUET, write_pairs
@@ -28,10 +27,8 @@ def select(argv: list[str]) -> None:
         repo_id = arguments.hub_dataset_id or folder.path.absolute().name
         if arguments.push_to_hub:
             check_can_push(repo_id, "dataset", private=arguments.hub_private_repo)
-        files = {arguments.dataset_train_split: arguments.data_files}
-        dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, streaming=False)
         on_skip = "error" if config.on_skip == "error" else "keep"
-        rows = dataset[arguments.dataset_train_split]
+        rows = arguments.load()
         converted = convert(rows, columns.layout, named=columns.named, on_skip=on_skip, votes=columns.votes)
         check_disk_space(converted.dataset, config, folder.path)
         pairs, report = select_converted(converted, config)
