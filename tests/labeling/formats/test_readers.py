@@ -7,7 +7,7 @@ import re
 import pytest
 from datasets import Dataset
 
-from trl_real import apply_labels
+from trl_real import apply_labels, to_label_tasks
 from trl_real.labeling.label_log import OTHER_SIDE, LabelRecord, is_turned, side_sha256
 from trl_real.labeling.plain_text import plain_text
 from trl_real.labeling.sources import read_labels
@@ -224,3 +224,11 @@ def test_messages_as_plain_text():
     assert plain_text(talk) == "System: Be brief.\n\nUser: Why?"
     assert plain_text(talk[1:]) == "Why?"
     assert plain_text("a\x07b\tc\n") == "ab\tc\n"
+
+
+def test_a_cell_may_hold_a_very_long_response(tmp_path):
+    rows = Dataset.from_list([PAIR | {"response_a": "word " * 50_000}])
+    to_label_tasks(rows, tmp_path / "tasks.csv", format="csv")
+    text = (tmp_path / "tasks.csv").read_text(encoding="utf-8-sig")
+    (tmp_path / "tasks.csv").write_text(text.replace(",two,,", ",two,b,"), encoding="utf-8-sig")
+    assert apply_labels(rows, tmp_path / "tasks.csv")["chosen"][:] == ["two"]
