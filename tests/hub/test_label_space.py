@@ -196,8 +196,9 @@ def create(repo_type, repo_id, file=None, private=True):
 def test_repositories_of_others_are_left_alone(hub, there, error, message):
     create(*there)
     before = {key: repo.head().oid for key, repo in hub.repos.items()}
-    with pytest.raises(error, match=message):
-        push()
+    for options in ({}, {"labels_repo_id": LABELS}):
+        with pytest.raises(error, match=message):
+            push(**options)
     assert {key: repo.head().oid for key, repo in hub.repos.items()} == before
 
 

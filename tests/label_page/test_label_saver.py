@@ -74,7 +74,7 @@ def test_new_decisions_are_committed_and_counted(hub, log):
     assert on_hub(hub) == {saver.name: ["2", "3", "4"]}
     assert [commit.message for commit in hub.repos["dataset", LABELS].history()[1:]] == [
         "Save 2 decisions",
-        "Save 1 decisions",
+        "Save 1 decision",
     ]
 
 

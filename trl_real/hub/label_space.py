@@ -88,7 +88,8 @@ def push_label_space(
     with explained(repo_id):
         user = retried(api.whoami, repo_id)["name"]
         space = Target(api, _full_name(repo_id, user), private=True, repo_type="space")
-        labels_repo_id = _full_name(labels_repo_id or _labels_of(space), user)
+        labels_of_space = _labels_of(space)
+        labels_repo_id = _full_name(labels_repo_id or labels_of_space, user)
     if annotators is None and not space.repo_id.startswith(f"{user}/"):
         raise ValueError(
             f"All members of the organization can open {space.repo_id}, and would all label in one name. Give each annotator a name "

@@ -61,7 +61,8 @@ class LabelSaver(CommitScheduler):
         new = self._new()
         if new == self._committed:
             return None
-        message = f"Save {new.count(NEWLINE) - self._committed.count(NEWLINE)} decisions"
+        n = new.count(NEWLINE) - self._committed.count(NEWLINE)
+        message = f"Save {n} decision{'s' * (n != 1)}"
         try:
             commit = self.api.create_commit(
                 self.repo_id, [CommitOperationAdd(self.name, new)], commit_message=message, repo_type="dataset"
