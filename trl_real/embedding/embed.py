@@ -17,7 +17,7 @@ from ..candidates.batch import read_rows
 from ..config import EmbedderOptions, SelectionConfig
 from ..core.transform import Transform, TypedList, map_rows
 from .embedder import device_of, load_embedder
-from .identity import Identity, embedder_identity, embedder_name, find_model
+from .identity import Identity, embedder_identity, embedder_name, find_model, is_static
 from .tokens import read_tokens
 from .unreadable import warn_of_unreadable
 
@@ -165,8 +165,11 @@ def encode(
     distinct = {text: i for i, text in enumerate(dict.fromkeys(text for text in texts if text.strip()))}
     sentences = list(distinct) or ["."]  # with nothing to embed, one text tells the dimension
     model = options.embedder
-    with _one_at_a_time, _threads(isinstance(model, str)):
-        if isinstance(model, str):
+    with _one_at_a_time, _threads(isinstance(model, str) and not is_static(model)):
+        if is_static(model):
+            model = load_embedder(options)
+            encoded, counts = model.read(sentences)
+        elif isinstance(model, str):
             model = load_embedder(options, device_of(rank))
             embedded, counts = read_tokens(model, sentences)
             encoded = _encode_by_tokens(model, embedded, counts, options.batch_size)
