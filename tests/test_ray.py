@@ -181,7 +181,9 @@ def test_a_report_is_that_of_select_preferences(strategy, scores, budget, cut, r
     config = SelectionConfig(strategy=strategy, budget=budget)
     _, expected = select_preferences(data, config)
     candidates = blocks(data)
-    pairs = candidates.map_batches(RealSelect, **actors(strategy=strategy, on_skip="keep" if budget is None else "drop"))
+    pairs = candidates.map_batches(
+        RealSelect, **actors(strategy=strategy, on_skip="keep" if budget is None else "drop")
+    )
     if budget is not None:
         pairs = pairs.sort(["similarity", "n"], descending=[strategy == "hard", False]).limit(budget)
     assert selection_report(candidates, pairs, config) == expected

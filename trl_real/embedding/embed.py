@@ -57,8 +57,9 @@ def embed_responses(
             The rank of the worker, which `dataset.map(..., with_rank=True, num_proc=n)` passes. Worker `rank` uses GPU `rank`
             modulo the number of GPUs. If `None`, or without a GPU, Sentence Transformers chooses the device.
         embedder (`str` or object, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
-            Id or path of a Sentence Transformers model or causal language model, or an object with a method `encode`
-            that takes a list of n texts and returns an array of shape `(n, dim)`.
+            Id or path of a Sentence Transformers model or causal language model, `"static:"` and such a name for an embedder of
+            one vector per token that is distilled from the model, or an object with a method `encode` that takes a list of n
+            texts and returns an array of shape `(n, dim)`.
         embedder_max_length (`int`, *optional*):
             The maximum number of tokens of a response to embed. If `None`, the limit of the model, at most 512. An embedder
             object keeps its own limit.
