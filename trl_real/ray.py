@@ -178,7 +178,7 @@ class _Counts:
         self.measures.update(other.measures)
         self.pairs += other.pairs
         self.skipped.update(other.skipped)
-        self.cut = [None if None in both else sum(both) for both in zip(self.cut, other.cut, strict=True)]
+        self.cut = [None if a is None or b is None else a + b for a, b in zip(self.cut, other.cut, strict=True)]
 
     def as_table(self) -> pa.Table:
         """The counts as the one row of a table, as Ray passes it on."""

@@ -132,7 +132,7 @@ def _embed_tokens(model: "SentenceTransformer", ids: np.ndarray) -> np.ndarray:
     before, after = torch.tensor(text[:start]), torch.tensor(text[start + len(alone) :])
     vectors = []
     with torch.inference_mode():
-        for batch in torch.from_numpy(ids).split(BATCH):
+        for batch in torch.from_numpy(ids).split(BATCH):  # type: ignore[no-untyped-call]
             frames = [frame.long().expand(len(batch), -1) for frame in (before, after)]
             tokens = torch.cat([frames[0], batch[:, None], frames[1]], dim=1).to(model.device)
             found = model({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
