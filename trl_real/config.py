@@ -54,7 +54,7 @@ class SelectionConfig:
             The model that turns a response into a vector. Either the id or path of a Sentence Transformers model, or of a
             causal language model (mean of the last hidden layer over the tokens of the response, as in the paper). In
             [`RealDPOTrainer`], `"policy"` is the model to be trained, as in the paper. `"static:"` and the name of a model is
-            an embedder of one vector per token that is distilled from it, much faster and less accurate. From Python, also an
+            an embedder of one vector per token that is distilled from it, which is much faster. From Python, also an
             object with a method `encode(list[str])` that returns one vector per text.
         embedder_max_length (`int`, *optional*):
             The maximum number of tokens of a response to embed. Longer responses are truncated and counted. If `None`, the

@@ -15,7 +15,7 @@ from .config import SelectionConfig
 from .core.transform import Transform
 from .embedding.embed import embed_responses
 from .selection.measures import Measures, measure_pairs
-from .selection.preferences import check_selection, in_effect, needs_embeddings
+from .selection.preferences import SELECT_OPTIONS, check_selection, in_effect, needs_embeddings
 from .selection.report import SelectionReport
 from .selection.report_parts import Embedded, report_on, skipped_reasons, total
 from .selection.select import real_select, select_batch
@@ -142,9 +142,10 @@ def selection_report(candidates: Any, pairs: Any, config: SelectionConfig | None
             f"first, and pass those. Found: {first.column_names}."
         )
     check_selection(converted, config)
-    config = dataclasses.replace(in_effect(converted, config), on_skip="keep")
+    config = in_effect(converted, config)
+    picking = SelectionConfig(**{name: getattr(config, name) for name in SELECT_OPTIONS}, on_skip="keep")
     eligible, selected = (
-        _add_up(rows.map_batches(count, batch_format="pyarrow", batch_size=None, fn_kwargs={"config": config}))
+        _add_up(rows.map_batches(count, batch_format="pyarrow", batch_size=None, fn_kwargs={"config": picking}))
         for rows, count in ((candidates, _count_candidates), (pairs, _count_pairs))
     )
     converted.rows = eligible.measures.rows
