@@ -110,7 +110,7 @@ def run(folder: Path, n: int) -> dict:
 
     candidates = ray.data.read_parquet(str(folder / "embedded"))
     pairs = candidates.map_batches(
-        RealSelect, batch_format="pyarrow", batch_size=BLOCK, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=1
+        RealSelect, batch_format="pyarrow", batch_size=BLOCK, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=0.5
     )
     used = ["responses", "scores", "embeddings"]
     pairs.drop_columns(used).write_parquet(str(folder / "pairs"))
