@@ -29,14 +29,25 @@ def read(name: str, folder: Path) -> dict | None:
 
 def table() -> str:
     """The table in docs/speed.md, from the results."""
-    text, gpu, aepo, selection, rounds, training, grouping, scaling, sizes = (
+    text, gpu, static, startup, aepo, selection, rounds, training, grouping, scaling, many, sizes = (
         read(*where)
         for where in (
             ("text_to_pairs", HERE / "results"),
             ("text_to_pairs", HERE / "results" / "gpu"),
             *(
                 (name, HERE / "results")
-                for name in ("aepo", "selection", "rounds", "training", "grouping", "scaling", "sizes")
+                for name in (
+                    "static",
+                    "startup",
+                    "aepo",
+                    "selection",
+                    "rounds",
+                    "training",
+                    "grouping",
+                    "scaling",
+                    "many_prompts",
+                    "sizes",
+                )
             ),
         )
     )
@@ -69,6 +80,15 @@ def table() -> str:
         )
     lines += [f"| `real_select` on {where}, relative to float32 `encode` on it | {rate} | {times} | | |", ""]
     lines += ["| Other measurements | |", "|---|---|"]
+    seconds, spent = startup["seconds"], startup["seconds"]["empty program"]
+    lines += [
+        f"| `real_select` from text with a static embedder, relative to the naive script (same pair for {static['same_picks']:.0%} of "
+        f"{static['prompts']} prompts, cosine regret {static['mean_cosine_regret']:.3f}) | {static['times_naive']:.0f} |",
+        f"| `import trl_real`, `trl-real --help`, and an empty Python program | {seconds['import trl_real']:.2f}, "
+        f"{seconds['trl-real --help']:.2f} and {spent:.2f} s |",
+        f"| `trl-real select` on {startup['rows']} short rows, with the default and a static embedder; the import of Sentence Transformers alone | "
+        f"{seconds['select, default']:.1f} and {seconds['select, static']:.1f} s; {seconds['import sentence_transformers']:.1f} s |",
+    ]
     lines.append(
         f"| Speed of `real_select` with the strategy `aepo`, relative to the package `aepo` from PyPI (same pair for {aepo['same_picks']:.0%} of "
         f"{aepo['prompts']} prompts) | {aepo['times_aepo']:.0f} |"
@@ -97,11 +117,22 @@ def table() -> str:
         f"{million['seconds']:.0f} s, {million['memory_mb']} MB |",
         "| Peak memory at 100,000 prompts, relative to 10,000: `real_select` from text, from a column, `select_preferences`, "
         f"a stream | {', '.join(f'{ratio:.2f}' for ratio in flat.values())} |",
+        *many_prompts(many),
         *(f"| {case['what']} | {case['seconds']:.1f} s, {case['memory_mb']} MB |" for case in sizes["cases"].values()),
         "",
         f"![Time and memory against the number of prompts](figures/{FIGURE.name})",
     ]
     return "\n".join(lines) + "\n"
+
+
+def many_prompts(many: dict) -> list[str]:
+    """The rows on Ray, one for each number of prompts."""
+    stages = {"select": "select a pair each", "report": "report", "budget": f"keep {many['share']:.0%} of the pairs"}
+    return [
+        f"| Ray on {many['cpus']} CPUs, Parquet to Parquet, {int(n):,} prompts with {many['responses']} x {many['dim']} embeddings: "
+        f"{', '.join(stages.values())} | {', '.join(f'{s:.0f}' for s in size['seconds'].values())} s, {size['memory_mb']:,} MB |"
+        for n, size in many["sizes"].items()
+    ]
 
 
 def extract() -> str:
@@ -125,19 +156,34 @@ def main() -> None:
         "--aepo_python",
         help="Python of an environment that has `aepo`. Without it, that benchmark is skipped and its old result stays.",
     )
-    names = ["text_to_pairs", "aepo", "selection", "rounds", "scaling", "sizes", "grouping", "training"]
+    names = [
+        "startup",
+        "text_to_pairs",
+        "static",
+        "aepo",
+        "selection",
+        "rounds",
+        "scaling",
+        "many_prompts",
+        "sizes",
+        "grouping",
+        "training",
+    ]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--table", action="store_true", help="Only update the pages.")
     args = parser.parse_args()
     wanted = [] if args.table else args.only
-    if args.data is None and {"text_to_pairs", "aepo"} & {*wanted}:
+    if args.data is None and {"text_to_pairs", "static", "aepo"} & {*wanted}:
         parser.error("--data, or the environment variable TRL_REAL_DATA, must name a folder.")
     commands = {
+        "startup": [],
         "text_to_pairs": ["--data", args.data],
+        "static": ["--data", args.data],
         "aepo": ["--data", args.data, "--aepo_python", args.aepo_python],
         "selection": [],
         "rounds": [],
         "scaling": ["--plot", str(FIGURE)],
+        "many_prompts": [],
         "sizes": [],
         "grouping": [],
         "training": [],

@@ -23,6 +23,22 @@ def test_import_is_light_and_changes_nothing():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_the_help_of_the_command_line_is_light(argument):
+    result = run(
+        "import sys\n"
+        "from trl_real.cli import main\n"
+        "try:\n"
+        f"    main([{argument!r}])\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code\n"
+        "heavy = {'torch', 'trl', 'transformers', 'datasets', 'pandas', 'pyarrow', 'numpy', 'jinja2', 'yaml'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "trl-real" in result.stdout
+
+
 @pytest.mark.parametrize("name", ["real_select", "embed_responses", "SelectionConfig", "select_budget"])
 def test_selection_does_not_import_trl(name):
     result = run(f"import sys; from trl_real import {name}; assert 'trl' not in sys.modules")

@@ -15,13 +15,20 @@ from conftest import candidate_rows
 from datasets import Dataset, Features, load_dataset
 from local_hub import ALICE
 
-from trl_real import embed_responses, push_selected_dataset, real_select, select_budget
+from trl_real import (
+    SelectionConfig,
+    embed_responses,
+    push_selected_dataset,
+    real_select,
+    select_budget,
+    select_preferences,
+)
 
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("ray.data")
 
-from trl_real.ray import EmbedResponses, RealSelect  # noqa: E402
+from trl_real.ray import EmbedResponses, RealSelect, selection_report  # noqa: E402
 
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "ray_select.py"
@@ -161,6 +168,33 @@ def test_a_threshold_is_a_filter(rng):
     pairs = mixed(rng).map(real_select, batched=True, remove_columns=USED)
     kept = blocks(pairs).filter(expr=ray.data.expressions.col("similarity") <= 0.1)
     assert sorted(row["n"] for row in kept.take_all()) == select_budget(pairs, None, threshold=0.1)["n"][:]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "scores", "budget", "cut"),
+    [("easy", True, None, 2), ("hard", False, 7, None), ("centroid", True, 9, 0)],
+)
+def test_a_report_is_that_of_select_preferences(strategy, scores, budget, cut, rng):
+    data = mixed(rng, scores=scores)
+    data = data.add_column("responses_cut", [1] * len(data))
+    data = data.add_column("tokens_cut", [cut, *[5] * (len(data) - 1)])
+    config = SelectionConfig(strategy=strategy, budget=budget)
+    _, expected = select_preferences(data, config)
+    candidates = blocks(data)
+    pairs = candidates.map_batches(
+        RealSelect, **actors(strategy=strategy, on_skip="keep" if budget is None else "drop")
+    )
+    if budget is not None:
+        pairs = pairs.sort(["similarity", "n"], descending=[strategy == "hard", False]).limit(budget)
+    assert selection_report(candidates, pairs, config) == expected
+    assert expected.skipped
+    assert expected.responses_cut == len(data)
+
+
+def test_a_report_embeds_nothing(rng):
+    rows = blocks(Dataset.from_list(candidate_rows(rng, 4)))
+    with pytest.raises(ValueError, match="`selection_report` needs the column `embeddings`"):
+        selection_report(rows, rows)
 
 
 class LostOnce:

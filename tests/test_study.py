@@ -39,6 +39,7 @@ def load(monkeypatch):
         ("README.md", "study", "summary"),
         ("docs/study.md", "study", "tables"),
         ("docs/reliability.md", "reliability", "printed"),
+        ("docs/embedder.md", "static", "static_table"),
     ],
 )
 def test_documents_say_what_was_found(page, block, write, load):

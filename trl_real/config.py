@@ -54,8 +54,9 @@ class SelectionConfig:
         embedder (`str` or object, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
             The model that turns a response into a vector. Either the id or path of a Sentence Transformers model, or of a
             causal language model (mean of the last hidden layer over the tokens of the response, as in the paper). In
-            [`RealDPOTrainer`], `"policy"` is the model to be trained, as in the paper. From Python, also an object with a
-            method `encode(list[str])` that returns one vector per text.
+            [`RealDPOTrainer`], `"policy"` is the model to be trained, as in the paper. `"static:"` and the name of a model is
+            an embedder of one vector per token that is distilled from it, which is much faster. From Python, also an
+            object with a method `encode(list[str])` that returns one vector per text.
         embedder_max_length (`int`, *optional*):
             The maximum number of tokens of a response to embed. Longer responses are truncated and counted. If `None`, the
             limit of the model, at most 512. An embedder object keeps its own limit.
@@ -110,7 +111,7 @@ class SelectionConfig:
         default=DEFAULT_EMBEDDER,
         metadata={
             "help": "Sentence Transformers model or causal language model, as a Hub id or a local path. 'policy' is the model "
-            "to be trained."
+            "to be trained. 'static:' before a name distills one vector per token from the model, which is much faster."
         },
     )
     embedder_max_length: int | None = field(

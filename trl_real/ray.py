@@ -1,13 +1,24 @@
 """Run the stages on several machines: actors for Ray Data, with the extra `ray`."""
 
+import dataclasses
 import importlib.util
+import pickle
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
 
+from .candidates.conversion import convert
+from .config import SelectionConfig
 from .core.transform import Transform
 from .embedding.embed import embed_responses
-from .selection.select import real_select
+from .selection.measures import Measures, measure_pairs
+from .selection.preferences import SELECT_OPTIONS, check_selection, in_effect, needs_embeddings
+from .selection.report import SelectionReport
+from .selection.report_parts import Embedded, report_on, skipped_reasons, total
+from .selection.select import real_select, select_batch
 
 
 if importlib.util.find_spec("ray") is None:
@@ -90,3 +101,108 @@ class RealSelect(_Actor):
     """
 
     _transform = real_select
+
+
+def selection_report(candidates: Any, pairs: Any, config: SelectionConfig | None = None) -> SelectionReport:
+    r"""
+    The report of [`select_preferences`] on pairs that were selected with Ray. Each block of rows is counted where it is, and the
+    counts are added up, so that the report is the same and no machine holds all rows.
+
+    Args:
+        candidates (`ray.data.Dataset`):
+            The rows that [`RealSelect`] got, with the columns of [`to_candidates`] and, unless the strategy needs none,
+            `embeddings`. They are read a second time.
+        pairs (`ray.data.Dataset`):
+            The pairs to report on: all that [`RealSelect`] picked, or those within a budget.
+        config ([`SelectionConfig`], *optional*):
+            The options of the selection. If `None`, the defaults.
+
+    Returns:
+        [`SelectionReport`]: The report, without times.
+
+    Raises:
+        `ValueError`: If there are no rows, or the column `embeddings` is missing.
+
+    Example:
+
+    ```python
+    import ray
+    from trl_real.ray import selection_report
+
+    report = selection_report(ray.data.read_parquet("embedded"), ray.data.read_parquet("pairs"))
+    report.save("selection_report.json")
+    ```
+    """
+    config = config or SelectionConfig()
+    first = candidates.take_batch(1, batch_format="pyarrow")
+    converted = convert(Dataset(first))
+    if needs_embeddings(converted, config):
+        raise ValueError(
+            "`selection_report` needs the column `embeddings`, so that it embeds nothing again. Write the rows of `EmbedResponses` "
+            f"first, and pass those. Found: {first.column_names}."
+        )
+    check_selection(converted, config)
+    config = in_effect(converted, config)
+    picking = SelectionConfig(**{name: getattr(config, name) for name in SELECT_OPTIONS}, on_skip="keep")
+    eligible, selected = (
+        _add_up(rows.map_batches(count, batch_format="pyarrow", batch_size=None, fn_kwargs={"config": picking}))
+        for rows, count in ((candidates, _count_candidates), (pairs, _count_pairs))
+    )
+    converted.rows = eligible.measures.rows
+    embedded = Embedded(converted.dataset)
+    if "embeddings" in first.column_names:
+        embedded.embedder = "column `embeddings`"
+        embedded.responses_cut, embedded.tokens_cut = eligible.cut
+    return report_on(
+        converted,
+        embedded,
+        config,
+        eligible.measures,
+        selected.measures,
+        dict(eligible.skipped.most_common()),
+        eligible.pairs,
+        selected.pairs,
+    )
+
+
+@dataclasses.dataclass
+class _Counts:
+    """What a report says of some rows. `cut` holds the responses and tokens that the embedder cut, `None` if it does not say."""
+
+    measures: Measures = dataclasses.field(default_factory=Measures)
+    pairs: int = 0
+    skipped: Counter[str] = dataclasses.field(default_factory=Counter)
+    cut: list[int | None] = dataclasses.field(default_factory=lambda: [0, 0])
+
+    def update(self, other: "_Counts") -> None:
+        """Add the counts of other rows."""
+        self.measures.update(other.measures)
+        self.pairs += other.pairs
+        self.skipped.update(other.skipped)
+        self.cut = [None if a is None or b is None else a + b for a, b in zip(self.cut, other.cut, strict=True)]
+
+    def as_table(self) -> pa.Table:
+        """The counts as the one row of a table, as Ray passes it on."""
+        return pa.table({"counts": [pickle.dumps(self)]})
+
+
+def _count_candidates(block: pa.Table, config: SelectionConfig) -> pa.Table:
+    counts = _Counts()
+    counts.cut = [total(Dataset(block), name) for name in ("responses_cut", "tokens_cut")]
+    picked = Transform(select_batch)(block, config, measures=counts.measures)
+    counts.skipped.update(skipped_reasons(Dataset(picked)))
+    counts.pairs = picked["skip_reason"].null_count
+    return counts.as_table()
+
+
+def _count_pairs(block: pa.Table, config: SelectionConfig) -> pa.Table:
+    if "skip_reason" in block.column_names:  # of rows that were kept without a pair
+        block = block.filter(pc.is_null(block["skip_reason"]))
+    return _Counts(measure_pairs(Dataset(block)), len(block)).as_table()
+
+
+def _add_up(parts: Any) -> _Counts:
+    counts = _Counts()
+    for row in parts.iter_rows():
+        counts.update(pickle.loads(row["counts"]))
+    return counts

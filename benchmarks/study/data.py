@@ -9,6 +9,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from trl_real import embed_responses, load_sample, to_candidates
+from trl_real.config import DEFAULT_EMBEDDER
 
 
 COLUMNS = ("prompt", "responses", "scores", "chosen", "rejected", "embeddings")
@@ -21,16 +22,18 @@ LEAST_CHANCE = 1e-6
 TURN = "\n\nAssistant:"  # what ends a turn of a person in HH-RLHF
 
 
-def load_candidates(folder: str | None, least_chance: float = LEAST_CHANCE) -> tuple[str, Dataset]:
+def load_candidates(
+    folder: str | None, least_chance: float = LEAST_CHANCE, embedder: str = DEFAULT_EMBEDDER
+) -> tuple[str, Dataset]:
     """
     AlpacaEval, or the sample of the package: columns `prompt`, `responses`, `scores` and `embeddings`. A difference of 1 in
     score is odds of e to be the better response; chances below `least_chance` are equal, and never form a pair.
     """
     if folder is None:
         rows = load_sample()
-        return "sample", _embed(to_candidates(rows))
+        return "sample", _embed(to_candidates(rows), embedder)
     rows = load_dataset("json", data_files=str(Path(folder) / "alpaca_eval_candidates.jsonl.gz"), split="train")
-    return "AlpacaEval", _embed(to_candidates(rows)).map(
+    return "AlpacaEval", _embed(to_candidates(rows), embedder).map(
         _log_odds, batched=True, fn_kwargs={"least_chance": least_chance}
     )
 
@@ -41,8 +44,9 @@ def load_pairs(folder: str) -> tuple[str, Dataset]:
     return "HH-RLHF", _embed(to_candidates(rows))
 
 
-def _embed(rows: Dataset) -> Dataset:
-    rows = rows.map(embed_responses, batched=True, fn_kwargs={"embedder_max_length": MAX_LENGTH})
+def _embed(rows: Dataset, embedder: str = DEFAULT_EMBEDDER) -> Dataset:
+    options = {"embedder": embedder, "embedder_max_length": MAX_LENGTH}
+    rows = rows.map(embed_responses, batched=True, fn_kwargs=options)
     return rows.select_columns([name for name in rows.column_names if name in COLUMNS])
 
 

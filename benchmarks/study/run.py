@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from documents import put
 from figures import plot_curves, plot_reliability, plot_summary
 from machine import describe
-from report import summary, tables
+from report import static_table, summary, tables
 from report_annotators import annotators
 
 from trl_real.labeling.label_noise import Estimate
@@ -28,11 +28,12 @@ from trl_real.labeling.reliability import ReliabilityBin, ReliabilityReport
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
-STAGES = ("reliability", "annotation_curve", "rounds", "annotators", "dpo")
+STAGES = ("reliability", "static_tier", "annotation_curve", "rounds", "annotators", "dpo")
 ROUNDS = ("candidates", "five", "pairs")
 RESULTS = (
     "annotation_curve",
     "reliability",
+    "static_tier",
     *(f"rounds_{kind}" for kind in ROUNDS),
     "annotators",
     "dpo_candidates",
@@ -76,6 +77,7 @@ def main() -> None:
     curve, dpo = ["--seeds", str(args.seeds)], ["--seeds", str(args.seeds // 2)]
     stages = {  # the scripts of a stage run side by side
         "reliability": {"reliability": ["reliability.py", *data, *curve]},  # embeds for all
+        "static_tier": {"static_tier": ["static_tier.py", *data]},
         "annotation_curve": {"annotation_curve": ["annotation_curve.py", *data, *curve]},
         "rounds": {
             f"rounds_{kind}": ["rounds.py", kind, *data, *curve] for kind in (ROUNDS if data else ("candidates",))
@@ -104,6 +106,7 @@ def main() -> None:
         plot_summary(results, DOCS / "figures" / "results.png")
         put(DOCS / "study.md", "study", tables(results))
         put(DOCS / "study.md", "annotators", annotators(results))
+        put(DOCS / "embedder.md", "static", static_table(results))
         put(DOCS / "reliability.md", "reliability", printed(results))
         put(HERE.parents[1] / "README.md", "study", summary(results))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import sentence
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -196,3 +196,32 @@ def test_static_embeddings_have_no_limit(tmp_path, texts, tiny_tokenizer):
     assert cut is None
     with pytest.raises(ValueError, match="is not a transformer and embeds texts of any length"):
         vectors(texts, str(tmp_path / "model"), max_length=10)
+
+
+def model2vec_folder(folder, tokenizer, table, save):
+    """A model as Model2Vec saves it and Sentence Transformers reads it, such as `minishlab/potion-base-8M`."""
+    (folder / "1_Normalize").mkdir(parents=True)
+    modules = {".": "StaticEmbedding", "1_Normalize": "Normalize"}
+    listed = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(modules.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "config.json").write_text(json.dumps({"model_type": "model2vec", "normalize": True}))
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    save({"embeddings": table}, folder)
+
+
+def test_a_model_of_model2vec_is_the_normalized_mean_over_its_tokens(tmp_path, texts, tiny_tokenizer):
+    table = torch.randn(len(tiny_tokenizer), 8)
+    save = {
+        "safe": lambda tensors, folder: save_file(tensors, folder / "model.safetensors"),
+        "pickled": lambda tensors, folder: torch.save(tensors, folder / "pytorch_model.bin"),
+    }
+    for name, write in save.items():
+        model2vec_folder(tmp_path / name, tiny_tokenizer, table, write)
+    means = np.stack([table[tiny_tokenizer(text)["input_ids"]].mean(0).numpy() for text in texts])
+    expected = means / np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors(texts, str(tmp_path / "safe")), expected, atol=1e-5)
+    with pytest.raises(OSError, match="pickled"):
+        vectors(texts, str(tmp_path / "pickled"))

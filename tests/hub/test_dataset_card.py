@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from test_markdown import HOSTILE
 
 from trl_real import SelectionConfig, SelectionReport, create_dataset_card, select_preferences
+from trl_real.hub import card_parts
 from trl_real.hub.card_metadata import find_source
 
 
@@ -355,3 +356,16 @@ def test_reports_of_unknown_splits(selected):
         create_dataset_card(DatasetDict({"all": pairs}))
     with pytest.raises(ValueError, match=re.escape("`dataset` has several splits: ['a', 'b']. Pass a dict")):
         create_dataset_card(DatasetDict({"a": pairs, "b": pairs}), report)
+
+
+@pytest.mark.parametrize(
+    ("model", "named", "shown"),
+    [
+        ("a/b", "static:a/b", "static, distilled from [a/b]"),
+        ("/home/me/secret/model", "static:model", "static, distilled from `model`"),
+    ],
+)
+def test_a_static_embedder_is_named_without_the_path_of_its_model(model, named, shown):
+    assert card_parts.options(SelectionConfig(embedder=f"static:{model}"))["embedder"] == named
+    report = dataclasses.replace(SelectionReport.of_given_pairs(1), embedder=f"static:{model}")
+    assert card_parts._embedder(report).startswith(shown)

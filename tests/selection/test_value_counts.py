@@ -50,3 +50,16 @@ def test_neither_order_nor_batches_matter(n, rng, monkeypatch):
             counted.add(shuffled[start : start + size])
         for found, of_all in zip(counted.distinct(), expected, strict=True):
             np.testing.assert_array_equal(found, of_all)
+
+
+@pytest.mark.parametrize("n", [900, 1001, 20_000])
+@pytest.mark.parametrize("parts", [2, 11])
+def test_counts_of_parts_add_up_to_the_counts_of_all(n, parts, rng, monkeypatch):
+    """Also if some parts have more distinct values than there is room for and others have not."""
+    monkeypatch.setattr(value_counts, "LIMIT", 1000)
+    numbers = np.append(np.round(rng.standard_normal(n), 5), np.nan)
+    total = ValueCounts()
+    for ends in np.split(numbers, np.sort(rng.integers(0, n, parts - 1))):
+        total.update(ValueCounts(ends))
+    for found, of_all in zip(total.distinct(), ValueCounts(numbers).distinct(), strict=True):
+        np.testing.assert_array_equal(found, of_all)

@@ -8,8 +8,6 @@ import argparse
 import sys
 from importlib import import_module
 
-from datasets.exceptions import DatasetsError
-
 from .. import __version__
 from .errors import UserError
 
@@ -37,9 +35,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         command(arguments[1:])
     except UserError as error:
-        cause = error.__cause__
-        why = cause.__cause__ if isinstance(cause, DatasetsError) and cause.__cause__ is not None else ""
-        notes = " ".join(getattr(cause, "__notes__", ()))
-        print("trl-real: error:", *f"{cause} {why} {notes}".split(), file=sys.stderr)
+        print("trl-real: error:", error, file=sys.stderr)
         return 1
     return 0

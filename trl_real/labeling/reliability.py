@@ -16,7 +16,8 @@ from ..config import SelectionConfig
 from ..core.checks import check_count, check_seed
 from ..core.messages import response_text
 from ..selection.budget import prompt_numbers
-from ..selection.preferences import embed_stage, pick_stage, skipped_reasons, usable_columns, with_pairs
+from ..selection.preferences import embed_stage, pick_stage, usable_columns, with_pairs
+from ..selection.report_parts import skipped_reasons
 from ..selection.similarity import pair_vectors
 from .label_noise import Estimate, cross_fit, flip_rates, share_estimate, wrong_majority
 from .labels import apply_labels

@@ -34,6 +34,14 @@ class Measures:
     policies: Counter[str] = field(default_factory=Counter)
     values: defaultdict[str, ValueCounts] = field(default_factory=lambda: defaultdict(ValueCounts))
 
+    def update(self, other: "Measures") -> None:
+        """Add the measures of other rows."""
+        self.rows += other.rows
+        self.responses += other.responses
+        self.policies.update(other.policies)
+        for name, values in other.values.items():
+            self.values[name].update(values)
+
     def add_rows(self, rows: Rows, eligible: Eligible) -> None:
         """Count the rows of a batch, and the policies that were applied to their responses."""
         self.rows += len(rows.counts)

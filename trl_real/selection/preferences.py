@@ -2,9 +2,7 @@
 
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.compute as pc
@@ -12,9 +10,9 @@ from datasets import Dataset, Features, IterableDataset, List, Value
 
 from ..candidates.batch import COLUMNS, read_rows
 from ..candidates.conversion import EMBEDDED, Converted, ConvertedPairs, convert
-from ..candidates.eligibility import POLICIES, SKIP_REASONS, check_gap
+from ..candidates.eligibility import SKIP_REASONS, check_gap
 from ..config import EmbedderOptions, SelectionConfig
-from ..core.columns import arrow_batches, column_blocks
+from ..core.columns import arrow_batches
 from ..core.transform import map_rows
 from ..embedding.embed import BATCH, embed
 from ..embedding.embedder import embedder_limit
@@ -24,6 +22,7 @@ from .budget import check_cost, check_order, select_budget
 from .measures import Measures, measure_pairs
 from .pick import batch_size, check_scores, compare, pick
 from .report import SelectionReport
+from .report_parts import Embedded, report_on, skipped_reasons, total
 from .select import pair_features, select_batch
 from .warn import warn_of_length, warn_of_reversed
 
@@ -92,7 +91,7 @@ def select_preferences(dataset: Dataset, config: SelectionConfig | None = None) 
 
 def needs_embeddings(converted: Converted, config: SelectionConfig) -> bool:
     """Whether the options need embeddings that the dataset does not have."""
-    config = _in_effect(converted, config)
+    config = in_effect(converted, config)
     strategies = (config.strategy, config.budget_strategy or config.strategy)
     asked_for = config.budget_min_distance is not None or any(STRATEGIES[s].needs("similarity") for s in strategies)
     return asked_for and "embeddings" not in usable_columns(converted)
@@ -106,35 +105,11 @@ def usable_columns(converted: Converted) -> list[str]:
     return columns
 
 
-def _in_effect(converted: Converted, config: SelectionConfig) -> SelectionConfig:
+def in_effect(converted: Converted, config: SelectionConfig) -> SelectionConfig:
     """The options with the strategy that takes effect. Given pairs are not picked, so only the budget strategy matters."""
     if not (isinstance(converted, ConvertedPairs) and config.budget_strategy):
         return config
     return dataclasses.replace(config, strategy=config.budget_strategy, strategy_kwargs=None)
-
-
-@dataclass
-class Embedded:
-    """
-    Rows after the embedding stage.
-
-    Attributes:
-        dataset ([`~datasets.Dataset`]): The rows.
-        embedder (`str` or `None`): The name of the embedder in reports; `None` if there are no embeddings.
-        revision (`str` or `None`): The commit, the hash of the files or the fingerprint of the embedder.
-        limit (`int` or `None`): Maximum number of tokens of a response to embed.
-        responses_cut, tokens_cut (`int` or `None`): The number of longer responses, and of their tokens beyond the limit;
-            `None` if unknown.
-        seconds (`float`): The time of the stage.
-    """
-
-    dataset: Dataset
-    embedder: str | None = None
-    revision: str | None = None
-    limit: int | None = None
-    responses_cut: int | None = None
-    tokens_cut: int | None = None
-    seconds: float = 0.0
 
 
 def select_converted(
@@ -151,34 +126,16 @@ def select_embedded(
     converted: Converted, embedded: Embedded, config: SelectionConfig
 ) -> tuple[Dataset, SelectionReport]:
     """The part of [`select_preferences`] after the responses were embedded."""
-    config = _in_effect(converted, config)
+    config = in_effect(converted, config)
     clock = _Clock(reading=converted.seconds, embedding=embedded.seconds)
     picked, measures = pick_stage(embedded.dataset, config)
     pairs = with_pairs(picked)
     selected = _spend(pairs, config)
     clock.stop("selecting")
-    report = SelectionReport(
-        strategy=config.strategy,
-        embedder=embedded.embedder,
-        embedder_revision=embedded.revision,
-        embedder_max_length=embedded.limit,
-        budget=config.budget,
-        budget_strategy=(config.budget_strategy or config.strategy) if config.is_budgeted else None,
-        budget_cost=config.budget_cost,
-        layout=converted.layout,
-        given_pairs=isinstance(converted, ConvertedPairs),
-        labeled=converted.labeled,
-        rows=converted.rows,
-        skipped=skipped_reasons(picked),
-        dropped={"over_budget": len(pairs) - len(selected)} if len(pairs) > len(selected) else {},
-        policies=_in_table_order(measures.policies + converted.policies),
-        pairs=len(selected),
-        responses=measures.responses + converted.policies["empty_responses"] + converted.policies["equal_responses"],
-        responses_cut=embedded.responses_cut,
-        tokens_cut=embedded.tokens_cut,
-    )
     picked_measures = measure_pairs(selected)
-    report.compare(measures.values, picked_measures.values)
+    report = report_on(
+        converted, embedded, config, measures, picked_measures, skipped_reasons(picked), len(pairs), len(selected)
+    )
     clock.stop("reporting")
     report.seconds = clock.seconds
     warn_of_reversed(report)
@@ -189,7 +146,7 @@ def select_embedded(
 
 def check_selection(converted: Converted, config: SelectionConfig) -> None:
     """Raise if the options and the columns do not fit together, before anything is embedded."""
-    config = _in_effect(converted, config)
+    config = in_effect(converted, config)
     check_scores(config.strategy, converted.columns)
     check_gap(config.min_score_gap, converted.columns)
     if config.is_budgeted:
@@ -212,7 +169,7 @@ def embed_stage(
         embedded.revision = identity.revision
         embedded.limit = embedder_limit(config.embedder, config.embedder_max_length)
     if embedded.embedder is not None:
-        embedded.responses_cut, embedded.tokens_cut = (_sum(embedded.dataset, name) for name in CUT)
+        embedded.responses_cut, embedded.tokens_cut = (total(embedded.dataset, name) for name in CUT)
     embedded.seconds = time.perf_counter() - start
     return embedded
 
@@ -259,14 +216,6 @@ def measure_rows(dataset: Dataset, config: SelectionConfig) -> Measures:
     return measures
 
 
-def skipped_reasons(picked: Dataset) -> dict[str, int]:
-    """The number of rows without a pair by reason, most frequent first."""
-    skipped = Counter[str]()
-    for block in column_blocks(picked, "skip_reason"):
-        skipped.update({entry["values"]: entry["counts"] for entry in pc.value_counts(block.drop_null()).to_pylist()})
-    return dict(skipped.most_common())
-
-
 def with_pairs(picked: Dataset) -> Dataset:
     """The rows that have a pair."""
     reasons = picked.with_format("arrow")["skip_reason"][:]
@@ -285,22 +234,6 @@ def _spend(pairs: Dataset, config: SelectionConfig) -> Dataset:
         config.budget_cost,
         min_distance=config.budget_min_distance,
     )
-
-
-def _sum(dataset: Dataset, column: str) -> int | None:
-    """The sum of a column; `None` if the column is missing or contains null."""
-    if column not in dataset.column_names:
-        return None
-    total = 0
-    for block in column_blocks(dataset, column):
-        if block.null_count:
-            return None
-        total += pc.sum(block).as_py() or 0
-    return total
-
-
-def _in_table_order(policies: Counter[str]) -> dict[str, int]:
-    return {name: policies[name] for name in POLICIES if policies[name]}
 
 
 class _Clock:

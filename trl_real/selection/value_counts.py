@@ -7,6 +7,7 @@ import numpy as np
 LIMIT = 1 << 18
 # Beyond the limit, values are rounded to this many significant bits: by at most one part in 4,096.
 BITS = 12
+NO_VALUES, NO_COUNTS = np.zeros(0, np.float32), np.zeros(0, np.int64)
 
 
 class ValueCounts:
@@ -22,7 +23,7 @@ class ValueCounts:
     """
 
     def __init__(self, numbers: np.ndarray | None = None):
-        self._values, self._counts = np.zeros(0, np.float32), np.zeros(0, np.int64)
+        self._values, self._counts = NO_VALUES, NO_COUNTS
         self._new: list[np.ndarray] = []
         self._n_new = 0
         self._rounded = False
@@ -36,6 +37,12 @@ class ValueCounts:
         self._n_new += len(numbers)
         if self._n_new > LIMIT:
             self._merge()
+
+    def update(self, other: "ValueCounts") -> None:
+        """Count all numbers that another one has counted. The result is the same as if they had been added here."""
+        values, counts = other.distinct()
+        self._rounded = self._rounded or other._rounded
+        self._merge(values, counts)
 
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
         """The distinct values in ascending order with NaN last, float32, and the count of each, int64."""
@@ -54,9 +61,9 @@ class ValueCounts:
         quantiles: list[float] = (low + (high - low) * (at - np.floor(at))).tolist()
         return quantiles
 
-    def _merge(self) -> None:
-        values = np.concatenate([self._values, *self._new])
-        counts = np.concatenate([self._counts, np.ones(self._n_new, np.int64)])
+    def _merge(self, more: np.ndarray = NO_VALUES, counts_of_more: np.ndarray = NO_COUNTS) -> None:
+        values = np.concatenate([self._values, more, *self._new])
+        counts = np.concatenate([self._counts, counts_of_more, np.ones(self._n_new, np.int64)])
         self._new, self._n_new = [], 0
         if self._rounded:
             mantissas, exponents = np.frexp(values)
