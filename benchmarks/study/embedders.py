@@ -35,7 +35,9 @@ def with_vectors(rows: Dataset, embedder: str, max_length: int, prompt_length: i
 
     def after_prompt(row: dict) -> dict:
         start = row["prompt"][-prompt_length:] + "\n" if prompt_length else ""
-        joined = {side: [start + text for text in row[side]] if side == "responses" else start + row[side] for side in sides}
+        joined = {
+            side: [start + text for text in row[side]] if side == "responses" else start + row[side] for side in sides
+        }
         return {"prompt": row["prompt"], **joined}
 
     columns = [name for name in rows.column_names if name != "embeddings"]
@@ -91,7 +93,9 @@ def shown(found: dict) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("kind", choices=["candidates", "pairs"], help="AlpacaEval's candidates, or the pairs of HH-RLHF.")
+    parser.add_argument(
+        "kind", choices=["candidates", "pairs"], help="AlpacaEval's candidates, or the pairs of HH-RLHF."
+    )
     parser.add_argument("--data", help="Folder of both datasets; else the package's sample, for `candidates`.")
     parser.add_argument("--model", help="A causal language model. Default: `offline_lm()`.")
     parser.add_argument("--rows", type=int, help="How many prompts or pairs. Default: 120 prompts, 400 pairs.")

@@ -24,12 +24,12 @@ from data import annotate, load_candidates, load_pairs, split, temperature
 from datasets import Dataset, disable_progress_bars
 from frozen import load_with_frozen_layers
 from peft import LoraConfig
+from report_pretrained import RUNS, read_runs
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from trl_real import RealDPOConfig, RealDPOTrainer, offline_lm
 
 
-RESULTS = Path(__file__).parent / "results" / "pretrained.jsonl"
 DRAWN = {"budget_strategy": "random"}
 ARMS = {
     "candidates": {
@@ -54,10 +54,6 @@ SETTINGS = (
 
 def settings_of(args: argparse.Namespace) -> dict:
     return {"model": args.model_name, **{name: getattr(args, name) for name in SETTINGS}}
-
-
-def finished(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def shortened(rows: Dataset, kind: str, tokenizer: PreTrainedTokenizerBase, length: int) -> Dataset:
@@ -173,7 +169,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="Start no run that is expected to end after so many minutes.")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RUNS)
     parser.add_argument("--labels", type=int, default=96)
     parser.add_argument("--pool", type=int, default=256, help="Prompts, or given pairs, to choose from.")
     parser.add_argument("--held_out", type=int, default=100)
@@ -192,15 +188,10 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     args.model = args.model or offline_lm()
     args.model_name = Path(args.model).name
-    done = [(run["kind"], run["arm"], run["seed"], run["settings"]) for run in finished(args.results)]
+    done = [(run["kind"], run["arm"], run["seed"], run["settings"]) for run in read_runs(args.results)]
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     arms = args.arms or list(ARMS[args.kind])
-    todo = [
-        (arm, seed)
-        for arm in arms
-        for seed in seeds
-        if (args.kind, arm, seed, settings_of(args)) not in done
-    ]
+    todo = [(arm, seed) for arm in arms for seed in seeds if (args.kind, arm, seed, settings_of(args)) not in done]
     study, longest = None, 0.0
     for arm, seed in todo:
         if args.minutes is not None and (time.perf_counter() - begun) / 60 + longest > args.minutes:
