@@ -1,5 +1,6 @@
 """The lowest layers of a model that LoRA leaves alone: each text passes through them once, however often it is trained on."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -53,7 +54,8 @@ def load_with_frozen_layers(path: str | Path, layers: int, pad_token_id: int) ->
     lower.requires_grad_(False)
     base = model.base_model
     base.layers = base.layers[layers:]
-    model.lm_head.weight = nn.Parameter(base.embed_tokens.weight.detach(), requires_grad=False)
+    if model.config.tie_word_embeddings:
+        model.set_output_embeddings(copy.deepcopy(model.get_output_embeddings()))
     base.embed_tokens = FrozenLayers(lower.embed_tokens, lower, pad_token_id)
     model.config.num_hidden_layers = len(base.layers)
     model.config.tie_word_embeddings = model.config.use_cache = False

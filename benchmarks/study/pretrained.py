@@ -2,20 +2,27 @@
 Measure what a selection is worth for DPO with a pretrained policy: SmolLM2-135M-Instruct, LoRA on its upper layers.
 
 python benchmarks/study/pretrained.py candidates --data folder --minutes 90   # goes on where the last call has stopped
-python benchmarks/study/pretrained.py pairs --data folder --arms random easy --seeds 5
+python benchmarks/study/pretrained.py pairs --data folder --arms random "easy, in its order" --seeds 5
 
 Each run (data, arm, seed, settings) is one line of results/pretrained.jsonl, written as soon as it ends, and is never repeated. All arms of
 a seed have the same split, the same held-out pairs and the same annotators, and start from the same model. Each has `--labels` labels, and
-`all` has the labels of the whole pool. Prompts are shortened to `--prompt_length` tokens and the text to `--max_length`.
+`all` has the labels of the whole pool. Prompts are shortened to `--prompt_length` tokens and the text to `--max_length`. Reference
+log-probabilities are computed in each run, so they always have its precision.
+
+Unless `--learning_rate` is given, a pilot on another seed chooses it, with all labels of a smaller pool: the first of `RATES` whose accuracy on
+held-out pairs is significantly above one half, or the best one if there is none. Its runs go to results/pretrained_pilot.jsonl.
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -24,12 +31,13 @@ from data import annotate, load_candidates, load_pairs, split, temperature
 from datasets import Dataset, disable_progress_bars
 from frozen import load_with_frozen_layers
 from peft import LoraConfig
-from report_pretrained import RUNS, read_runs
+from report_pretrained import RUNS, above_chance, read_runs
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from trl_real import RealDPOConfig, RealDPOTrainer, offline_lm
 
 
+GPU = torch.cuda.is_available()
 DRAWN = {"budget_strategy": "random"}
 ARMS = {
     "candidates": {
@@ -50,10 +58,8 @@ ARMS = {
 SETTINGS = (
     "labels", "pool", "held_out", "max_length", "prompt_length", "frozen_layers", "rank", "learning_rate", "batch_size"
 )  # fmt: skip
-
-
-def settings_of(args: argparse.Namespace) -> dict:
-    return {"model": args.model_name, **{name: getattr(args, name) for name in SETTINGS}}
+RATES = (6e-4, 2e-3, 2e-4)
+PILOT_SEED, PILOT_POOL = 100, 128
 
 
 def shortened(rows: Dataset, kind: str, tokenizer: PreTrainedTokenizerBase, length: int) -> Dataset:
@@ -75,32 +81,37 @@ def shortened(rows: Dataset, kind: str, tokenizer: PreTrainedTokenizerBase, leng
 class Study:
     """The data, and the model that all runs start from: its frozen layers remember the texts of earlier runs."""
 
-    def __init__(self, args: argparse.Namespace):
-        self.args, self.kind = args, args.kind
-        self.tokenizer = AutoTokenizer.from_pretrained(args.model)
-        name, rows = load_pairs(args.data) if self.kind == "pairs" else load_candidates(args.data)
-        self.name, self.noise = name, None if self.kind == "pairs" else temperature(rows)
-        self.rows = rows
-        self.model = load_with_frozen_layers(args.model, args.frozen_layers, self.tokenizer.pad_token_id)
+    def __init__(self, kind: str, data: str | None, model: str, frozen_layers: int):
+        self.kind = kind
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.name, self.rows = load_pairs(data) if kind == "pairs" else load_candidates(data)
+        self.noise = None if kind == "pairs" else temperature(self.rows)
+        self.model = load_with_frozen_layers(model, frozen_layers, self.tokenizer.pad_token_id)
 
-    def data(self, seed: int) -> tuple[Dataset, Dataset]:
+    def data(self, seed: int, settings: dict[str, Any]) -> tuple[Dataset, Dataset]:
         """The pool of a seed, with the labels of its annotators, and the held-out rows."""
-        train, held_out = split(self.rows, seed)
-        parts = []
-        for part, n in ((train, self.args.pool), (held_out, self.args.held_out)):
-            part = shortened(part, self.kind, self.tokenizer, self.args.prompt_length).shuffle(
-                seed=seed, keep_in_memory=True
-            )
-            parts.append(part.select(range(min(n, len(part)))))
-        pool, held_out = parts
-        return pool if self.noise is None else annotate(pool, "by gap", self.noise, seed), held_out
 
-    def run(self, arm: str, seed: int) -> dict:
+        def draw(rows: Dataset, n: int) -> Dataset:
+            rows = shortened(rows, self.kind, self.tokenizer, settings["prompt_length"])
+            return rows.shuffle(seed=seed, keep_in_memory=True).select(range(min(n, len(rows))))
+
+        train, held_out = split(self.rows, seed)
+        pool = draw(train, settings["pool"])
+        labeled = pool if self.noise is None else annotate(pool, "by gap", self.noise, seed)
+        return labeled, draw(held_out, settings["held_out"])
+
+    def run(self, arm: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
         """Train one policy on the labels of one arm, and evaluate it."""
         start = time.perf_counter()
-        pool, held_out = self.data(seed)
-        budget = {} if arm == "all" else {"budget": self.args.labels}
-        gpu = torch.cuda.is_available()
+        pool, held_out = self.data(seed, settings)
+        budget = {} if arm == "all" else {"budget": settings["labels"]}
+        lora = LoraConfig(
+            r=settings["rank"],
+            lora_alpha=2 * settings["rank"],
+            target_modules="all-linear",
+            exclude_modules=".*lower.*",  # which is frozen
+            task_type="CAUSAL_LM",
+        )
         with tempfile.TemporaryDirectory() as folder:
             config = RealDPOConfig(
                 folder,
@@ -110,28 +121,21 @@ class Study:
                 selection_seed=seed,
                 eval_selection_strategy="random",
                 beta=0.1,
-                learning_rate=self.args.learning_rate,
+                learning_rate=settings["learning_rate"],
                 lr_scheduler_type="cosine",
                 warmup_steps=0.1,
                 num_train_epochs=1,
-                max_length=self.args.max_length,
+                max_length=settings["max_length"],
                 precompute_ref_log_probs=True,
-                per_device_train_batch_size=self.args.batch_size,
+                per_device_train_batch_size=settings["batch_size"],
                 per_device_eval_batch_size=1,  # TRL means over batches, whose last one may be smaller
-                bf16=gpu,
-                use_cpu=not gpu,
+                bf16=GPU,
+                use_cpu=not GPU,
                 gradient_checkpointing=False,
                 report_to="none",
                 save_strategy="no",
                 logging_strategy="no",
                 disable_tqdm=True,
-            )
-            lora = LoraConfig(
-                r=self.args.rank,
-                lora_alpha=2 * self.args.rank,
-                target_modules="all-linear",
-                exclude_modules=".*lower.*",
-                task_type="CAUSAL_LM",
             )
             trainer = RealDPOTrainer(
                 self.model,
@@ -149,7 +153,7 @@ class Study:
             "data": self.name,
             "arm": arm,
             "seed": seed,
-            "settings": settings_of(self.args),
+            "settings": settings,
             "labels": len(trainer.selected_dataset),
             "trained_on": len(trainer.train_dataset),
             "judged_on": len(trainer.eval_dataset),
@@ -160,51 +164,79 @@ class Study:
         }
 
 
+class Runs:
+    """Finished runs, and new ones as long as there is time for them."""
+
+    def __init__(self, study: Callable[[], Study], kind: str, minutes: float | None):
+        self.study, self.kind, self.minutes = functools.cache(study), kind, minutes
+        self.begun, self.longest = time.perf_counter(), 0.0
+
+    def get(self, path: Path, arm: str, seed: int, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """A run, which is only done if it is not in the file; `None` without time for it."""
+        key = (self.kind, arm, seed, settings)
+        for run in read_runs(path):
+            if (run["kind"], run["arm"], run["seed"], run["settings"]) == key:
+                return run
+        if self.minutes is not None and (time.perf_counter() - self.begun) / 60 + self.longest > self.minutes:
+            return None
+        # On a CPU, TRL projects every token to the vocabulary; this leaves out those of the prompt, as on a GPU.
+        with contextlib.redirect_stdout(sys.stderr), patch("trl.trainer.utils._use_triton", lambda device: True):
+            run = self.study().run(arm, seed, settings)
+        self.longest = max(self.longest, run["minutes"])
+        with path.open("a") as file:
+            file.write(json.dumps(run) + "\n")
+        print(json.dumps(run), file=sys.stderr, flush=True)
+        return run
+
+    def choose_rate(self, path: Path, settings: dict[str, Any]) -> float | None:
+        """The learning rate, by the pilot; `None` if it is not finished."""
+        accuracies = {}
+        for rate in RATES:
+            run = self.get(path, "all", PILOT_SEED, {**settings, "pool": PILOT_POOL, "learning_rate": rate})
+            if run is None:
+                return None
+            if run["accuracy"] > above_chance(run["judged_on"]):
+                return rate
+            accuracies[rate] = run["accuracy"]
+        return max(accuracies, key=accuracies.__getitem__)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("kind", choices=list(ARMS), help="AlpacaEval's candidates, or the pairs of HH-RLHF.")
     parser.add_argument("--data", help="Folder of both datasets; else the package's sample, for `candidates`.")
     parser.add_argument("--model", help="Chat model with the chat format of SmolLM2. Default: `offline_lm()`.")
-    parser.add_argument("--arms", nargs="+", help="Only these arms, in this order.")
+    parser.add_argument("--arms", nargs="+", help="Only these arms.")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, help="Start no run that is expected to end after so many minutes.")
     parser.add_argument("--results", type=Path, default=RUNS)
     parser.add_argument("--labels", type=int, default=96)
     parser.add_argument("--pool", type=int, default=256, help="Prompts, or given pairs, to choose from.")
-    parser.add_argument("--held_out", type=int, default=100)
-    parser.add_argument("--max_length", type=int, default=96)
+    parser.add_argument("--held_out", type=int, default=80)
+    parser.add_argument("--max_length", type=int, default=256 if GPU else 96)
     parser.add_argument("--prompt_length", type=int, default=40)
     parser.add_argument("--frozen_layers", type=int, default=20, help="Of 30.")
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--learning_rate", type=float, default=6e-4)
+    parser.add_argument("--learning_rate", type=float, help="Default: the choice of the pilot.")
     parser.add_argument("--batch_size", type=int, default=2)
     args = parser.parse_args()
     if args.kind == "pairs" and args.data is None:
         parser.error("`pairs` needs --data.")
-    begun = time.perf_counter()
     disable_progress_bars()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    args.model = args.model or offline_lm()
-    args.model_name = Path(args.model).name
-    done = [(run["kind"], run["arm"], run["seed"], run["settings"]) for run in read_runs(args.results)]
-    seeds = range(args.first_seed, args.first_seed + args.seeds)
-    arms = args.arms or list(ARMS[args.kind])
-    todo = [(arm, seed) for arm in arms for seed in seeds if (args.kind, arm, seed, settings_of(args)) not in done]
-    study, longest = None, 0.0
-    for arm, seed in todo:
-        if args.minutes is not None and (time.perf_counter() - begun) / 60 + longest > args.minutes:
-            break
-        with contextlib.redirect_stdout(sys.stderr):  # on which trainers print
-            study = study or Study(args)
-            # On a CPU, TRL projects every token to the vocabulary; this leaves out those of the prompt, as on a GPU.
-            with patch("trl.trainer.utils._use_triton", lambda device: True):
-                found = study.run(arm, seed)
-        longest = max(longest, found["minutes"])
-        with args.results.open("a") as file:
-            file.write(json.dumps(found) + "\n")
-        print(json.dumps(found), file=sys.stderr, flush=True)
+    model = args.model or offline_lm()
+    precision = "bfloat16" if GPU else "float32"
+    settings = {"model": Path(model).name, "precision": precision, **{name: getattr(args, name) for name in SETTINGS}}
+    runs = Runs(lambda: Study(args.kind, args.data, model, args.frozen_layers), args.kind, args.minutes)
+    if args.learning_rate is None:
+        settings["learning_rate"] = runs.choose_rate(args.results.with_stem(f"{args.results.stem}_pilot"), settings)
+        if settings["learning_rate"] is None:
+            return
+    for seed in range(args.seeds):
+        for arm in args.arms or ARMS[args.kind]:
+            if runs.get(args.results, arm, seed, settings) is None:
+                return
 
 
 if __name__ == "__main__":

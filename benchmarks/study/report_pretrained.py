@@ -7,6 +7,7 @@ from typing import Any
 
 from intervals import over_seeds
 from report import PERCENT, columns, difference, name_of, points, share
+from scipy.stats import binom
 
 
 KINDS = ("candidates", "pairs")
@@ -41,6 +42,11 @@ def estimate(values: list[float], settings: dict[str, Any]) -> dict[str, float] 
         if len(values) > 1
         else None
     )
+
+
+def above_chance(pairs: int) -> float:
+    """The accuracy on so many pairs that is significantly above one half."""
+    return float(binom.isf(0.05, pairs, 0.5)) / pairs
 
 
 def runs_table(arms: dict[str, dict[int, dict[str, Any]]]) -> str:
@@ -126,8 +132,8 @@ def pretrained(results: dict[str, Any]) -> str:
     runs, pilot = results["pretrained"], results["pretrained_pilot"]
     if pilot:
         parts += [
-            "The learning rate was chosen on other seeds, with all labels of the pool. Chance is 50%. With so few pairs, an accuracy "
-            "has to be above about 60% to be better than chance.",
+            "A pilot on another seed chooses the learning rate, with all labels of a smaller pool: the first one whose accuracy is significantly "
+            f"above chance ({share({'mean': above_chance(pilot[0]['judged_on'])})} of {pilot[0]['judged_on']} pairs), or the best one.",
             pilot_table(pilot),
         ]
     for kind in KINDS:
