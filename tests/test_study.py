@@ -224,25 +224,41 @@ def test_differences_are_within_seeds_and_within_settings(load):
     assert report.estimate([0.1], runs[0]["settings"]) is None
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "chosen"), [([0.5, 0.7, 0.9], 1), ([0.45, 0.55, 0.5], 1), ([0.61, 0.9, 0.9], 0)]
+)
+def test_a_pilot_takes_the_first_rate_above_chance_or_the_best(load, tmp_path, accuracies, chosen):
+    pretrained = load("pretrained")
+    done = []
+
+    class Study:
+        def run(self, arm, seed, settings):
+            done.append(settings["learning_rate"])
+            accuracy = accuracies[pretrained.RATES.index(settings["learning_rate"])]
+            what = {"kind": "pairs", "arm": arm, "seed": seed, "settings": settings}
+            return {**what, "accuracy": accuracy, "judged_on": 80, "minutes": 1.0}
+
+    def choose(minutes=None):
+        runs = pretrained.Runs(Study, "pairs", minutes)
+        return runs.choose_rate(tmp_path / "pilot.jsonl", {"labels": 5})
+
+    assert choose(minutes=0) is None
+    assert choose() == choose(minutes=0) == pretrained.RATES[chosen]  # the second time from the file
+    assert len(done) == len(set(done)) == (3 if max(accuracies) < 0.6 else chosen + 1)
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_never_repeated(tmp_path, small_llama):
+    path = tmp_path / "runs.jsonl"
     flags = ["--labels", "4", "--pool", "12", "--held_out", "4", "--frozen_layers", "2", "--prompt_length", "60"]
-    command = [
-        "pretrained.py",
-        "candidates",
-        "--model",
-        str(small_llama),
-        "--results",
-        str(tmp_path / "runs.jsonl"),
-        *flags,
-    ]
+    command = ["candidates", "--model", small_llama, "--results", path, "--learning_rate", "1e-3", *flags]
 
     def runs(*more):
         result = subprocess.run(
-            [sys.executable, STUDY / command[0], *command[1:], *more], capture_output=True, text=True, timeout=300
+            [sys.executable, STUDY / "pretrained.py", *command, *more], capture_output=True, text=True, timeout=300
         )
         assert result.returncode == 0, result.stderr[-2000:]
-        return [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in path.read_text().splitlines()]
 
     first = runs("--seeds", "1", "--arms", "random", "easy")
     assert [(run["arm"], run["seed"], run["labels"]) for run in first] == [("random", 0, 4), ("easy", 0, 4)]

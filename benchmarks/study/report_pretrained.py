@@ -136,6 +136,8 @@ def pretrained(results: dict[str, Any]) -> str:
             f"above chance ({share({'mean': above_chance(pilot[0]['judged_on'])})} of {pilot[0]['judged_on']} pairs), or the best one.",
             pilot_table(pilot),
         ]
+    if not runs:
+        parts.append("No run has finished yet, so nothing is known about pretrained policies. `make study-pretrained` adds runs.")
     for kind in KINDS:
         arms = of_kind(runs, kind)
         if not arms:
