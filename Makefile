@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart quickstart-real offline-lm test test-real quality pytest docs cards benchmarks study lowest-trl trl-tests label-studio-check test-lowest dist clean
+.PHONY: quickstart quickstart-real offline-lm test test-real quality pytest docs cards benchmarks benchmarks-gpu study study-pretrained lowest-trl trl-tests label-studio-check test-lowest dist clean
 
 # From candidates to an aligned model, with the sample of the package.
 quickstart: $(VENV)/ready
@@ -50,9 +50,18 @@ DATA ?= $(TRL_REAL_DATA)
 benchmarks: $(VENV)/ready $(VENV)/aepo/ready
 	$(BIN)/python benchmarks/run.py $(if $(DATA),--data $(DATA)) --aepo_python $(VENV)/aepo/bin/python
 
-# Repeat the study of docs/study.md. DATA is the same folder, which also needs hh_rlhf_harmless.jsonl.gz.
+# On one GPU, within ten minutes: the DPO study with a model of 0.5B parameters and longer texts, and the GPU row of docs/speed.md.
+benchmarks-gpu: $(VENV)/ready
+	$(BIN)/python benchmarks/study/gpu.py $(if $(DATA),--data $(DATA))
+
+# Repeat the study of docs/study.md, but for the runs with a pretrained model, which study-pretrained adds to. DATA is the same folder, which also needs hh_rlhf_harmless.jsonl.gz.
 study: $(VENV)/ready
 	$(BIN)/python benchmarks/study/run.py $(if $(DATA),--data $(DATA))
+
+# Run DPO with a pretrained model for so many minutes, and update docs/study.md. The next call goes on where this one has stopped.
+MINUTES ?= 90
+study-pretrained: $(VENV)/offline-lm/ready
+	PYTHONPATH=$(VENV)/offline-lm $(BIN)/python benchmarks/study/run.py $(if $(DATA),--data $(DATA)) --only pretrained --minutes $(MINUTES)
 
 $(VENV)/aepo/ready: benchmarks/requirements-aepo.txt
 	$(PYTHON) -m venv $(VENV)/aepo

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -38,6 +39,8 @@ def load(monkeypatch):
     [
         ("README.md", "study", "summary"),
         ("docs/study.md", "study", "tables"),
+        ("docs/study.md", "pretrained", "pretrained"),
+        ("docs/does-real-work.md", "answer", "answer"),
         ("docs/reliability.md", "reliability", "printed"),
         ("docs/embedder.md", "static", "static_table"),
     ],
@@ -214,3 +217,123 @@ def test_dpo(tmp_path):
     assert arms["all"]["labels"] > 2 * arms["random"]["labels"] == 2 * arms["easy"]["labels"]
     assert arms["random"]["accuracy_less_random"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     assert arms["easy"]["judged_on"] == arms["hard"]["judged_on"] > 0
+
+
+@pytest.fixture(scope="module")
+def small_llama(tmp_path_factory):
+    """Folder of a Llama of four layers with random weights, whose padding token also ends a text."""
+    from trl_real import load_sample
+
+    sys.path.insert(0, str(ROOT / "examples"))
+    from quickstart import build_tiny_model
+
+    return build_tiny_model(load_sample(), tmp_path_factory.mktemp("llama"))
+
+
+def test_frozen_layers_say_what_the_whole_model_says(load, small_llama):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    frozen = load("frozen")
+    ids = torch.tensor([[5, 6, 7, 1, 1, 1], [8, 9, 10, 11, 12, 1], [5, 6, 1, 1, 1, 1]])  # 1 ends a text and pads
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    whole = AutoModelForCausalLM.from_pretrained(small_llama, dtype=torch.float32).eval()
+    model = frozen.load_with_frozen_layers(small_llama, 3, pad_token_id=1).eval()
+    lower, calls = model.base_model.embed_tokens.lower, []
+    lower.register_forward_hook(lambda *_: calls.append(1))
+    for order in ([0, 1, 2], [2, 0, 1]):  # then from memory, with another padding
+        part, attention = ids[order], mask[order]
+        with torch.no_grad():
+            expected = whole(input_ids=part, attention_mask=attention).logits
+            found = model(input_ids=part, attention_mask=attention).logits
+        torch.testing.assert_close(found[attention.bool()], expected[attention.bool()])
+    assert len(calls) == 1
+    assert len(model.base_model.layers) == 1
+
+
+def test_differences_are_within_seeds_and_within_settings(load):
+    report = load("report_pretrained")
+
+    def run(arm, seed, accuracy, labels=9):
+        settings = {"labels": labels, "pool": 30, "held_out": 10}
+        return {"kind": "pairs", "arm": arm, "seed": seed, "accuracy": accuracy, "settings": settings}
+
+    runs = [run("random", 0, 0.1, labels=5), run("random", 1, 0.5), run("random", 2, 0.7), run("easy", 2, 0.8)]
+    runs.append(run("easy", 3, 0.9))
+    arms = report.of_kind(runs, "pairs")
+    assert {arm: sorted(found) for arm, found in arms.items()} == {"random": [1, 2], "easy": [2, 3]}
+    assert report.less_random(arms, "easy") == pytest.approx([0.1])
+    assert report.estimate([0.1], runs[0]["settings"]) is None
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "chosen"), [([0.5, 0.7, 0.9], 1), ([0.45, 0.55, 0.5], 1), ([0.61, 0.9, 0.9], 0)]
+)
+def test_a_pilot_takes_the_first_rate_above_chance_or_the_best(load, tmp_path, accuracies, chosen):
+    pretrained = load("pretrained")
+    done = []
+
+    class Study:
+        def run(self, arm, seed, settings):
+            done.append(settings["learning_rate"])
+            accuracy = accuracies[pretrained.RATES.index(settings["learning_rate"])]
+            what = {"kind": "pairs", "arm": arm, "seed": seed, "settings": settings}
+            return {**what, "accuracy": accuracy, "judged_on": 80, "minutes": 1.0}
+
+    def choose(minutes=None):
+        runs = pretrained.Runs(Study, "pairs", minutes)
+        return runs.choose_rate(tmp_path / "pilot.jsonl", {"labels": 5})
+
+    assert choose(minutes=0) is None
+    assert choose() == choose(minutes=0) == pretrained.RATES[chosen]  # the second time from the file
+    assert len(done) == len(set(done)) == (3 if max(accuracies) < 0.6 else chosen + 1)
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_never_repeated(tmp_path, small_llama):
+    path = tmp_path / "runs.jsonl"
+    flags = ["--labels", "4", "--pool", "12", "--held_out", "4", "--frozen_layers", "2", "--prompt_length", "60"]
+    command = ["candidates", "--model", small_llama, "--results", path, "--learning_rate", "1e-3", *flags]
+
+    def runs(*more):
+        result = subprocess.run(
+            [sys.executable, STUDY / "pretrained.py", *command, *more], capture_output=True, text=True, timeout=300
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    first = runs("--seeds", "1", "--arms", "random", "easy")
+    assert [(run["arm"], run["seed"], run["labels"]) for run in first] == [("random", 0, 4), ("easy", 0, 4)]
+    both = runs("--seeds", "2", "--arms", "random")
+    assert both[:2] == first
+    assert [(run["arm"], run["seed"]) for run in both[2:]] == [("random", 1)]
+    assert runs("--seeds", "2", "--arms", "easy", "--minutes", "0") == both  # no time for another one
+
+
+@pytest.mark.slow
+def test_the_benchmarks_of_a_gpu(tmp_path):
+    flags = [
+        "--hidden_size",
+        "64",
+        "--layers",
+        "2",
+        "--max_length",
+        "64",
+        "--sft_steps",
+        "1",
+        "--seeds",
+        "3",
+        "--minutes",
+        "0",
+    ]
+    result = subprocess.run(
+        [sys.executable, STUDY / "gpu.py", *flags, "--results", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={name: value for name, value in os.environ.items() if name != "TRL_REAL_DATA"},
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = json.loads((tmp_path / "dpo_candidates.json").read_text())
+    assert found["settings"]["seeds"] == 2  # the least that has an interval
+    assert found["arms"]["all"]["judged_on"] > 0

@@ -15,6 +15,7 @@ import contextlib
 import json
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -130,7 +131,12 @@ def texts_of_pairs(rows: Dataset) -> Dataset:
 def compare(rows: Dataset, args: argparse.Namespace, noise: float | None) -> dict:
     """All strategies on the same splits; `noise` is that of the annotators of candidates, `None` for given pairs."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    begun, longest = time.perf_counter(), 0.0
     for seed in range(args.seeds):
+        start = time.perf_counter()
+        if args.minutes is not None and seed > 1 and start - begun + longest > 60 * args.minutes:
+            args.seeds = seed
+            break
         train, held_out = split(rows, seed)
         texts = texts_of_candidates(train) if noise is not None else texts_of_pairs(train)
         labeled = train if noise is None else annotate(train, "by gap", noise, seed)
@@ -152,6 +158,7 @@ def compare(rows: Dataset, args: argparse.Namespace, noise: float | None) -> dic
                     file=sys.stderr,
                     flush=True,
                 )
+        longest = max(longest, time.perf_counter() - start)
     return {
         arm: {
             **{name: round(sum(values[name]) / args.seeds, 1) for name in ("labels", "trained_on", "judged_on")},
@@ -179,6 +186,7 @@ def main() -> None:
         "--model", help="Id or path of a causal language model; without it a small one is trained from scratch."
     )
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--minutes", type=float, help="After two seeds, start none that would end later than this.")
     parser.add_argument("--sft_steps", type=int, default=60)
     parser.add_argument("--sft_learning_rate", type=float, default=2e-3)
     parser.add_argument("--learning_rate", type=float, default=5e-4)

@@ -3,7 +3,9 @@
 python benchmarks/study/run.py --data folder/with/alpaca_eval_candidates.jsonl.gz/and/hh_rlhf_harmless.jsonl.gz
 
 Without `--data`, it runs on the sample of the package and prints where the results are. That shows how it works, and says nothing
-about the strategies. `--report` only updates the documents, from the existing results.
+about the strategies. `--report` only updates the documents, from the existing results. The stages `embedders` and `pretrained` use a
+pretrained model (`make offline-lm`) and take hours on a CPU, so they run only if named: `--only pretrained --minutes 90` adds runs to
+results/pretrained.jsonl for so long, and the next call goes on.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from figures import plot_curves, plot_reliability, plot_summary
 from machine import describe
 from report import static_table, summary, tables
 from report_annotators import annotators
+from report_pretrained import PILOT, RUNS, answer, pretrained, read_runs
 
 from trl_real.labeling.label_noise import Estimate
 from trl_real.labeling.reliability import ReliabilityBin, ReliabilityReport
@@ -29,6 +32,7 @@ from trl_real.labeling.reliability import ReliabilityBin, ReliabilityReport
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 STAGES = ("reliability", "static_tier", "annotation_curve", "rounds", "annotators", "dpo")
+LONG = ("embedders", "pretrained")
 ROUNDS = ("candidates", "five", "pairs")
 RESULTS = (
     "annotation_curve",
@@ -44,7 +48,10 @@ RESULTS = (
 
 def read() -> dict:
     """The results, by name."""
-    return {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in RESULTS}
+    found = {name: json.loads((HERE / "results" / f"{name}.json").read_text()) for name in RESULTS}
+    for path in sorted((HERE / "results").glob("embedders_*.json")):
+        found[path.stem] = json.loads(path.read_text())
+    return {**found, "pretrained": read_runs(RUNS), "pretrained_pilot": read_runs(PILOT)}
 
 
 def printed(results: dict) -> str:
@@ -67,11 +74,16 @@ def main() -> None:
         "--data", default=os.environ.get("TRL_REAL_DATA"), help="Folder of both files; else the package's sample."
     )
     parser.add_argument("--seeds", type=int, default=20, help="DPO has half as many.")
-    parser.add_argument("--only", nargs="+", choices=STAGES, help="Run only these stages, and keep the other results.")
+    parser.add_argument("--only", nargs="+", choices=STAGES + LONG, help="Run only these, and keep the other results.")
+    parser.add_argument(
+        "--minutes", type=float, default=90, help="Of `pretrained`: start no run that would end later."
+    )
     parser.add_argument("--report", action="store_true", help="Only update the documents.")
     args = parser.parse_args()
     if args.seeds < 4:
         parser.error("--seeds must be at least 4: an interval needs two of DPO, which has half as many.")
+    if args.data is None and {*LONG} & {*(args.only or ())}:
+        parser.error(f"{' and '.join(LONG)} need --data.")
     folder = HERE / "results" if args.data else HERE / "results" / "sample"
     data = ["--data", args.data] if args.data else []
     curve, dpo = ["--seeds", str(args.seeds)], ["--seeds", str(args.seeds // 2)]
@@ -88,11 +100,14 @@ def main() -> None:
             for kind in (("candidates", "pairs") if data else ("candidates",))
         },
     }
+    for stage in LONG if args.data else ():
+        limit = ["--minutes", str(args.minutes)] if stage == "pretrained" else []
+        stages[stage] = {f"{stage}_{kind}": [f"{stage}.py", kind, *data, *limit] for kind in ("candidates", "pairs")}
     if not args.report:
         folder.mkdir(parents=True, exist_ok=True)
         spent = folder / "run.json"
         minutes = json.loads(spent.read_text())["minutes"] if spent.exists() else {}
-        for stage in args.only or stages:
+        for stage in args.only or STAGES:
             print(stage, "...", flush=True)
             start = time.perf_counter()
             run(stages[stage], folder)
@@ -106,7 +121,9 @@ def main() -> None:
         plot_summary(results, DOCS / "figures" / "results.png")
         put(DOCS / "study.md", "study", tables(results))
         put(DOCS / "study.md", "annotators", annotators(results))
+        put(DOCS / "study.md", "pretrained", pretrained(results))
         put(DOCS / "embedder.md", "static", static_table(results))
+        put(DOCS / "does-real-work.md", "answer", answer(results))
         put(DOCS / "reliability.md", "reliability", printed(results))
         put(HERE.parents[1] / "README.md", "study", summary(results))
 
@@ -128,7 +145,8 @@ def run(stage: dict[str, list[str]], folder: Path) -> None:
             for other in running.values():
                 other.terminate()
             raise SystemExit(f"{name} ended with {process.returncode}.")
-        (folder / f"{name}.json").write_text(output)
+        if output:  # `pretrained` writes each run itself
+            (folder / f"{name}.json").write_text(output)
 
 
 if __name__ == "__main__":
