@@ -12,7 +12,7 @@ from trl_real.strategies import STRATEGIES
 SHARE, SMALL_SHARE = str(SHARE_OF_LABELS), "0.1"
 PERCENT = 100
 ROUNDS = ("candidates", "five", "pairs")
-SUMMARY_ROWS = ("easy", "centroid", "aepo", "hard", "max_min")
+SUMMARY_ROWS = ("easy", "centroid", "hard", "max_min")
 # These read all scores before they pick a pair.
 NEED_SCORES = [name for name, strategy in STRATEGIES.items() if strategy.needs("scores")]
 
