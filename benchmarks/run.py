@@ -80,15 +80,11 @@ def table() -> str:
         )
     lines += [f"| `real_select` on {where}, relative to float32 `encode` on it | {rate} | {times} | | |", ""]
     lines += ["| Other measurements | |", "|---|---|"]
-    seconds, spent = startup["seconds"], startup["seconds"]["empty program"]
-    lines += [
+    lines.append(
         f"| `real_select` from text with a static embedder, relative to the naive script (same pair for {static['same_picks']:.0%} of "
-        f"{static['prompts']} prompts, cosine regret {static['mean_cosine_regret']:.3f}) | {static['times_naive']:.0f} |",
-        f"| `import trl_real`, `trl-real --help`, and an empty Python program | {seconds['import trl_real']:.2f}, "
-        f"{seconds['trl-real --help']:.2f} and {spent:.2f} s |",
-        f"| `trl-real select` on {startup['rows']} short rows, with the default and a static embedder; the import of Sentence Transformers alone | "
-        f"{seconds['select, default']:.1f} and {seconds['select, static']:.1f} s; {seconds['import sentence_transformers']:.1f} s |",
-    ]
+        f"{static['prompts']} prompts, cosine regret {static['mean_cosine_regret']:.3f}) | {static['times_naive']:.0f} |"
+    )
+    lines += start_rows(startup) if startup else []
     lines.append(
         f"| Speed of `real_select` with the strategy `aepo`, relative to the package `aepo` from PyPI (same pair for {aepo['same_picks']:.0%} of "
         f"{aepo['prompts']} prompts) | {aepo['times_aepo']:.0f} |"
@@ -117,7 +113,7 @@ def table() -> str:
         f"{million['seconds']:.0f} s, {million['memory_mb']} MB |",
         "| Peak memory at 100,000 prompts, relative to 10,000: `real_select` from text, from a column, `select_preferences`, "
         f"a stream | {', '.join(f'{ratio:.2f}' for ratio in flat.values())} |",
-        *many_prompts(many),
+        *(many_rows(many) if many else []),
         *(f"| {case['what']} | {case['seconds']:.1f} s, {case['memory_mb']} MB |" for case in sizes["cases"].values()),
         "",
         f"![Time and memory against the number of prompts](figures/{FIGURE.name})",
@@ -125,7 +121,18 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def many_prompts(many: dict) -> list[str]:
+def start_rows(startup: dict) -> list[str]:
+    """The rows on a cold start."""
+    seconds = startup["seconds"]
+    return [
+        f"| `import trl_real`, `trl-real --help`, and an empty Python program | {seconds['import trl_real']:.2f}, "
+        f"{seconds['trl-real --help']:.2f} and {seconds['empty program']:.2f} s |",
+        f"| `trl-real select` on {startup['rows']} short rows, with the default and a static embedder; the import of Sentence Transformers alone | "
+        f"{seconds['select, default']:.1f} and {seconds['select, static']:.1f} s; {seconds['import sentence_transformers']:.1f} s |",
+    ]
+
+
+def many_rows(many: dict) -> list[str]:
     """The rows on Ray, one for each number of prompts."""
     stages = {"select": "select a pair each", "report": "report", "budget": f"keep {many['share']:.0%} of the pairs"}
     return [
