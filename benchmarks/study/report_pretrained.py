@@ -137,7 +137,9 @@ def pretrained(results: dict[str, Any]) -> str:
             pilot_table(pilot),
         ]
     if not runs:
-        parts.append("No run has finished yet, so nothing is known about pretrained policies. `make study-pretrained` adds runs.")
+        parts.append(
+            "No run has finished yet, so nothing is known about pretrained policies. `make study-pretrained` adds runs."
+        )
     for kind in KINDS:
         arms = of_kind(runs, kind)
         if not arms:
