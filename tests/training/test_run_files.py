@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import candidate_rows
 from datasets import Dataset
 from huggingface_hub import ModelCard
@@ -16,7 +17,7 @@ from peft import LoraConfig
 from trl_real import RealDPOConfig, RealDPOTrainer, SelectionReport
 from trl_real.cli import main
 from trl_real.training import real_dpo_trainer
-from trl_real.training.run_files import checkpoint_to_resume
+from trl_real.training.run_files import check_before_work, checkpoint_to_resume
 
 
 @pytest.fixture
@@ -256,3 +257,12 @@ def test_two_dpo_in_one_folder_give_one_model_and_one_error(tmp_path, tiny_lm, t
         f"Another run is writing to {tmp_path}/out. Wait until it ends, or choose another `output_dir`."
     )
     assert {"model.safetensors", "README.md", "selection_report.json"} <= set(os.listdir(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(("bf16", "native"), [(True, False), (True, True), (False, False)])
+def test_a_precision_that_the_cpu_emulates_is_named(bf16, native, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native}, raising=False)
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
+    check_before_work(RealDPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=bf16, report_to="none"))
+    assert ("This CPU has no units for bfloat16" in caplog.text) == (bf16 and not native)

@@ -13,6 +13,7 @@ from typing import Any
 from trl import DPOConfig
 
 from ..core.output_folder import OutputFolder
+from ..embedding.identity import resolved_dtype
 from ..hub.access import check_can_push
 
 
@@ -26,12 +27,20 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 
 
 def check_before_work(config: DPOConfig) -> None:
-    """Raise if a batch has no rows, or if the run would fail at its end: the report cannot be written, or a push would be rejected."""
+    """
+    Raise if a batch has no rows, or if the run would fail at its end: the report cannot be written, or a push would be rejected. Warn if
+    the precision is slow on this machine.
+    """
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         if (size := getattr(config, name)) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {size}.")
     if config.process_index > 0:
         return
+    if config.bf16 and config.device.type == "cpu" and resolved_dtype("auto") == "float32":
+        logger.warning(
+            "This CPU has no units for bfloat16, so training in it is several times as slow as in float32. Pass `bf16=False`, or "
+            "`--bf16 false` on the command line."
+        )
     folder = OutputFolder(config.output_dir)
     with folder.locked(wait=10.0):
         folder.check((REPORT,))
