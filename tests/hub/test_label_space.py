@@ -208,6 +208,16 @@ def test_a_new_space_without_files_is_used(hub):
     assert "app.py" in hub.repos["space", SPACE].files()
 
 
+def test_without_a_token_the_space_says_what_it_needs(hub, capsys):
+    push(space_token=None)
+    assert hub.repos["space", SPACE].secrets == {}
+    assert "as its secret `HF_TOKEN`: " in (printed := capsys.readouterr().out)
+    assert f"/spaces/{SPACE}/settings" in printed
+    push()
+    push(space_token=None)  # which keeps the secret
+    assert hub.repos["space", SPACE].secrets == {"HF_TOKEN": ALICE}
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -217,7 +227,6 @@ def test_a_new_space_without_files_is_used(hub):
         ({"embedder": "."}, ValueError, "`embedder` must be the id of a model on the Hub"),
         ({"annotators": {}}, TypeError, "`annotators` must map each name to a password"),
         ({"annotators": {"anna": ""}}, ValueError, "Neither can be empty"),
-        ({"space_token": None}, ValueError, "`space_token` must be a token for the Space"),
         ({"space_token": ""}, ValueError, "`space_token` must be a token for the Space"),
         ({"space_token": ALICE_READS}, PermissionError, "`space_token`: .* it is read-only"),
         ({"space_token": CAROL}, PermissionError, "`space_token`: .* the namespace is neither 'carol'"),
@@ -259,7 +268,7 @@ def test_in_an_organization_each_member_needs_a_name(hub):
 
 def test_a_token_without_access_to_the_dataset_is_named(hub, monkeypatch):
     hub.tokens[other := "hf_" + "fine".ljust(34, "Z")] = ("carol", "fineGrained")
-    monkeypatch.setattr("trl_real.hub.label_space._check_tokens", lambda *_: None)
+    monkeypatch.setattr("trl_real.hub.label_space._check_space_token", lambda *_: None)
     with pytest.raises(
         PermissionError, match="`space_token` has no access to the dataset alice/label-labels, which exists"
     ):

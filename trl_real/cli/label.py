@@ -163,11 +163,6 @@ def queue_options(arguments: LabelArguments) -> dict[str, Any]:
 
 def push_to_space(arguments: LabelArguments) -> None:
     """Put the page into a Space."""
-    token = os.environ.get(SPACE_TOKEN)
-    if not token:
-        raise ValueError(
-            f"`--push_to_space` needs a token with which the Space saves the labels. Set the environment variable {SPACE_TOKEN}."
-        )
     if arguments.annotator is not None:
         raise ValueError(
             "`--annotator` is for a page on this machine. In a Space, give names and passwords with `--auth`."
@@ -177,7 +172,7 @@ def push_to_space(arguments: LabelArguments) -> None:
     push_label_space(
         load_pairs(arguments),
         str(arguments.push_to_space),
-        space_token=token,
+        space_token=os.environ.get(SPACE_TOKEN) or None,
         annotators=read_passwords(paths_in(arguments.auth)) or None,
         labels_repo_id=arguments.labels_repo_id,
         **queue_options(arguments),

@@ -29,7 +29,7 @@ def push_label_space(
     pairs: Dataset,
     repo_id: str,
     *,
-    space_token: str,
+    space_token: str | None = None,
     annotators: Mapping[str, str] | None = None,
     labels_repo_id: str | None = None,
     token: str | None = None,
@@ -50,9 +50,10 @@ def push_label_space(
             Unlabeled pairs, as for [`LabelQueue`].
         repo_id (`str`):
             The Space, as `"user/name"`, `"organization/name"` or `"name"`. It is created if it does not exist.
-        space_token (`str`):
+        space_token (`str`, *optional*):
             A token with which the Space saves the labels. It is kept as a secret of the Space. It only needs write access to the
-            dataset of the labels, so create a fine-grained token for it. The token of `hf auth login` is never put into the Space.
+            dataset of the labels, so create a fine-grained token for it. The token of `hf auth login` is never put into the Space. If `None`, the secret of
+            the Space stays as it is: add it in the settings of a new Space.
         annotators (`dict[str, str]`, *optional*):
             The password of each annotator. They are kept as a secret of the Space. The first annotator is the lead, who can see the
             progress. If `None`, you are the only annotator. In an organization, where all members see the Space, they are required.
@@ -95,13 +96,16 @@ def push_label_space(
             f"All members of the organization can open {space.repo_id}, and would all label in one name. Give each annotator a name "
             "and a password with `annotators`."
         )
-    _check_tokens(labels_repo_id, token, space_token)
+    check_can_push(labels_repo_id, "dataset", private=True, token=token)
+    if space_token is not None:
+        _check_space_token(labels_repo_id, space_token)
     labels = Target(api, labels_repo_id, private=True)
     _check_labels(pairs, labels, token, queue_options)
     data = _as_parquet(pairs)
     annotator = user if annotators is None else None
     settings = SpaceSettings(labels_repo_id, hashlib.sha256(data).hexdigest(), annotator, queue_options)
-    secrets = {TOKEN: space_token, **({} if annotators is None else {ANNOTATORS: json.dumps(dict(annotators))})}
+    secrets = {} if space_token is None else {TOKEN: space_token}
+    secrets |= {} if annotators is None else {ANNOTATORS: json.dumps(dict(annotators))}
 
     def plan(head: str, there: set[str]) -> Operations:
         _check_ours(space.repo_id, there)
@@ -115,16 +119,20 @@ def push_label_space(
             lambda _, there: _dataset_files(space.repo_id, settings, data, there),
             f"{len(pairs):,} pairs to label",
         )
-    _check_access(labels_repo_id, space_token)
+    if space_token is not None:
+        _check_access(labels_repo_id, space_token)
     with explained(space.repo_id):
         done = commit(space, plan, "a labeling page")
-    print(f"The page will be at {endpoint()}/spaces/{space.repo_id}. The labels go to the dataset {labels_repo_id}.")
+    page = f"{endpoint()}/spaces/{space.repo_id}"
+    print(f"The page will be at {page}. The labels go to the dataset {labels_repo_id}.")
+    if space_token is None:
+        print(f"The Space needs a token with write access to this dataset, as its secret `{TOKEN}`: {page}/settings")
     return done
 
 
 def _check(space_token: Any, annotators: Any, queue_options: dict[str, Any]) -> None:
     """Raise for wrong arguments before anything is asked of the Hub. No message has a token or a password."""
-    if not isinstance(space_token, str) or not space_token:
+    if space_token is not None and (not isinstance(space_token, str) or not space_token):
         raise ValueError(
             "`space_token` must be a token for the Space, as a string. Create one with write access to your datasets."
         )
@@ -167,9 +175,8 @@ def _check_ours(repo_id: str, there: set[str]) -> None:
         )
 
 
-def _check_tokens(labels_repo_id: str, token: str | None, space_token: str) -> None:
-    """Raise unless both tokens can write to a private dataset of this name."""
-    check_can_push(labels_repo_id, "dataset", private=True, token=token)
+def _check_space_token(labels_repo_id: str, space_token: str) -> None:
+    """Raise unless the token of the Space can write to a dataset of this name."""
     try:
         check_can_push(labels_repo_id, "dataset", token=space_token)
     except PermissionError as error:

@@ -63,7 +63,9 @@ def serve_space(folder: Path) -> None:
 def _secret(name: str) -> str:
     value = os.environ.get(name)
     if not value:
-        raise RuntimeError(f"The Space has no secret `{name}`. Push it again with `push_label_space`, which sets it.")
+        raise RuntimeError(
+            f"The Space has no secret `{name}`. Add it in the settings of the Space, or push the Space again with `push_label_space`."
+        )
     return value
 
 
