@@ -39,6 +39,7 @@ def load(monkeypatch):
     [
         ("README.md", "study", "summary"),
         ("docs/study.md", "study", "tables"),
+        ("docs/study.md", "annotators", "annotators"),
         ("docs/study.md", "pretrained", "pretrained"),
         ("docs/does-real-work.md", "answer", "answer"),
         ("docs/reliability.md", "reliability", "printed"),
