@@ -125,6 +125,7 @@ def test_pages(page, folder, tiny_lm, tiny_reward_model, tiny_encoder, chat, mon
         "Qwen/Qwen2.5-0.5B-Instruct": tiny_lm,
         "Skywork/Skywork-Reward-V2-Qwen3-0.6B": tiny_reward_model,
         "BAAI/bge-small-en-v1.5": tiny_encoder,
+        "static:all-MiniLM-L6-v2": f"static:{tiny_encoder}",
         "your-name/": "alice/",
         "max_new_tokens=256": "max_new_tokens=8",
         "max_new_tokens 256": "max_new_tokens 8",

@@ -95,7 +95,9 @@ def combine(n: int, seeds: int) -> dict[str, Any]:
 
 def _saved(majority: list[float], dawid_skene: list[float]) -> dict[str, Any]:
     return {
-        "fewer_errors": over_draws([1 - ours / theirs for ours, theirs in zip(dawid_skene, majority, strict=True)])
+        "fewer_errors": over_draws(
+            [1 - ours / theirs if theirs else 0.0 for ours, theirs in zip(dawid_skene, majority, strict=True)]
+        )
     }
 
 

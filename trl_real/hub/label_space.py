@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import tempfile
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from .. import __version__
 from ..config import SelectionConfig
 from ..core.columns import kind
+from ..core.files import whole_file
 from ..label_page.space_settings import ANNOTATORS, PAIRS, PORT, SETTINGS, TOKEN, SpaceSettings
 from ..labeling.hub_labels import TAG, download_logs, merge_logs
 from ..labeling.queue import LabelQueue
@@ -209,9 +209,9 @@ def _check_labels(pairs: Dataset, labels: Target, token: str | None, queue_optio
 
 
 def _as_parquet(pairs: Dataset) -> bytes:
-    file = io.BytesIO()
-    pairs.with_format(None).to_parquet(file)
-    return file.getvalue()
+    with tempfile.TemporaryDirectory(prefix="trl-real-") as folder, whole_file(Path(folder, PAIRS)) as unfinished:
+        pairs.with_format(None).to_parquet(unfinished)
+        return unfinished.read_bytes()
 
 
 def _dataset_files(repo_id: str, settings: SpaceSettings, pairs: bytes, there: set[str]) -> Operations:
@@ -226,7 +226,7 @@ def _space_files(repo_id: str, settings: SpaceSettings) -> Operations:
         _add("README.md", _render("label_space_readme.md.jinja", repo_id, settings, port=PORT)),
         _add("Dockerfile", render("label_space_dockerfile.jinja", port=PORT, version=__version__)),
         _add("app.py", render("label_space_app.py.jinja")),
-        _add(SETTINGS, settings.to_json()),
+        _add(SETTINGS, settings.dumps()),
     ]
 
 

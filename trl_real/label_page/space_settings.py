@@ -37,6 +37,6 @@ class SpaceSettings:
         """Read the file."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
-    def to_json(self) -> str:
+    def dumps(self) -> str:
         """The content of the file."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"

@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import filter_repo_objects
 
+from ..core.files import whole_file
 from ..core.redaction import redact
 from ..core.repo_ids import is_repo_id
 
@@ -70,7 +71,7 @@ def download_logs(repo_id: str, token: str | None = None) -> list[Path]:
 
 def merge_logs(logs: Iterable[Path], path: Path) -> Path:
     """Write several label logs to one file."""
-    with open(path, "wb") as file:
+    with whole_file(path) as unfinished, open(unfinished, "wb") as file:
         for log in logs:
             data = log.read_bytes()
             file.write(data if data.endswith(b"\n") or not data else data + b"\n")
