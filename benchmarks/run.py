@@ -82,9 +82,9 @@ def table() -> str:
     lines += ["| Other measurements | |", "|---|---|"]
     lines.append(
         f"| `real_select` from text with a static embedder, relative to the naive script (same pair for {static['same_picks']:.0%} of "
-        f"{static['prompts']} prompts, cosine regret {static['mean_cosine_regret']:.3f}) | {static['times_naive']:.0f} |"
+        f"{static['prompts']} prompts, cosine regret {static['mean_cosine_regret']:.3f}{when(static, machine)}) | {static['times_naive']:.0f} |"
     )
-    lines += start_rows(startup) if startup else []
+    lines += start_rows(startup, when(startup, machine)) if startup else []
     lines.append(
         f"| Speed of `real_select` with the strategy `aepo`, relative to the package `aepo` from PyPI (same pair for {aepo['same_picks']:.0%} of "
         f"{aepo['prompts']} prompts) | {aepo['times_aepo']:.0f} |"
@@ -113,7 +113,7 @@ def table() -> str:
         f"{million['seconds']:.0f} s, {million['memory_mb']} MB |",
         "| Peak memory at 100,000 prompts, relative to 10,000: `real_select` from text, from a column, `select_preferences`, "
         f"a stream | {', '.join(f'{ratio:.2f}' for ratio in flat.values())} |",
-        *(many_rows(many) if many else []),
+        *(many_rows(many, when(many, machine)) if many else []),
         *(f"| {case['what']} | {case['seconds']:.1f} s, {case['memory_mb']} MB |" for case in sizes["cases"].values()),
         "",
         f"![Time and memory against the number of prompts](figures/{FIGURE.name})",
@@ -121,23 +121,29 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def start_rows(startup: dict) -> list[str]:
+def when(result: dict, machine: dict) -> str:
+    """The speed of the machine in another run, if it was much slower than in the run that the page names."""
+    reached = result["machine"]["gflops"]["float32"]
+    return f", while matrix products reached {reached} GFLOP/s" if reached < 0.8 * machine["gflops"]["float32"] else ""
+
+
+def start_rows(startup: dict, when: str) -> list[str]:
     """The rows on a cold start."""
     seconds = startup["seconds"]
     return [
-        f"| `import trl_real`, `trl-real --help`, and an empty Python program | {seconds['import trl_real']:.2f}, "
+        f"| `import trl_real`, `trl-real --help`, and an empty Python program{when} | {seconds['import trl_real']:.2f}, "
         f"{seconds['trl-real --help']:.2f} and {seconds['empty program']:.2f} s |",
-        f"| `trl-real select` on {startup['rows']} short rows, with the default and a static embedder; the import of Sentence Transformers alone | "
+        f"| `trl-real select` on {startup['rows']} short rows, with the default and a static embedder; the import of Sentence Transformers alone{when} | "
         f"{seconds['select, default']:.1f} and {seconds['select, static']:.1f} s; {seconds['import sentence_transformers']:.1f} s |",
     ]
 
 
-def many_rows(many: dict) -> list[str]:
+def many_rows(many: dict, when: str) -> list[str]:
     """The rows on Ray, one for each number of prompts."""
     stages = {"select": "select a pair each", "report": "report", "budget": f"keep {many['share']:.0%} of the pairs"}
     return [
         f"| Ray on {many['cpus']} CPUs, Parquet to Parquet, {int(n):,} prompts with {many['responses']} x {many['dim']} embeddings: "
-        f"{', '.join(stages.values())} | {', '.join(f'{s:.0f}' for s in size['seconds'].values())} s, {size['memory_mb']:,} MB |"
+        f"{', '.join(stages.values())}{when} | {', '.join(f'{s:.0f}' for s in size['seconds'].values())} s, {size['memory_mb']:,} MB |"
         for n, size in many["sizes"].items()
     ]
 
