@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -23,6 +25,16 @@ def test_a_script_that_the_embedder_does_not_know_is_named(texts, caplog):
     assert "2 of 2 different responses" in caplog.text
     assert "does not support their language or script" in caplog.text
     assert "`embedder='sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2'`" in caplog.text
+
+
+def test_a_text_that_is_cut_brings_no_warning_of_the_tokenizer(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    rows = Dataset.from_list([{"prompt": "p", "responses": ["the cat sat on the mat", "rain fell over green hills"]}])
+    embedded = rows.map(
+        embed_responses, batched=True, fn_kwargs={"embedder_max_length": 5}, load_from_cache_file=False
+    )
+    assert embedded["responses_cut"] == [2]
+    assert "sequence length" not in caplog.text
 
 
 def test_equal_vectors_are_named_once_per_embedder(caplog):

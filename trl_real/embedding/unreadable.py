@@ -45,7 +45,7 @@ def _unknown(sentences: list[str], model: Any) -> np.ndarray | None:
     if token is None or not callable(tokenizer):
         return None
     texts = [text[:CHARACTERS] for text in sentences[:TEXTS]]
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     return np.array([row.count(token) > len(row) / 2 for row in ids], dtype=bool)
 
 
