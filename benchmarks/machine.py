@@ -20,7 +20,7 @@ def describe() -> dict[str, Any]:
     return {
         "processor": torch.cuda.get_device_name() if gpu else _processor(),
         "threads": torch.get_num_threads(),
-        "gflops": {str(dtype).split(".")[1]: _gflops(dtype) for dtype in (torch.float32, torch.bfloat16)},
+        "gflops": {str(dtype).split(".")[1]: gflops(dtype) for dtype in (torch.float32, torch.bfloat16)},
         "versions": {name: importlib.metadata.version(name) for name in installed},
     }
 
@@ -31,7 +31,7 @@ def _processor() -> str:
     return f"{names[0] if names else platform.processor()} ({platform.machine()})"
 
 
-def _gflops(dtype: torch.dtype) -> int:
+def gflops(dtype: torch.dtype) -> int:
     """The speed of products of the shape that is most common in the default embedder."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokens = torch.randn(2048, 384, device=device, dtype=dtype)

@@ -73,14 +73,14 @@ def ours(dataset: Dataset, dtype: str) -> list[set[str]]:
     return [{row["chosen"], row["rejected"]} for row in selected]
 
 
-def load(dtype: str, openvino: bool):
+def load(dtype: str, openvino: bool, max_length: int | None = None):
     """The default embedder, for `ours` to find."""
     free_embedder()
     find_spec = importlib.util.find_spec
     with mock.patch(
         "importlib.util.find_spec", lambda name: find_spec(name) if name != "openvino" or openvino else None
     ):
-        return load_embedder(EmbedderOptions(DEFAULT_EMBEDDER, None, dtype=dtype))
+        return load_embedder(EmbedderOptions(DEFAULT_EMBEDDER, max_length, dtype=dtype))
 
 
 def candidates(folder: str, prompts: int) -> Dataset:
