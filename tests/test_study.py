@@ -231,6 +231,24 @@ def small_llama(tmp_path_factory):
     return build_tiny_model(load_sample(), tmp_path_factory.mktemp("llama"))
 
 
+@pytest.mark.slow
+def test_embedders(tmp_path, load, small_llama):
+    found = run_on_the_sample(
+        tmp_path, "embedders.py", "candidates", "--model", str(small_llama), "--seeds", "2", "--rows", "40"
+    )
+    default, policy = "MiniLM, response", f"{small_llama.name}, response"
+    assert [*found["embedders"]] == [
+        default,
+        policy,
+        "MiniLM, prompt and response",
+        f"{small_llama.name}, prompt and response",
+    ]
+    nothing = {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert [found["embedders"][name]["wrong_less_default"]["random"] for name in found["embedders"]] == [nothing] * 4
+    assert found["embedders"][policy]["wrong"]["easy"] != found["embedders"][default]["wrong"]["easy"]
+    assert load("report_pretrained").embedders_table(found).count("\n| MiniLM") == 2
+
+
 def test_frozen_layers_say_what_the_whole_model_says(load, small_llama):
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM

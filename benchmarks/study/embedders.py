@@ -2,6 +2,7 @@
 Compare embedders: the default one with the hidden states of the policy, as in the paper, each of the response alone and after its prompt.
 
 python benchmarks/study/embedders.py pairs --data folder > results/embedders_pairs.json
+python benchmarks/study/embedders.py pairs --data folder --embedders sentence-transformers/all-mpnet-base-v2   # and with others
 
 A policy embeds about ten times slower than the default, so a random part of the prompts and the first tokens of their texts are embedded,
 the same for all. `datasets` caches each embedder's vectors, so a call that was stopped goes on where it was.
@@ -98,6 +99,7 @@ def main() -> None:
     )
     parser.add_argument("--data", help="Folder of both datasets; else the package's sample, for `candidates`.")
     parser.add_argument("--model", help="A causal language model. Default: `offline_lm()`.")
+    parser.add_argument("--embedders", nargs="+", default=[], help="Other Sentence Transformers to compare.")
     parser.add_argument("--rows", type=int, help="How many prompts or pairs. Default: 120 prompts, 400 pairs.")
     parser.add_argument("--max_length", type=int, default=48, help="Tokens of a response to embed.")
     parser.add_argument("--prompt_length", type=int, default=120, help="Characters of the prompt to embed with it.")
@@ -107,7 +109,11 @@ def main() -> None:
     if args.kind == "pairs" and args.data is None:
         parser.error("`pairs` needs --data.")
     model = args.model or offline_lm()
-    embedders = {"MiniLM": SelectionConfig.embedder, Path(model).name.rsplit("-", 1)[0]: model}
+    embedders = {
+        "MiniLM": SelectionConfig.embedder,
+        **{Path(path).name: path for path in args.embedders},
+        Path(model).name.rsplit("-", 1)[0]: model,
+    }
     name, rows = load_pairs(args.data) if args.kind == "pairs" else load_candidates(args.data)
     n = args.rows or ROWS[args.kind]
     part = rows.shuffle(seed=0).select(range(min(n, len(rows))))
