@@ -29,7 +29,7 @@ def read(name: str, folder: Path) -> dict | None:
 
 def table() -> str:
     """The table in docs/speed.md, from the results."""
-    text, gpu, static, startup, aepo, selection, rounds, training, grouping, scaling, many, sizes = (
+    text, gpu, encoder, static, startup, aepo, selection, rounds, training, grouping, scaling, many, sizes = (
         read(*where)
         for where in (
             ("text_to_pairs", HERE / "results"),
@@ -37,6 +37,7 @@ def table() -> str:
             *(
                 (name, HERE / "results")
                 for name in (
+                    "encoder",
                     "static",
                     "startup",
                     "aepo",
@@ -79,6 +80,7 @@ def table() -> str:
             gpu["machine"]["processor"],
         )
     lines += [f"| `real_select` on {where}, relative to float32 `encode` on it | {rate} | {times} | | |", ""]
+    lines += encoder_table(encoder, when(encoder, machine)) if encoder else []
     lines += ["| Other measurements | |", "|---|---|"]
     lines.append(
         f"| `real_select` from text with a static embedder, relative to the naive script (same pair for {static['same_picks']:.0%} of "
@@ -127,6 +129,24 @@ def when(result: dict, machine: dict) -> str:
     return f", while matrix products reached {reached} GFLOP/s" if reached < 0.8 * machine["gflops"]["float32"] else ""
 
 
+def encoder_table(encoder: dict, when: str) -> list[str]:
+    """How close the default embedder comes to the speed of matrix products."""
+    lines = [
+        f"| The default embedder with `embed_responses`{when} | Tokens per text | Texts per second | Share of the speed of matrix products | "
+        "In the forward pass, the tokenizer, elsewhere |",
+        "|---|---|---|---|---|",
+    ]
+    for name, by_length in encoder["rows"].items():
+        for length, row in by_length.items():
+            seconds = row["seconds"]
+            parts = [seconds[part] / seconds["all"] for part in ("forward", "tokenizer", "elsewhere")]
+            lines.append(
+                f"| {name}, at most {encoder['lengths'][length]} tokens | {row['tokens']:.0f} | {row['texts_a_second']:.0f} | "
+                f"{row['share_of_limit']:.0%} | {', '.join(f'{part:.0%}' for part in parts)} |"
+            )
+    return [*lines, ""]
+
+
 def start_rows(startup: dict, when: str) -> list[str]:
     """The rows on a cold start."""
     seconds = startup["seconds"]
@@ -172,6 +192,7 @@ def main() -> None:
     names = [
         "startup",
         "text_to_pairs",
+        "encoder",
         "static",
         "aepo",
         "selection",
@@ -186,11 +207,12 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="Only update the pages.")
     args = parser.parse_args()
     wanted = [] if args.table else args.only
-    if args.data is None and {"text_to_pairs", "static", "aepo"} & {*wanted}:
+    if args.data is None and {"text_to_pairs", "encoder", "static", "aepo"} & {*wanted}:
         parser.error("--data, or the environment variable TRL_REAL_DATA, must name a folder.")
     commands = {
         "startup": [],
         "text_to_pairs": ["--data", args.data],
+        "encoder": ["--data", args.data],
         "static": ["--data", args.data],
         "aepo": ["--data", args.data, "--aepo_python", args.aepo_python],
         "selection": [],

@@ -27,6 +27,7 @@ from unittest.mock import patch
 
 import torch
 import transformers
+from annotation_curve import longer_is_better
 from data import annotate, load_candidates, load_pairs, split, temperature
 from datasets import Dataset, disable_progress_bars
 from frozen import load_with_frozen_layers
@@ -34,7 +35,7 @@ from peft import LoraConfig
 from report_pretrained import RUNS, above_chance, read_runs
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from trl_real import RealDPOConfig, RealDPOTrainer, offline_lm
+from trl_real import RealDPOConfig, RealDPOTrainer, SelectionConfig, offline_lm, select_preferences
 
 
 GPU = torch.cuda.is_available()
@@ -89,7 +90,7 @@ class Study:
         self.model = load_with_frozen_layers(model, frozen_layers, self.tokenizer.pad_token_id)
 
     def data(self, seed: int, settings: dict[str, Any]) -> tuple[Dataset, Dataset]:
-        """The pool of a seed, with the labels of its annotators, and the held-out rows."""
+        """The pool of a seed, with the labels of its annotators, and one random pair of each held-out prompt."""
 
         def draw(rows: Dataset, n: int) -> Dataset:
             rows = shortened(rows, self.kind, self.tokenizer, settings["prompt_length"])
@@ -98,7 +99,8 @@ class Study:
         train, held_out = split(self.rows, seed)
         pool = draw(train, settings["pool"])
         labeled = pool if self.noise is None else annotate(pool, "by gap", self.noise, seed)
-        return labeled, draw(held_out, settings["held_out"])
+        gold = SelectionConfig(strategy="random", selection_seed=seed)
+        return labeled, select_preferences(draw(held_out, settings["held_out"]), gold)[0]
 
     def run(self, arm: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
         """Train one policy on the labels of one arm, and evaluate it."""
@@ -119,7 +121,6 @@ class Study:
                 **budget,
                 seed=seed,
                 selection_seed=seed,
-                eval_selection_strategy="random",
                 beta=0.1,
                 learning_rate=settings["learning_rate"],
                 lr_scheduler_type="cosine",
@@ -157,6 +158,7 @@ class Study:
             "labels": len(trainer.selected_dataset),
             "trained_on": len(trainer.train_dataset),
             "judged_on": len(trainer.eval_dataset),
+            "longer_is_better": round(longer_is_better(held_out), 4),
             "accuracy": round(metrics["eval_rewards/accuracies"], 4),
             "margin": round(metrics["eval_rewards/margins"], 4),
             "loss": round(metrics["eval_loss"], 4),

@@ -1,4 +1,4 @@
-"""The results of the study as tables: what docs/study.md and README.md show."""
+"""The results of the study as tables: what docs/study.md shows."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -108,18 +108,6 @@ def differences_table(corner: str, strategies: Iterable[str], columns: list[Colu
         lines.append(f"| {name_of(strategy)} | {' | '.join(cells)} |")
     lines.append(f"| `random` itself | {' | '.join(share(column.random) for column in columns)} |")
     return "\n".join(lines)
-
-
-def summary(results: dict[str, Any]) -> str:
-    """What README.md shows."""
-    wrong, linear, _, dpo, linear_pairs, _ = columns(results)
-    shown = [
-        wrong._replace(title="Wrong labels"),
-        linear._replace(title="Linear model"),
-        dpo._replace(title="Small model after DPO"),
-        linear_pairs._replace(title="Linear model, HH-RLHF"),
-    ]
-    return differences_table("Minus `random`, in percentage points", SUMMARY_ROWS, shown) + "\n"
 
 
 def overview(results: dict[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from intervals import over_seeds
-from report import PERCENT, columns, difference, name_of, points, share
+from report import difference, name_of, points, share
 from scipy.stats import binom
 
 
@@ -51,8 +51,8 @@ def above_chance(pairs: int) -> float:
 
 def runs_table(arms: dict[str, dict[int, dict[str, Any]]]) -> str:
     lines = [
-        "| | Seeds | Labels | Held-out accuracy | minus `random` | Margin | Minutes per run |",
-        "|---|---|---|---|---|---|---|",
+        "| | Seeds | Labels | Held-out accuracy | minus `random` | Held-out loss | minus `random` | Minutes per run |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for arm, by_seed in arms.items():
         runs = list(by_seed.values())
@@ -63,23 +63,30 @@ def runs_table(arms: dict[str, dict[int, dict[str, Any]]]) -> str:
 
         accuracy = estimate([run["accuracy"] for run in runs], settings)
         within = f" ({share({'mean': accuracy['low']})} to {share({'mean': accuracy['high']})})" if accuracy else ""
-        gaps = less_random(arms, arm)
-        gap = estimate(gaps, settings)
-        less = (
-            "" if arm == "random" or not gaps else difference(gap) if gap else f"{PERCENT * gaps[0]:+.1f} (one seed)"
-        )
+        less = [estimate(less_random(arms, arm, value), settings) for value in ("accuracy", "loss")]
+        if arm == "random":
+            less = [None, None]
         lines.append(
             f"| {'all labels' if arm == 'all' else name_of(arm)} | {len(runs)} | {mean('labels'):.0f} | "
-            f"{share({'mean': mean('accuracy')})}{within} | {less} | {mean('margin'):.2f} | {mean('minutes'):.0f} |"
+            f"{share({'mean': mean('accuracy')})}{within} | {difference(less[0])} | {mean('loss'):.3f} | {nats(less[1])} | "
+            f"{mean('minutes'):.0f} |"
         )
     return "\n".join(lines)
 
 
+def nats(estimate: dict[str, float] | None) -> str:
+    """A difference of losses, in bold if its interval is on one side of zero."""
+    if estimate is None:
+        return ""
+    text = "{mean:+.3f} ({low:+.3f} to {high:+.3f})".format(**estimate)
+    return f"**{text}**" if estimate["low"] > 0 or estimate["high"] < 0 else text
+
+
 def pilot_table(runs: list[dict[str, Any]]) -> str:
-    lines = ["| Learning rate | Data | Labels | Held-out pairs | Accuracy | Margin |", "|---|---|---|---|---|---|"]
+    lines = ["| Learning rate | Data | Labels | Held-out pairs | Accuracy | Loss |", "|---|---|---|---|---|---|"]
     lines += [
         f"| {run['settings']['learning_rate']:g} | {run['data']} | {run['labels']} | {run['judged_on']} | "
-        f"{share({'mean': run['accuracy']})} | {run['margin']:.2f} |"
+        f"{share({'mean': run['accuracy']})} | {run['loss']:.3f} |"
         for run in runs
     ]
     return "\n".join(lines)
@@ -146,10 +153,11 @@ def pretrained(results: dict[str, Any]) -> str:
             continue
         first = next(iter(next(iter(arms.values())).values()))
         settings = first["settings"]
+        longer = {seed: run["longer_is_better"] for by_seed in arms.values() for seed, run in by_seed.items()}
         parts += [
             f"**{first['data']}.** {settings['labels']} labels out of {settings['pool']} prompts per arm, {settings['held_out']} held-out pairs, "
-            f"at most {settings['max_length']} tokens, learning rate {settings['learning_rate']:g}. "
-            f"{sum(len(by_seed) for by_seed in arms.values())} runs so far.",
+            f"at most {settings['max_length']} tokens, learning rate {settings['learning_rate']:g}. The longer response is better in "
+            f"{share({'mean': sum(longer.values()) / len(longer)})} of the held-out pairs.",
             runs_table(arms),
         ]
     for kind in KINDS:
@@ -165,31 +173,3 @@ def pretrained(results: dict[str, Any]) -> str:
                 embedders_table(found),
             ]
     return "\n\n".join(parts) + "\n"
-
-
-def answer(results: dict[str, Any]) -> str:
-    """What docs/does-real-work.md shows: `easy` against `random`, at the same number of labels."""
-    wrong, linear, _, dpo, linear_pairs, dpo_pairs = columns(results)
-    in_order = "easy, in its order"
-    lines = [
-        "| `easy` minus `random`, in points, at the same number of labels | AlpacaEval | HH-RLHF |",
-        "|---|---|---|",
-    ]
-    lines += [
-        f"| Wrong labels (lower is better) | {difference(wrong.less_random('easy'))} | unknown |",
-        f"| Accuracy of a linear preference model | {difference(linear.less_random('easy'))} | "
-        f"{difference(linear_pairs.less_random('easy'))} |",
-        f"| Accuracy after DPO, a small model trained from scratch | {difference(dpo.less_random('easy'))} | "
-        f"{difference(dpo_pairs.less_random('easy'))} |",
-    ]
-    cells = []
-    for kind, arm in (("candidates", "easy"), ("pairs", in_order)):
-        arms = of_kind(results["pretrained"], kind)
-        gaps = less_random(arms, arm) if arm in arms else []
-        if not gaps:
-            cells.append("not finished")
-            continue
-        gap = estimate(gaps, next(iter(arms[arm].values()))["settings"])
-        cells.append(f"{difference(gap)}, {len(gaps)} seeds" if gap else f"{PERCENT * gaps[0]:+.1f}, one seed")
-    lines.append(f"| Accuracy after DPO, a pretrained model (SmolLM2-135M-Instruct) | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"

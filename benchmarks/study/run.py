@@ -21,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from documents import put
 from figures import plot_curves, plot_reliability, plot_summary
 from machine import describe
-from report import summary, tables
+from report import tables
 from report_annotators import annotators
-from report_pretrained import PILOT, RUNS, answer, pretrained, read_runs
+from report_answer import answer, summary
+from report_pretrained import PILOT, RUNS, pretrained, read_runs
 from report_static import static_table
 
 from trl_real.labeling.label_noise import Estimate
