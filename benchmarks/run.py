@@ -132,7 +132,7 @@ def when(result: dict, machine: dict) -> str:
 def encoder_table(encoder: dict, when: str) -> list[str]:
     """How close the default embedder comes to the speed of matrix products."""
     lines = [
-        f"| The default embedder with `embed_responses`{when} | Tokens per text | Texts per second | Share of the speed of matrix products | "
+        f"| The default embedder with `embed_responses`, threads: {encoder['machine']['threads']}{when} | Tokens per text | Texts per second | Share of the speed of matrix products | "
         "In the forward pass, the tokenizer, elsewhere |",
         "|---|---|---|---|---|",
     ]
