@@ -2,8 +2,8 @@
 
 python benchmarks/encoder.py --data folder/with/alpaca_eval_candidates.jsonl.gz
 
-The texts are the first 20 words of responses of AlpacaEval, whole responses, and two responses in one, cut at 32, 256 and 512 tokens. `embed_responses` maps
-them, with a model that is already loaded. The operations of a text are those of the matrix products of its own tokens, so padding, the
+The texts are the first 20 words of responses of AlpacaEval, whole responses, and two responses in one, cut at 32, 256 and 512 tokens.
+`embed_responses` maps them, with a model that is already loaded. The operations of a text are those of the matrix products of its own tokens, so padding, the
 tokenizer and everything else count as lost time. They are compared with the products that `machine.py` measures in the precision of the
 embedder, before and after each run. `seconds` says where the time goes: in the tokenizer, in the forward pass, and elsewhere.
 """
@@ -34,6 +34,7 @@ LENGTHS = {"short": 32, "usual": 256, "long": 512}
 
 
 def texts_of(dataset: Dataset, length: int) -> list[str]:
+    """Distinct texts of about `length` tokens."""
     responses = list(dict.fromkeys(text for row in dataset["responses"] for text in row))
     if length == LENGTHS["short"]:
         return list(dict.fromkeys(" ".join(text.split()[:20]) for text in responses))

@@ -9,15 +9,15 @@ from report_pretrained import estimate, less_random, of_kind
 def after_dpo(results: dict[str, Any], kind: str, title: str) -> Column:
     """The accuracy of the pretrained policy. Of pairs that are given, a strategy takes the first in its order."""
     arms = of_kind(results["pretrained"], kind)
-    settings = results["pretrained"][-1]["settings"]
+    baseline = list(arms["random"].values())
+    if len(baseline) < 2:
+        raise ValueError(f"results/pretrained.jsonl has fewer than two seeds of `random` on {kind}.")
+    settings = baseline[0]["settings"]
 
     def less(strategy: str) -> dict[str, float] | None:
         return estimate(less_random(arms, strategy if kind == "candidates" else f"{strategy}, in its order"), settings)
 
-    found = estimate([run["accuracy"] for run in arms["random"].values()], settings)
-    if found is None:
-        raise ValueError(f"results/pretrained.jsonl has fewer than two seeds of `random` on {kind}.")
-    return Column(title, less, found)
+    return Column(title, less, estimate([run["accuracy"] for run in baseline], settings))
 
 
 def summary(results: dict[str, Any]) -> str:

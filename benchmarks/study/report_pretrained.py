@@ -63,9 +63,8 @@ def runs_table(arms: dict[str, dict[int, dict[str, Any]]]) -> str:
 
         accuracy = estimate([run["accuracy"] for run in runs], settings)
         within = f" ({share({'mean': accuracy['low']})} to {share({'mean': accuracy['high']})})" if accuracy else ""
-        less = [estimate(less_random(arms, arm, value), settings) for value in ("accuracy", "loss")]
-        if arm == "random":
-            less = [None, None]
+        gaps = [[] if arm == "random" else less_random(arms, arm, value) for value in ("accuracy", "loss")]
+        less = [estimate(values, settings) for values in gaps]
         lines.append(
             f"| {'all labels' if arm == 'all' else name_of(arm)} | {len(runs)} | {mean('labels'):.0f} | "
             f"{share({'mean': mean('accuracy')})}{within} | {difference(less[0])} | {mean('loss'):.3f} | {nats(less[1])} | "
