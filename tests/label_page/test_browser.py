@@ -149,6 +149,19 @@ def test_buttons_do_what_keys_do(look, port, log):
     assert labels(log)[3] is None
 
 
+def test_nothing_can_be_chosen_before_a_pair_is_shown(look, port, log):
+    page = look(port)
+    page.route("**/api/task", lambda route: None)  # which has no answer
+    page.reload()
+    for name in ("A is better", "Tie", "B is better", "Skip"):
+        assert page.get_by_role("button", name=name).is_disabled()
+    page.unroute("**/api/task")
+    page.reload()
+    page.get_by_role("button", name="Tie").click()
+    wait_for(page, "Saved: tie.")
+    assert labels(log) == ["tie"]
+
+
 def test_a_reload_shows_the_same_pair_the_same_way(look, port):
     page = look(port)
     page.locator("#task").wait_for()
