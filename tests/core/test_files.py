@@ -175,7 +175,7 @@ WRITERS = {
         "write_table",
     ),
 }
-SAFE = {"whole_file", "whole_folder", "replacing"}
+SAFE = {"whole_file", "whole_folder", "replacing", "BytesIO"}
 
 
 def writers(tree):
@@ -234,6 +234,7 @@ def test_nothing_else_writes():
         ("with whole_file(p) as u, open(u, 'w') as f: pass", 0),
         ("with open(u, 'w') as f, whole_file(p) as u: pass", 1),
         ("with whole_file(p) as u:\n  if x: rows.to_parquet(u)", 0),
+        ("with io.BytesIO() as b: rows.to_parquet(b)", 0),
         ("with whole_file(p) as u: pass\nrows.to_json(u)", 1),
     ],
 )

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from scipy.sparse import csr_array
 from tokenizers import Tokenizer
 
-from ..core.files import sha256, whole_file
+from ..core.files import sha256, write_text
 from .identity import STATIC
 from .tokens import read_ids
 
@@ -120,8 +120,7 @@ def distill(model: "SentenceTransformer", folder: Path) -> None:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     save_file({"embedding.weight": table}, folder / TABLE, {"max_seq_length": str(model.max_seq_length)})
-    with whole_file(folder / TOKENIZER) as unfinished:
-        tokenizer.save(str(unfinished))
+    write_text(folder / TOKENIZER, tokenizer.to_str(pretty=True))
 
 
 def _embed_tokens(model: "SentenceTransformer", ids: np.ndarray) -> np.ndarray:

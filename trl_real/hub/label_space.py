@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +16,6 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from .. import __version__
 from ..config import SelectionConfig
 from ..core.columns import kind
-from ..core.files import whole_file
 from ..label_page.space_settings import ANNOTATORS, PAIRS, PORT, SETTINGS, TOKEN, SpaceSettings
 from ..labeling.hub_labels import TAG, download_logs, merge_logs
 from ..labeling.queue import LabelQueue
@@ -209,9 +209,9 @@ def _check_labels(pairs: Dataset, labels: Target, token: str | None, queue_optio
 
 
 def _as_parquet(pairs: Dataset) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="trl-real-") as folder, whole_file(Path(folder, PAIRS)) as unfinished:
-        pairs.with_format(None).to_parquet(unfinished)
-        return unfinished.read_bytes()
+    with io.BytesIO() as buffer:
+        pairs.with_format(None).to_parquet(buffer)
+        return buffer.getvalue()
 
 
 def _dataset_files(repo_id: str, settings: SpaceSettings, pairs: bytes, there: set[str]) -> Operations:
