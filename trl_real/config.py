@@ -110,8 +110,8 @@ class SelectionConfig:
     embedder: str = field(
         default=DEFAULT_EMBEDDER,
         metadata={
-            "help": "Sentence Transformers model or causal language model, as a Hub id or a local path. 'policy' is the model "
-            "to be trained. 'static:' before a name distills one vector per token from the model, which is much faster."
+            "help": "Sentence Transformers model or causal language model, as a Hub id or a local path. With `trl-real dpo`, "
+            "'policy' is the model to be trained. 'static:' before a name distills one vector per token from the model, which is much faster."
         },
     )
     embedder_max_length: int | None = field(

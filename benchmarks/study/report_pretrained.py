@@ -165,10 +165,10 @@ def pretrained(results: dict[str, Any]) -> str:
             settings = found["settings"]
             what = "prompts" if kind == "candidates" else "pairs"
             parts += [
-                f"### The policy as embedder on {found['data']}",
-                f"The vectors are mean hidden states of the last layer, of {found['rows']} {what} and the first {settings['max_length']} tokens "
-                f"of each response, for all embedders. *Prompt and response* adds the last {settings['prompt_length']} characters of the prompt. "
-                f"The linear model is the one of the annotation curve, over {settings['seeds']} seeds.",
+                f"### Other embedders on {found['data']}",
+                f"All embedders read the first {settings['max_length']} tokens of each response, of {found['rows']} {what}. The embeddings of the "
+                f"policy are the mean of its last hidden layer. *Prompt and response* adds the last {settings['prompt_length']} characters of "
+                f"the prompt. The linear model is the one of the annotation curve, over {settings['seeds']} seeds.",
                 embedders_table(found),
             ]
     return "\n\n".join(parts) + "\n"

@@ -12,7 +12,7 @@ def static_table(results: dict[str, Any]) -> str:
     lines = [
         f"Wrong labels on AlpacaEval with simulated annotators, one pair per prompt ([Study](study.md)); `random` has {share(drawn)}:",
         "",
-        "| Strategy | default embedder | less `random` | static embedder | less `random` |",
+        "| Strategy | default embedder | minus `random` | static embedder | minus `random` |",
         "|---|---|---|---|---|",
     ]
     for name in ("easy", "centroid", "aepo"):

@@ -114,6 +114,7 @@ MISTAKES = [
     (f"{DPO} --lr_scheduler_type nope", 2, "nope"),
     (f"{DPO} --max_length 1", 1, "max_length"),
     (f"{DPO} --report_to nope", 1, "nope"),
+    (f"{DPO} --eval_data_files candidates.jsonl", 1, "`--eval_data_files` needs `--eval_strategy`"),
     (f"{DPO} --eval_strategy steps", 1, "`--eval_data_files` are for evaluation"),
     (f"{DPO} --resume_from_checkpoint true", 1, "there is no checkpoint in out."),
     (f"{DPO} --resume_from_checkpoint x", 1, "there is no checkpoint in x."),

@@ -186,6 +186,19 @@ def test_the_one_who_is_right_more_often_decides(caplog):
         apply_labels(pairs, labels, aggregate="mean")
 
 
+@pytest.mark.parametrize("ties", [0.0, 0.2])
+def test_nothing_shows_which_of_two_is_right_more_often(ties):
+    """Whoever labels more of the pairs: both are right equally often, and a disagreement is no preference."""
+    decisions = simulated(np.random.default_rng(4), 60, [0.9, 0.6], 2, ties)[1]
+    decisions[40:] = [[record for record in row if record.annotator == "annotator 0"] for row in decisions[40:]]
+    found = dawid_skene(decisions)
+    assert len(set(found.right.values())) == 1
+    differ = [len({record.label for record in row}) > 1 for row in decisions]
+    assert any(differ)
+    assert found.chances[differ].max() <= 0.5
+    assert (found.chances[np.logical_not(differ)].max(1) > 0.5).all()
+
+
 def test_alpha_is_what_its_definition_says():
     """One less the share of differing label pairs within units, over that share among all labels (nominal data)."""
     decisions = simulated(np.random.default_rng(5), 60, [0.9, 0.8, 0.7], 2, ties=0.2)[1]

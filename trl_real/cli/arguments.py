@@ -156,14 +156,14 @@ class DPOArguments(ScriptArguments):
         data_files (`list[str]`, *optional*):
             Local files to load instead of `dataset_name`: JSON, JSONL, CSV, Parquet or Arrow. They may be compressed.
         eval_data_files (`list[str]`, *optional*):
-            Local files with the evaluation dataset.
+            Local files with the evaluation dataset. They need an `eval_strategy`.
         license (`str`, *optional*):
             The license of the data, for the dataset card. If `None`, the license in the card of the source on the Hub.
     """
 
     data_files: list[str] | None = field(default=None, metadata={"help": DATA_FILES})
     eval_data_files: list[str] | None = field(
-        default=None, metadata={"help": "Local files with the evaluation dataset."}
+        default=None, metadata={"help": "Local files with the evaluation dataset. Needs --eval_strategy."}
     )
     license: str | None = field(default=None, metadata={"help": LICENSE})
 
@@ -192,7 +192,11 @@ class _Parser(TrlParser):
 
 
 def parse(command: str, kinds: tuple[type, ...], argv: list[str]) -> Any:
-    parser = _Parser(kinds, prog=f"trl-real {command}")
+    parser = _Parser(
+        kinds,
+        prog=f"trl-real {command}",
+        epilog="--config recipe.yaml reads options from a YAML file. Flags override it.",
+    )
     if budget := parser._option_string_actions.get("--budget"):
         budget.type = number
     if argv[-1:] == ["--config"]:

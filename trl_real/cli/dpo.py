@@ -52,6 +52,8 @@ def _trainer(
     """Create the trainer, which selects the pairs."""
     train, test = arguments.dataset_train_split, arguments.dataset_test_split
     evaluates = config.eval_strategy != "no"
+    if arguments.eval_data_files and not evaluates:
+        raise ValueError("`--eval_data_files` needs `--eval_strategy`, for example `--eval_strategy epoch`.")
     files: dict[str, Any] = {train: arguments.data_files, **({test: arguments.eval_data_files} if evaluates else {})}
     dataset = load_files(arguments.dataset_name, arguments.dataset_config, files, arguments.dataset_streaming)
     on_skip = "error" if config.on_skip == "error" else "drop" if arguments.dataset_streaming else "keep"

@@ -42,7 +42,8 @@ def dawid_skene(records: list[list[LabelRecord]]) -> Consensus:
     """
     Estimate how often each annotator is right, and from that the right label of each pair.
 
-    This is the maximum a posteriori estimate, found by expectation maximization that starts from the shares of the labels.
+    This is the maximum a posteriori estimate, found by expectation maximization that starts from the shares of the labels. Two annotators
+    get the same estimate, because nothing shows which of them is right more often.
 
     Args:
         records (`list[list[LabelRecord]]`): The decisions about each pair, all for the same order of the sides. Skipped decisions are ignored.
@@ -68,6 +69,8 @@ def dawid_skene(records: list[list[LabelRecord]]) -> Consensus:
         n_right = np.bincount(annotator, chances[pair, label])
         average = (n_right.sum() + PRIOR_LABELS * PRIOR_SHARE) / (n_labels.sum() + PRIOR_LABELS)
         before, right = right, (n_right + PRIOR_LABELS * average) / (n_labels + PRIOR_LABELS)
+        if len(names) < 3:  # nothing shows which of two annotators is right more often
+            right = np.full(len(names), average)
         if np.abs(right - before).max() < TOLERANCE:
             break
         chances = _chances(pair, label, right[annotator], len(records), n_classes)

@@ -46,8 +46,8 @@ def label_progress(
     the first pair without a decision are a random sample. With `strategy="random"`, all labeled pairs are.
 
     `stop` is `True` if the labels of all remaining pairs together are expected to add less than 0.65 percentage points to the
-    agreement. It is never `True` with fewer than 100 labels of randomly sampled pairs, or if the model may be no better than
-    chance.
+    agreement, or if every pair has a decision. Otherwise, it is never `True` with fewer than 100 labels of randomly sampled pairs,
+    or if the model may be no better than chance.
 
     Args:
         pairs ([`~datasets.Dataset`]):

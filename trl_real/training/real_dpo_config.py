@@ -42,6 +42,10 @@ class RealDPOConfig(SelectionConfig, DPOConfig):
         default=None, metadata={"help": "Dataset on the Hub to push the selected pairs to, in addition to the model."}
     )
 
+    on_skip: str = field(
+        default="drop",
+        metadata={"help": "What to do with a prompt that has no valid pair.", "choices": ["drop", "error"]},
+    )
     sample_weights: str | None = field(
         default=None,
         metadata={
