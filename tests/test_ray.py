@@ -191,6 +191,28 @@ def test_a_report_is_that_of_select_preferences(strategy, scores, budget, cut, r
     assert expected.responses_cut == len(data)
 
 
+def test_a_report_takes_nothing_from_the_first_rows_alone(rng):
+    """Rows without a score come first, and each block has dialogues whose prompts differ."""
+    data = mixed(rng)
+    unscored = [{**row, "scores": [None] * len(row["scores"])} if row["n"] < 30 else row for row in data]
+    data = Dataset.from_list(unscored, features=data.features)
+    candidates, config = blocks(data), SelectionConfig(strategy="max_min")
+    pairs = candidates.map_batches(RealSelect, **actors(strategy="max_min"))
+    assert selection_report(candidates, pairs, config) == select_preferences(data, config)[1]
+    dialogues = numbered(
+        {
+            "chosen": f"\n\nHuman: {n}?\n\nAssistant: Yes.\n\nHuman: Sure?\n\nAssistant: Yes.",
+            "rejected": f"\n\nHuman: {n}?\n\nAssistant: Yes.\n\nHuman: Really?\n\nAssistant: No.",
+        }
+        for n in range(25)
+    )
+    expected = select_preferences(dialogues, SelectionConfig(strategy="random"))[1]
+    candidates, config = blocks(dialogues), SelectionConfig(strategy="random")
+    pairs = candidates.map_batches(RealSelect, **actors(strategy="random"))
+    assert expected.policies == {"differing_prompts": 25}
+    assert selection_report(candidates, pairs, config).policies == expected.policies
+
+
 def test_a_report_embeds_nothing(rng):
     rows = blocks(Dataset.from_list(candidate_rows(rng, 4)))
     with pytest.raises(ValueError, match="`selection_report` needs the column `embeddings`"):

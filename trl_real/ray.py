@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from .candidates.conversion import convert
+from .candidates.conversion import ConvertedPairs, convert
 from .config import SelectionConfig
 from .core.transform import Transform
 from .embedding.embed import embed_responses
@@ -23,6 +23,8 @@ from .selection.select import real_select, select_batch
 
 if importlib.util.find_spec("ray") is None:
     raise ImportError("`trl_real.ray` needs Ray Data: `pip install 'trl-real[ray]'`.")
+
+FIRST = 1000  # rows from which a report takes the layout
 
 
 class _Actor:
@@ -134,8 +136,10 @@ def selection_report(candidates: Any, pairs: Any, config: SelectionConfig | None
     ```
     """
     config = config or SelectionConfig()
-    first = candidates.take_batch(1, batch_format="pyarrow")
-    converted = convert(Dataset(first))
+    first = candidates.take_batch(FIRST, batch_format="pyarrow")
+    converted = convert(Dataset(first), on_skip="keep")
+    if not isinstance(converted, ConvertedPairs):
+        converted.dataset = Dataset(first)  # with a column of scores, even if only later rows have any
     if needs_embeddings(converted, config):
         raise ValueError(
             "`selection_report` needs the column `embeddings`, so that it embeds nothing again. Write the rows of `EmbedResponses` "
@@ -144,11 +148,10 @@ def selection_report(candidates: Any, pairs: Any, config: SelectionConfig | None
     check_selection(converted, config)
     config = in_effect(converted, config)
     picking = SelectionConfig(**{name: getattr(config, name) for name in SELECT_OPTIONS}, on_skip="keep")
-    eligible, selected = (
-        _add_up(rows.map_batches(count, batch_format="pyarrow", batch_size=None, fn_kwargs={"config": picking}))
-        for rows, count in ((candidates, _count_candidates), (pairs, _count_pairs))
-    )
-    converted.rows = eligible.measures.rows
+    by_block = {"batch_format": "pyarrow", "batch_size": None}
+    eligible = _add_up(candidates.map_batches(_count_candidates, **by_block, fn_kwargs={"config": picking}))
+    selected = _add_up(pairs.map_batches(_count_pairs, **by_block))
+    converted.rows, converted.policies = eligible.measures.rows, eligible.policies
     embedded = Embedded(converted.dataset)
     if "embeddings" in first.column_names:
         embedded.embedder = "column `embeddings`"
@@ -167,11 +170,12 @@ def selection_report(candidates: Any, pairs: Any, config: SelectionConfig | None
 
 @dataclasses.dataclass
 class _Counts:
-    """What a report says of some rows. `cut` holds the responses and tokens that the embedder cut, `None` if it does not say."""
+    """What a report says of some rows. `policies` are those of the conversion of given pairs. `cut` holds the responses and tokens that the embedder cut, `None` if it does not say."""
 
     measures: Measures = dataclasses.field(default_factory=Measures)
     pairs: int = 0
     skipped: Counter[str] = dataclasses.field(default_factory=Counter)
+    policies: Counter[str] = dataclasses.field(default_factory=Counter)
     cut: list[int | None] = dataclasses.field(default_factory=lambda: [0, 0])
 
     def update(self, other: "_Counts") -> None:
@@ -179,6 +183,7 @@ class _Counts:
         self.measures.update(other.measures)
         self.pairs += other.pairs
         self.skipped.update(other.skipped)
+        self.policies.update(other.policies)
         self.cut = [None if a is None or b is None else a + b for a, b in zip(self.cut, other.cut, strict=True)]
 
     def as_table(self) -> pa.Table:
@@ -188,14 +193,17 @@ class _Counts:
 
 def _count_candidates(block: pa.Table, config: SelectionConfig) -> pa.Table:
     counts = _Counts()
-    counts.cut = [total(Dataset(block), name) for name in ("responses_cut", "tokens_cut")]
+    rows = Dataset(block)
+    counts.cut = [total(rows, name) for name in ("responses_cut", "tokens_cut")]
+    if "chosen" in rows.column_names:
+        counts.policies = convert(rows, on_skip="keep").policies
     picked = Transform(select_batch)(block, config, measures=counts.measures)
     counts.skipped.update(skipped_reasons(Dataset(picked)))
     counts.pairs = picked["skip_reason"].null_count
     return counts.as_table()
 
 
-def _count_pairs(block: pa.Table, config: SelectionConfig) -> pa.Table:
+def _count_pairs(block: pa.Table) -> pa.Table:
     if "skip_reason" in block.column_names:  # of rows that were kept without a pair
         block = block.filter(pc.is_null(block["skip_reason"]))
     return _Counts(measure_pairs(Dataset(block)), len(block)).as_table()

@@ -31,6 +31,9 @@ def project(tmp_path, monkeypatch):
             ["--data_files", "pairs.jsonl", "--auth", "hunter2"],
             "`--auth`: value 1 is not of the form `name:password`, nor is it a file.",
         ),
+        (["--data_files", "pairs.jsonl", "--auth", "hunter2" * 50], "`--auth`: value 1 is not of the form"),
+        (["--data_files", "pairs.jsonl", "--auth", "a:hunter2", "--annotator", "b"], "cannot be combined"),
+        (["--data_files", "pairs.jsonl", "--labels_repo_id", "a/b"], "it needs `--push_to_space`."),
         (["--data_files", "pairs.jsonl", "--auth", "a:hunter2", "a:x"], "`--auth`: 'a' comes twice."),
         (["--data_files", "pairs.jsonl", "--port", "70000"], "`--host 127.0.0.1 --port 70000`: "),
         (["--data_files", "pairs.jsonl", "--host", "0.0.0.0"], "`--host 0.0.0.0` lets others reach the page"),
@@ -58,6 +61,9 @@ def test_passwords_come_from_values_and_files(project):
     (project / "team.txt").write_text("ben:two:three\n\n cleo:four\n")
     assert read_passwords(["anna:one", "team.txt"]) == {"anna": "one", "ben": "two:three", "cleo": "four"}
     assert read_passwords([]) == {}
+    assert read_passwords(["anna:" + "long " * 100]) == {"anna": "long " * 100}
+    (project / "notepad.txt").write_text("anna:one\n", encoding="utf-8-sig")
+    assert read_passwords(["notepad.txt"]) == {"anna": "one"}
     for text, message in (
         ("anna:one\nsecret\n", "`--auth`: line 2 of team.txt is not of the form `name:password`."),
         (":secret", "`--auth`: line 1 of team.txt is not of the form `name:password`."),
@@ -75,7 +81,12 @@ def test_the_page_is_put_into_a_space(hub, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", ALICE)
     monkeypatch.setenv("TRL_REAL_SPACE_TOKEN", ALICE)
     assert main(["label", *flags, "--annotator", "anna"]) == 1
-    assert "`--annotator` is for a page on this machine." in capsys.readouterr().err
+    assert (
+        "`--annotator` is for a page on this machine, and has no meaning for `--push_to_space`."
+        in capsys.readouterr().err
+    )
+    assert main(["label", *flags, "--port", "80"]) == 1
+    assert "`--port` is for a page on this machine" in capsys.readouterr().err
     assert main(["label", *flags, "--overlap", "2", "--labels_repo_id", "alice/named"]) == 0
     settings = json.loads(hub.repos["space", "alice/label"].files()["label_space.json"])
     assert (settings["labels_repo_id"], settings["queue_options"]["overlap"]) == ("alice/named", 2)
@@ -95,7 +106,7 @@ def test_the_page_is_served_until_it_is_interrupted(project, capsys):
         assert "Another run is writing to project." in capsys.readouterr().err
         assert main(["label", *flags[:-3], "--output_dir", "other", "--port", str(port)]) == 1
         assert (
-            f"`--host 127.0.0.1 --port {port}`: Address already in use. Choose another `--port`."
+            f"`--host 127.0.0.1 --port {port}`: Address already in use. Choose another `--host` or `--port`."
             in capsys.readouterr().err
         )
         client.connection.close()

@@ -44,6 +44,15 @@ def test_tasks_writes_what_the_function_writes(name, pairs, capsys):
     assert Path("tasks.xml").exists() == bool(config)
 
 
+def test_tasks_replace_no_input(pairs, capsys):
+    for name, rows in (("a", pairs.select(range(3))), ("b", pairs.select(range(3, 6)))):
+        to_label_tasks(rows, f"{name}.jsonl")
+    before = Path("a.jsonl").read_bytes()
+    assert main(["tasks", "--data_files", "a.jsonl", "b.jsonl", "--output_file", "./a.jsonl"]) == 1
+    assert "a.jsonl is an input, which would be replaced. Choose another `--output_file`." in capsys.readouterr().err
+    assert Path("a.jsonl").read_bytes() == before
+
+
 def test_apply_writes_what_the_function_gives(pairs, capsys):
     Path("recipe.yaml").write_text("data_files: pairs/pairs.jsonl\nformat: csv\noutput_file: sheet.csv\n")
     assert main(["tasks", "--config", "recipe.yaml"]) == 0

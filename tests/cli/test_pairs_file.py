@@ -200,6 +200,26 @@ def test_a_column_whose_type_shows_late_is_in_parquet(late, tmp_path, monkeypatc
     assert read.to_list() == rows.to_list()
 
 
+@pytest.mark.parametrize("text", ["long " * 4000, "长" * 7000], ids=["ascii", "chinese"])
+@pytest.mark.parametrize(
+    ("early", "late", "kept"),
+    [(None, "a note", "parquet"), ("2024-01-01", "unknown", "parquet"), ("unknown", None, "jsonl")],
+)
+def test_what_readers_infer_from_the_first_block_holds_for_all(text, early, late, kept, tmp_path):
+    """Of 18 MB in few rows, whose types `datasets` infers from the first 10 MB."""
+    rows = Dataset.from_dict({"prompt": [text] * 900, "note": [early] * 850 + [late] * 50})
+    read, name, _ = written(rows, tmp_path)
+    assert name == f"pairs.{kept}"
+    assert read["note"][:] == rows["note"][:]
+
+
+def test_text_that_is_only_at_first_like_dates_stays_text(tmp_path):
+    rows = Dataset.from_dict({"note": ["2024-01-01"] * 60_000 + ["unknown"]})
+    read, name, _ = written(rows, tmp_path)
+    assert name == "pairs.jsonl"
+    assert read["note"][:] == rows["note"][:]
+
+
 def test_a_selection_of_rows_in_another_format(tmp_path):
     rows = table(Value("int32"), [1, 2, 3]).select([2, 0]).with_format("numpy")
     assert written(rows, tmp_path)[0]["x"][:] == [3, 1]

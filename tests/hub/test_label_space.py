@@ -225,6 +225,7 @@ def test_without_a_token_the_space_says_what_it_needs(hub, capsys):
         ({"overlap": 0}, ValueError, "`overlap` must be a whole number of at least 1"),
         ({"colour": "red"}, TypeError, "colour"),
         ({"embedder": "."}, ValueError, "`embedder` must be the id of a model on the Hub"),
+        ({"embedder": "static:."}, ValueError, "`embedder` must be the id of a model on the Hub"),
         ({"annotators": {}}, TypeError, "`annotators` must map each name to a password"),
         ({"annotators": {"anna": ""}}, ValueError, "Neither can be empty"),
         ({"space_token": ""}, ValueError, "`space_token` must be a token for the Space"),

@@ -266,6 +266,21 @@ def test_a_server_that_is_gone_is_told_and_nothing_is_lost(look, log):
     assert labels(log) == ["tie"]
 
 
+def test_a_pair_that_has_changed_is_shown_again_with_the_reason(look, log):
+    pairs = unlabeled(12)
+    queue = LabelQueue(pairs, log)
+    task = queue.next_task("anna")
+    with running(queue) as port:
+        page = look(port)
+        page.locator("#task").wait_for()
+    others = (LabelQueue(pairs, log, seed=seed) for seed in range(1, 99))
+    turned = next(other for other in others if other.task("anna", task.pair_id).shown_first != task.shown_first)
+    with running(turned, port=port):
+        page.keyboard.press("1")
+        page.get_by_text("Your decision was not saved. Look at the pair again.").wait_for()
+    assert labels(log) == []
+
+
 def test_a_log_that_cannot_be_written_is_told(look, log, monkeypatch):
     queue = LabelQueue(unlabeled(12), log)
     with running(queue) as port:

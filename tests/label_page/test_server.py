@@ -120,6 +120,8 @@ def test_who_signs_out_is_out(anna):
         ({"choice": None}, 400, "The field `choice` is missing or of another type."),
         ({"seconds": -1}, 400, "`seconds` must be a number of at least 0, found"),
         ({"seconds": float("nan")}, 400, "`seconds` must be a number of at least 0, found"),
+        ({"seconds": float("inf")}, 400, "`seconds` must be a number of at least 0, found"),
+        ({"seconds": 10**400}, 400, "`seconds` must be a number of at least 0, found"),
         ({"seconds": True}, 400, "The field `seconds` is missing or of another type."),
         ({"first_sha256": "0"}, 409, "This pair has changed since it was shown."),
         ({"pair_id": "x" * 20_000}, 413, "The request is longer than 16384 bytes."),
@@ -292,6 +294,40 @@ def test_a_log_that_cannot_be_read_is_told(anna, log):
     reply = anna.decide(task, "first")
     assert reply.status == 400
     assert "line 1: expected JSON, found 'not a label'" in reply.json["error"]
+
+
+def test_a_wrong_line_of_another_program_hides_no_decision_behind_it(anna, log):
+    line = '{{"pair_id": "3", "label": "{}", "annotator": "ben"}}\n'
+    log.write_text(line.format("A!") + line.replace("3", "4").format("b"))
+    for _ in range(2):
+        reply = anna.get("api/task")
+        assert reply.status == 400
+        assert "must be 'a', 'b', 'tie' or None, found str ('A!')" in reply.json["error"]
+    log.write_text(line.format("a") + line.replace("3", "4").format("b"))
+    assert anna.get("api/task").json["done"] == 2
+
+
+def test_an_embedder_that_is_not_there_costs_no_decision(log, monkeypatch):
+    """And nobody is told so: neither the annotator whose next round it would pick, nor the lead who looks at the progress."""
+    pairs, nowhere = unlabeled(120), "nobody/not-there"
+    with running(LabelQueue(pairs, log, embedder=nowhere), PASSWORDS) as port:
+        client = Client(port, "anna")
+        task = client.get("api/task").json["task"]
+        for _ in range(105):
+            task = client.decide(task, "first").json["task"]
+        text = client.get("progress").text
+        assert "There is no report for the newest labels: The embedder" in text
+        assert nowhere in text
+        assert "105 of 120 done" in text
+    queue = LabelQueue(pairs, log)
+    with running(queue, PASSWORDS) as port, monkeypatch.context() as without:
+        client = Client(port, "anna")
+        task = client.get("api/task").json["task"]
+        without.setattr(queue, "next_task", lambda annotator: open(nowhere, encoding="utf-8"))
+        reply = client.decide(task, "first")
+        assert (reply.status, "not saved" in reply.json["error"]) == (500, False)
+        assert nowhere in reply.json["error"]
+    assert len(list(read_log(log))) == 106
 
 
 def test_a_response_of_5_mb_is_served(log):

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import re
 import threading
 from datetime import UTC, datetime, timedelta
@@ -60,6 +61,31 @@ def test_a_whole_line_without_an_end_counts(tmp_path):
     path.write_text(json.dumps(decision("b")), encoding="utf-8")
     append_decision(path, decision("tie"))
     assert [line["label"] for line in read_log(path)] == ["b", "tie"]
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_line_costs_no_other_decision(tmp_path, monkeypatch):
+    """Of this process or of another one, which appends at that moment."""
+    path, write = tmp_path / "labels.jsonl", os.write
+    append_decision(path, decision("a"))
+    other = (json.dumps(decision("tie", annotator="ben")) + "\n").encode()
+
+    def half(file, line):
+        return write(file, line[: len(line) // 2]) + 0 * write(file, b"\n" + other)
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", half)
+        with pytest.raises(OSError, match=r"only \d+ of the \d+ bytes of a decision could be written"):
+            append_decision(path, decision("b"))
+    append_decision(path, decision("b"))
+    assert [line["label"] for line in read_log(path)] == ["a", "tie", "b"]
+
+
+def test_times_that_datasets_has_read_are_times(tmp_path):
+    """`datasets` reads whole seconds in ISO 8601 as timestamps, without their zone."""
+    lines = [decision(label, time=f"2026-01-31T12:00:0{n}Z") for n, label in enumerate("ba")]
+    rows = Dataset.from_list([{**line, "time": datetime.fromisoformat(line["time"])} for line in reversed(lines)])
+    (preference,) = apply_labels(Dataset.from_list([PAIR]), rows)
+    assert preference["chosen"] == "one"
 
 
 def test_lines_of_several_threads_do_not_mix(tmp_path):

@@ -73,6 +73,15 @@ def test_a_file_of_another_kind_is_not_replaced(content, pairs, tmp_path):
     assert path.read_bytes() == content
 
 
+def test_either_both_files_are_written_or_none(pairs, tmp_path):
+    (tmp_path / "tasks.xml").write_text("of a user")
+    with pytest.raises(FileExistsError, match=r"tasks\.xml is there already and may contain labels"):
+        to_label_tasks(pairs, tmp_path / "tasks.json", format="label_studio")
+    with pytest.raises(ValueError, match=r"the labeling interface gets the ending \.xml"):
+        to_label_tasks(pairs, tmp_path / "more.xml", format="label_studio")
+    assert [path.name for path in tmp_path.iterdir()] == ["tasks.xml"]
+
+
 def test_tasks_are_not_written_through_a_link(pairs, tmp_path):
     to_label_tasks(pairs.select(range(2)), tmp_path / "other.jsonl")
     (tmp_path / "tasks.jsonl").symlink_to(tmp_path / "other.jsonl")

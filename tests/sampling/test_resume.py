@@ -58,7 +58,16 @@ def test_a_torn_line_is_cut_off(cut, tmp_path):
     assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("content", ['{"prompt": "mine"}\n', "no log", '[1]\n{"key": "a", "result": 1}\n', "\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"prompt": "mine"}\n',
+        '{"key": "value", "settings": [1, 2, 3]}',
+        "no log",
+        '[1]\n{"key": "a", "result": 1}\n',
+        "\n",
+    ],
+)
 def test_a_file_that_is_no_log_stays_as_it_is(content, tmp_path):
     path = tmp_path / "candidates.jsonl"
     path.write_text(content)

@@ -15,7 +15,7 @@ class UserError(Exception):
         cause = self.__cause__
         why = cause.__cause__ if isinstance(cause, DatasetsError) and cause.__cause__ is not None else ""
         notes = " ".join(getattr(cause, "__notes__", ()))
-        return " ".join(f"{cause} {why} {notes}".split())
+        return " ".join(f"{str(cause) or type(cause).__name__} {why} {notes}".split())
 
 
 @contextlib.contextmanager
@@ -36,4 +36,13 @@ def _mistakes() -> tuple[type[Exception], ...]:
     from datasets.exceptions import DatasetsError
     from jinja2 import TemplateError
 
-    return ValueError, TypeError, OSError, ImportError, DatasetsError, TemplateError, pickle.UnpicklingError
+    return (
+        ValueError,
+        TypeError,
+        OSError,
+        ImportError,
+        MemoryError,
+        DatasetsError,
+        TemplateError,
+        pickle.UnpicklingError,
+    )

@@ -35,7 +35,7 @@ class LabelArguments(PairsArguments):
             The annotators, each as `name:password`, or files with such lines. The first one is the lead, who can see the progress. If
             `None`, everyone who opens the page labels as `annotator`.
         annotator (`str`, *optional*):
-            The name of the annotator if there is no `auth`. If `None`, your user name on this machine.
+            The name of the annotator if there is no `auth`. If `None`, your user name on this machine, or `annotator` if it has none.
         host (`str`, *optional*, defaults to `"127.0.0.1"`):
             The address to listen on. Any address other than the local one requires `auth`.
         port (`int`, *optional*, defaults to `7860`):
@@ -44,7 +44,7 @@ class LabelArguments(PairsArguments):
             A Space on the Hub to put the page into, instead of serving it here; see [`push_label_space`]. The environment variable
             `TRL_REAL_SPACE_TOKEN` has the token with which the Space saves the labels.
         labels_repo_id (`str`, *optional*):
-            The dataset for the labels of the Space. If `None`, `"<push_to_space>-labels"`.
+            The dataset for the labels of the Space. If `None`, the one that the Space uses already, or `"<push_to_space>-labels"`.
         n, strategy, audit, seed, overlap, lease_seconds, embedder, embedder_max_length, embedder_batch_size, embedder_dtype:
             See [`LabelQueue`].
     """
@@ -75,7 +75,9 @@ class LabelArguments(PairsArguments):
     )
     labels_repo_id: str | None = field(
         default=None,
-        metadata={"help": "Dataset for the labels of the Space. Default: the name of the Space with -labels."},
+        metadata={
+            "help": "Dataset for the labels of the Space. Default: the one it uses already, or its name with -labels."
+        },
     )
     n: int = field(default=50, metadata={"help": "Number of pairs per round."})
     strategy: str = field(
@@ -110,6 +112,7 @@ class LabelArguments(PairsArguments):
     )
 
 
+HERE_ONLY = ("annotator", "host", "port", "output_dir")
 QUEUE_OPTIONS = (
     *("n", "strategy", "audit", "seed", "overlap", "lease_seconds"),
     *("embedder", "embedder_max_length", "embedder_batch_size", "embedder_dtype"),
@@ -131,12 +134,18 @@ def label(argv: list[str]) -> None:
         from ..label_page.server import create_app, serve
 
         passwords = read_passwords(paths_in(arguments.auth))
+        if arguments.labels_repo_id is not None:
+            raise ValueError("`--labels_repo_id` is for a Space, so it needs `--push_to_space`.")
+        if passwords and arguments.annotator is not None:
+            raise ValueError(
+                "`--annotator` and `--auth` cannot be combined: with `--auth`, annotators sign in by name."
+            )
         if not passwords and arguments.host not in LOOPBACK:
             raise ValueError(
                 f"`--host {arguments.host}` lets others reach the page, who would all label in one name. Give each of them a name and "
                 "a password with `--auth`."
             )
-        annotator = arguments.annotator or getpass.getuser()
+        annotator = arguments.annotator or _user()
         queue = LabelQueue(load_pairs(arguments), folder.path / LOG, **queue_options(arguments))
         accounts = Accounts(passwords) if passwords else None
         who = ", ".join(passwords) if passwords else annotator
@@ -148,6 +157,14 @@ def label(argv: list[str]) -> None:
             serve(create_app(queue, accounts, annotator), arguments.host, arguments.port, started)
         progress = queue.progress()
         print(f"\n{progress.done:,} of {progress.pairs:,} pairs are done. Every decision is in {queue.log}.")
+
+
+def _user() -> str:
+    """The name of the user on this machine; `"annotator"` if it has none, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "annotator"
 
 
 def load_pairs(arguments: LabelArguments) -> Dataset:
@@ -163,10 +180,12 @@ def queue_options(arguments: LabelArguments) -> dict[str, Any]:
 
 def push_to_space(arguments: LabelArguments) -> None:
     """Put the page into a Space."""
-    if arguments.annotator is not None:
-        raise ValueError(
-            "`--annotator` is for a page on this machine. In a Space, give names and passwords with `--auth`."
-        )
+    for name in HERE_ONLY:
+        if getattr(arguments, name) != getattr(LabelArguments, name):
+            raise ValueError(
+                f"`--{name}` is for a page on this machine, and has no meaning for `--push_to_space`. Remove one of them."
+                + (" In a Space, give names and passwords with `--auth`." if name == "annotator" else "")
+            )
     from ..hub.label_space import push_label_space
 
     push_label_space(
@@ -184,8 +203,8 @@ def read_passwords(given: list[str]) -> dict[str, str]:
     passwords: dict[str, str] = {}
     for n, value in enumerate(given, 1):
         path = Path(value)
-        is_file = path.is_file()
-        lines = path.read_text(encoding="utf-8").splitlines() if is_file else [value]
+        is_file = os.path.isfile(value)  # not that of `Path`, which raises with the value if it is very long
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if is_file else [value]
         for k, line in enumerate(lines, 1):
             if is_file and not line.strip():
                 continue

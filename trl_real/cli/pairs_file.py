@@ -20,7 +20,7 @@ PLAIN = re.compile("null|bool|u?int(8|16|32|64)|float(16|32|64)|(large_)?string"
 INT64 = range(-(2**63), 2**63)
 # PyArrow reads a column as timestamps if all of its texts look like this.
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:?\d\d(:?\d\d(\.\d+)?)?)?(Z|[+-]\d\d(:?\d\d)?)?)?")
-# Readers infer the types of all columns from this many bytes of a file.
+# `datasets` reads a JSON file in blocks of this many bytes, each up to the end of its last line.
 BLOCK = 10 << 20
 BATCH = 1000
 
@@ -45,8 +45,7 @@ def write_pairs(pairs: Dataset, folder: Path, name: str = "pairs") -> str | None
         for column, feature in pairs.features.items():
             _check_feature(feature, column)
         with whole_file(folder / f"{name}.jsonl") as unfinished, open(unfinished, "w", encoding="utf-8") as file:
-            for lines in _lines(pairs):
-                file.write(lines)
+            file.writelines(_lines(pairs))
     except _NotJsonError as reason:
         with whole_file(folder / f"{name}.parquet") as unfinished:
             _with_media(pairs).to_parquet(str(unfinished))
@@ -77,20 +76,34 @@ def _check_feature(feature: Any, column: str) -> None:
 
 
 def _lines(pairs: Dataset) -> Iterator[str]:
-    """The rows as JSON, one per line, in batches."""
-    known: set[Keys] = set()
+    """
+    The rows as JSON, one per line. Raise if a block of the file would be read back with other types: readers infer the types of all
+    columns from the first block, and timestamps from each block.
+    """
+    known: set[Keys] | None = None  # the names that lead to a value in the first block
+    all_dates: dict[Keys, bool] = {}  # in the block so far
     size = 0
-    for batch in pairs.iter(batch_size=BATCH):
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        found = _check_values([leaf for row in rows for leaf in _leaves(row, ())])
-        if size > BLOCK and (new := found - known):
-            raise _NotJsonError(
-                f"column `{min(new)[0]}` has no value in the first {BLOCK >> 20} MB, from which readers infer its type"
-            )
-        known |= found
-        text = "".join(json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        size += len(text)
-        yield text
+    for row in (row for batch in pairs.iter(batch_size=BATCH) for row in _rows(batch)):
+        for keys, value in _leaves(row, ()):
+            _check_number(keys, value)
+            if known is not None and keys not in known:
+                raise _NotJsonError(
+                    f"column `{keys[0]}` has no value in the first {BLOCK >> 20} MB, from which readers infer its type"
+                )
+            all_dates[keys] = all_dates.get(keys, True) and isinstance(value, str) and bool(TIMESTAMP.fullmatch(value))
+        line = json.dumps(_without_nan(row), ensure_ascii=False, allow_nan=False) + "\n"
+        yield line
+        size += len(line.encode())
+        if size > BLOCK:
+            _check_dates(all_dates)
+            known = {*all_dates} if known is None else known
+            all_dates, size = {}, 0
+    _check_dates(all_dates)
+
+
+def _rows(batch: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    for values in zip(*batch.values(), strict=True):
+        yield dict(zip(batch, values, strict=True))
 
 
 def _leaves(value: Any, keys: Keys) -> Iterator[tuple[Keys, Any]]:
@@ -105,20 +118,17 @@ def _leaves(value: Any, keys: Keys) -> Iterator[tuple[Keys, Any]]:
         yield keys, value
 
 
-def _check_values(leaves: list[tuple[Keys, Any]]) -> set[Keys]:
-    """Raise for values that would be read back differently. Returns the names that lead to a value."""
-    all_dates: dict[Keys, bool] = {}
-    for keys, value in leaves:
-        if isinstance(value, float) and math.isinf(value):
-            raise _NotJsonError(f"column `{keys[0]}` has an infinite number")
-        if isinstance(value, int) and value not in INT64:
-            raise _NotJsonError(f"column `{keys[0]}` has a number beyond 64 bits, {value}")
-        is_date = isinstance(value, str) and TIMESTAMP.fullmatch(value) is not None
-        all_dates[keys] = all_dates.get(keys, True) and is_date
+def _check_number(keys: Keys, value: Any) -> None:
+    if isinstance(value, float) and math.isinf(value):
+        raise _NotJsonError(f"column `{keys[0]}` has an infinite number")
+    if isinstance(value, int) and value not in INT64:
+        raise _NotJsonError(f"column `{keys[0]}` has a number beyond 64 bits, {value}")
+
+
+def _check_dates(all_dates: dict[Keys, bool]) -> None:
     for keys, dates in all_dates.items():
         if dates:
             raise _NotJsonError(f"column `{keys[0]}` has text that JSON readers turn into timestamps")
-    return set(all_dates)
 
 
 def _without_nan(value: Any) -> Any:

@@ -73,7 +73,7 @@ def _load(
 def _load_static(embedder: str, max_length: int | None, found: FoundModel | None) -> StaticEmbedder:
     """Load a static embedder. The first time on this machine, it is distilled from its model."""
     found = found or find_model(embedder)
-    folder = static_folder(found.revision)
+    folder = static_folder(found.revision or embedder)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):  # other processes wait, so that all have the same vectors

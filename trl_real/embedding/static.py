@@ -95,7 +95,7 @@ class _Tokenizer:
         return {"input_ids": [text.ids for text in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]}
 
 
-def static_folder(revision: str | None) -> Path:
+def static_folder(revision: str) -> Path:
     """The folder in the cache for the static embedder of a model, another one for each version of the model and of this module."""
     key = hashlib.sha256(f"{revision} {sha256(Path(__file__))}".encode()).hexdigest()
     return Path(constants.HF_HOME) / "trl_real" / f"static-{key[:16]}"
@@ -114,7 +114,7 @@ def distill(model: "SentenceTransformer", folder: Path) -> None:
     ids = np.array([i for token, i in vocabulary if i not in special and UNUSED.fullmatch(token) is None])
     logger.warning("Distilling the static embedder, once: %s tokens.", f"{len(ids):,}")
     vectors = _principal(_embed_tokens(model, ids))
-    table = np.zeros((backend.get_vocab_size(), vectors.shape[1]), np.float32)
+    table = np.zeros((max(backend.get_vocab().values()) + 1, vectors.shape[1]), np.float32)
     table[ids] = vectors * _weights(len(ids))[:, None]
     tokenizer = Tokenizer.from_str(backend.to_str())
     tokenizer.no_truncation()

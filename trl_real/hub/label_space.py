@@ -16,6 +16,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from .. import __version__
 from ..config import SelectionConfig
 from ..core.columns import kind
+from ..embedding.identity import STATIC
 from ..label_page.space_settings import ANNOTATORS, PAIRS, PORT, SETTINGS, TOKEN, SpaceSettings
 from ..labeling.hub_labels import TAG, download_logs, merge_logs
 from ..labeling.queue import LabelQueue
@@ -143,7 +144,7 @@ def _check(space_token: Any, annotators: Any, queue_options: dict[str, Any]) -> 
             if not all(isinstance(text, str) and text.strip() for text in (name, password)):
                 raise ValueError("`annotators` must map each name to a password. Neither can be empty.")
     embedder = queue_options.get("embedder", SelectionConfig.embedder)
-    if not isinstance(embedder, str) or Path(embedder).exists():
+    if not isinstance(embedder, str) or Path(embedder.removeprefix(STATIC)).exists():
         raise ValueError(
             "`embedder` must be the id of a model on the Hub, because the Space has nothing of this machine, found "
             f"{kind(embedder)}."

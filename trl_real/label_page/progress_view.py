@@ -31,6 +31,7 @@ class ProgressView:
         self._lock = threading.Lock()
         self._asked: tuple[int, Future[LabelProgress]] | None = None
         self._newest: LabelProgress | None = None
+        self._failure: str | None = None
 
     def html(self) -> str:
         """The page, with the newest report that there is."""
@@ -38,6 +39,7 @@ class ProgressView:
         return TEMPLATES.get_template("progress.html.jinja").render(
             report=self._newest,
             is_new=is_new,
+            failure=self._failure,
             counts=self.queue.progress(),
             overlap=self.queue.overlap,
             has_plot=self._has_plot(),
@@ -73,7 +75,12 @@ class ProgressView:
         if not report.done():
             return False
         with self._lock:
-            if report.exception() is not None:
+            self._failure = None
+            try:
+                self._newest = report.result()
+            except Exception as error:
                 self._asked = None  # to be tried again
-            self._newest = report.result()
+                if not isinstance(error, OSError | ValueError | ImportError):  # such as an embedder that is not there
+                    raise
+                self._failure = str(error)
         return of_size == size

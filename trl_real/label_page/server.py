@@ -1,9 +1,10 @@
 """The server of the label page: `create_app` and `serve`."""
 
+import contextlib
 import json
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from typing import Any
 
@@ -52,6 +53,18 @@ HEADERS = {
 class _Json(JSONResponse):
     def render(self, content: Any) -> bytes:
         return json.dumps(content).encode()  # in ASCII, since a request may hold what UTF-8 cannot
+
+
+class _NotSavedError(Exception):
+    """The label log cannot be written."""
+
+
+@contextlib.contextmanager
+def _saving() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _NotSavedError(error.strerror or error) from error
 
 
 class LabelPage:
@@ -197,11 +210,14 @@ class LabelPage:
         labels = {"first": first, "second": OTHER_SIDE[first], "tie": "tie", "skip": None}
         if body["choice"] not in labels:
             raise HTTPException(400, f"`choice` must be one of {list(labels)}, found {body['choice']!r:.60}.")
-        self.queue.record(annotator, task.pair_id, labels[body["choice"]], seconds=body["seconds"])
+        with _saving():
+            self.queue.record(annotator, task.pair_id, labels[body["choice"]], seconds=body["seconds"])
         return self._next(annotator)
 
     def _undo(self, annotator: str) -> Response:
-        return self._next(annotator, undone=self.queue.undo(annotator) is not None)
+        with _saving():
+            undone = self.queue.undo(annotator)
+        return self._next(annotator, undone=undone is not None)
 
 
 def create_app(
@@ -232,18 +248,25 @@ def create_app(
             Mount("/static", StaticFiles(directory=str(STATIC))),
         ],
         middleware=middleware,
-        exception_handlers={HTTPException: _refused, ValueError: _wrong, OSError: _not_saved, Exception: _failed},
+        exception_handlers={
+            HTTPException: _refused,
+            ValueError: _wrong,
+            _NotSavedError: _not_saved,
+            OSError: _cannot,
+            Exception: _failed,
+        },
     )
 
 
 def serve(app: Starlette, host: str, port: int, started: Callable[[str], None]) -> None:
     """Serve the page until the process is interrupted. `started` is called with the address."""
     try:
-        listener = socket.create_server((host, port))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:  # `OverflowError` if the port is out of range
         why = str(getattr(error, "strerror", error)).partition(" (while")[0].rstrip(".")
-        raise OSError(f"`--host {host} --port {port}`: {why}. Choose another `--port`.") from error
-    started(f"http://{host}:{listener.getsockname()[1]}")
+        raise OSError(f"`--host {host} --port {port}`: {why}. Choose another `--host` or `--port`.") from error
+    started(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     uvicorn.Server(config).run(sockets=[listener])
 
@@ -285,11 +308,13 @@ async def _wrong(request: Request, error: Exception) -> Response:
 
 
 async def _not_saved(request: Request, error: Exception) -> Response:
+    logger.error("%s", error.__cause__)
+    return _error(507, f"Your last decision was not saved: {error}. Tell the person who runs this page.")
+
+
+async def _cannot(request: Request, error: Exception) -> Response:
     logger.error("%s", error)
-    return _error(
-        507,
-        f"Your last decision was not saved: {getattr(error, 'strerror', None) or error}. Tell the person who runs this page.",
-    )
+    return _error(500, f"{str(error).rstrip('.')}. Tell the person who runs this page.")
 
 
 async def _failed(request: Request, error: Exception) -> Response:

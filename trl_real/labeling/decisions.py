@@ -30,12 +30,17 @@ class Decisions:
     def follow(self) -> None:
         """Read new lines of the log, whichever process appended them."""
         lines, anew = self._reader.read()
+        try:
+            records = [parse_record(line, f"in {self.log}") for line in lines]
+        except ValueError:
+            self._reader = LogReader(self.log)  # which reads all lines again once the log is corrected
+            raise
         if anew:
             self._latest: dict[tuple[str, str], LabelRecord] = {}
             self.by_annotator: dict[str, dict[str, LabelRecord]] = {}
             self.counts: Counter[str] = Counter()
-        for line in lines:
-            self._add(parse_record(line, f"in {self.log}"))
+        for record in records:
+            self._add(record)
 
     def append(self, annotator: str, pair: str, decision: dict[str, Any]) -> None:
         """Append a decision with the time, and return once it is saved to disk."""

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.columns import kind
-from ..core.files import cut, open_log
+from ..core.files import open_log
 from ..core.messages import as_json
 from .plain_text import plain_text, recognizable
 
 
 logger = logging.getLogger(__name__)
 
+MAX_SECONDS = 1e9  # more are no time that somebody took
 OTHER_SIDE: dict[str | None, str | None] = {"a": "b", "b": "a", "tie": "tie", None: None}
 
 
@@ -73,9 +74,7 @@ def append_decision(path: str | Path, decision: Mapping[str, Any]) -> None:
         if size and os.pread(file, 1, size - 1) != b"\n":
             line = b"\n" + line
         written = os.write(file, line)
-        if written < len(line):
-            if os.fstat(file).st_size == size + written:  # no other process has appended since
-                cut(file, size)
+        if written < len(line):  # the rest stays, because a decision of another process may follow it; readers skip it
             raise OSError(f"{path}: only {written} of the {len(line)} bytes of a decision could be written.")
         os.fsync(file)
     finally:
@@ -167,7 +166,9 @@ def parse_record(record: Mapping[str, Any], where: str) -> LabelRecord:
         raise ValueError(f"Label {where}: `response_a_sha256` must be a string, found {kind(digest)}.")
     if first not in ("a", "b", None):
         raise ValueError(f"Label {where}: `shown_first` must be 'a' or 'b', found {kind(first)}.")
-    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, Real) or not float(seconds) >= 0):
+    if seconds is not None and (
+        isinstance(seconds, bool) or not isinstance(seconds, Real) or seconds < 0 or not seconds < MAX_SECONDS
+    ):
         raise ValueError(f"Label {where}: `seconds` must be a number of at least 0, found {kind(seconds)}.")
     return LabelRecord(
         pair,
@@ -186,7 +187,7 @@ def _read_time(time: Any, where: str) -> datetime | None:
     if time is None:
         return None
     try:
-        read = datetime.fromisoformat(time)
+        read = time if isinstance(time, datetime) else datetime.fromisoformat(time)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Label {where}: `time` must be in ISO 8601, such as '2026-01-31T09:30:00Z', found {kind(time)}."

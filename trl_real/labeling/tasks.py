@@ -62,19 +62,27 @@ def to_label_tasks(dataset: Any, path: str | Path | None = None, format: str = "
     tasks = tasks.select(_first_of_each(tasks["pair_id"][:]))
     if path is not None:
         tool = FORMATS[format]
+        files: list[tuple[Path, Iterable[str]]] = [(Path(path), tool.write(tasks))]
         if tool.config is not None:
-            _write(Path(path).with_suffix(".xml"), [tool.config], _refuse)
-        _write(Path(path), tool.write(tasks), _check_unaltered if format == "jsonl" else _refuse)
+            files.append((Path(path).with_suffix(".xml"), [tool.config]))
+            if files[0][0] == files[1][0]:
+                raise ValueError(
+                    f"`path` is {str(path)!r}, but the labeling interface gets the ending .xml. Use .json for the tasks."
+                )
+        _write(files, _check_unaltered if format == "jsonl" else _refuse)
     return tasks
 
 
-def _write(path: Path, texts: Iterable[str], check: Callable[[Path], None]) -> None:
-    """Write a file. If there is another one, `check` raises unless it may be replaced."""
+def _write(files: list[tuple[Path, Iterable[str]]], check: Callable[[Path], None]) -> None:
+    """Write all files or none. Where there is another file, `check` raises unless it may be replaced."""
+    (path, texts), *others = files
     with whole_file(path) as unfinished:
         with open(unfinished, "w", encoding="utf-8", newline="") as file:
             file.writelines(texts)
         if path.exists() and not filecmp.cmp(path, unfinished, shallow=False):
             check(path)
+        if others:
+            _write(others, check)
 
 
 def _refuse(path: Path) -> None:

@@ -82,8 +82,8 @@ class ResumeLog:
         whole = 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n") and BEGINNING.startswith(line[: len(BEGINNING)]):
-                    break  # an incomplete last line
+                if _is_incomplete(line):
+                    break
                 try:
                     record = json.loads(line)
                     self._results[record["key"]] = record["result"]
@@ -115,6 +115,16 @@ class ResumeLog:
                     f"The disk of {self.path} is full. Free up space and start again: the run resumes from the saved results",
                 ) from error
             self._results |= results
+
+
+def _is_incomplete(line: bytes) -> bool:
+    """Whether a line is one of ours that a killed process has not written to its end."""
+    if line.endswith(b"\n") or not BEGINNING.startswith(line[: len(BEGINNING)]):
+        return False
+    try:
+        return set(json.loads(line)) == {"key", "result"}
+    except ValueError:
+        return True
 
 
 def run_jobs(

@@ -61,6 +61,8 @@ def real_select(
             Options of the strategy, see [`SelectionConfig`].
         pairs_per_prompt (`int`, *optional*, defaults to `1`):
             The maximum number of pairs to pick from each prompt, best first.
+        max_pairs_per_response (`int`, *optional*):
+            The maximum number of pairs of a prompt that have the same response. If `None`, there is no limit.
         min_score_gap (`float`, *optional*, defaults to `0.0`):
             Two responses form a pair only if their scores differ by more than this. Those of given pairs are in
             `score_chosen` and `score_rejected`.

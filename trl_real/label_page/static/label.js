@@ -27,10 +27,7 @@ async function ask(path, body) {
     const response = await fetch(path, body === undefined ? {} : post);
     if (response.status === 401) return location.assign("sign-in");
     const reply = await response.json();
-    if (response.ok) {
-      say("");
-      return reply;
-    }
+    if (response.ok) return reply;
     say("", reply.error);
     if (response.status === 409) task = null; // it is shown anew
   } catch {
@@ -41,10 +38,14 @@ async function ask(path, body) {
   }
 }
 
-async function next() {
+async function next(message = "") {
   const reply = await ask("api/task");
-  if (reply) show(reply);
-  else if (task === null) timer = setTimeout(next, LOOK_AGAIN);
+  if (reply) {
+    show(reply);
+    say("", message);
+  } else if (task === null) {
+    timer = setTimeout(next, LOOK_AGAIN);
+  }
 }
 
 async function decide(choice) {
@@ -55,7 +56,7 @@ async function decide(choice) {
     show(reply);
     say(`${hub === null ? "Saved" : "Recorded"}: ${SAID[choice]}.`);
   } else if (task === null) {
-    next();
+    next(at("alert").textContent); // which says why
   }
 }
 
