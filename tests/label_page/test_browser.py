@@ -276,7 +276,9 @@ def test_a_pair_that_has_changed_is_shown_again_with_the_reason(look, log):
     others = (LabelQueue(pairs, log, seed=seed) for seed in range(1, 99))
     turned = next(other for other in others if other.task("anna", task.pair_id).shown_first != task.shown_first)
     with running(turned, port=port):
-        page.keyboard.press("1")
+        with page.expect_response("**/api/task"):
+            page.keyboard.press("1")
+        page.wait_for_timeout(300)  # until it is shown
         page.get_by_text("Your decision was not saved. Look at the pair again.").wait_for()
     assert labels(log) == []
 
