@@ -136,7 +136,7 @@ def run(folder: Path, n: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--prompts", type=int, nargs="+", default=[200_000, 10_000_000])
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:

@@ -1,4 +1,4 @@
-"""Run every benchmark, write results/*.json, and update the table in docs/speed.md and the summary in README.md.
+"""Run every benchmark, write results/*.json, and update the tables in docs/speed.md and docs/ray.md and the summary in README.md.
 
 python benchmarks/run.py --data folder/with/alpaca_eval_candidates.jsonl.gz --aepo_python .venv/aepo/bin/python
 
@@ -18,7 +18,8 @@ from documents import put
 
 
 HERE = Path(__file__).parent
-PAGE, README = HERE.parent / "docs" / "speed.md", HERE.parent / "README.md"
+PAGE, RAY, README = HERE.parent / "docs" / "speed.md", HERE.parent / "docs" / "ray.md", HERE.parent / "README.md"
+BILLION = 10**9
 FIGURE = HERE.parent / "docs" / "figures" / "scaling.png"
 
 
@@ -168,6 +169,41 @@ def many_rows(many: dict, when: str) -> list[str]:
     ]
 
 
+def billion() -> str:
+    """The table in docs/ray.md: what a billion prompts would take, from the largest run on Ray and the speed of the embedders."""
+    many, encoder, static = (read(name, HERE / "results") for name in ("many_prompts", "encoder", "static"))
+    n, size = max(many["sizes"].items(), key=lambda item: int(item[0]))
+    texts = BILLION * many["responses"]
+    usual = encoder["rows"]["OpenVINO, float32"]["usual"]
+    hours = {
+        f"embed with the default embedder and OpenVINO, {usual['tokens']:.0f} tokens per response": texts
+        / usual["texts_a_second"]
+        * encoder["machine"]["threads"]
+        / 3600,
+        "embed with the static embedder": texts
+        / static["texts_a_second"]["static"]
+        * static["machine"]["threads"]
+        / 3600,
+        **{
+            what: size["seconds"][stage] * many["cpus"] * BILLION / int(n) / 3600
+            for stage, what in (
+                ("select", "select a pair each"),
+                ("report", "report"),
+                ("budget", f"keep {many['share']:.0%} of the pairs"),
+            )
+        },
+    }
+    per_prompt = size["bytes_per_prompt"]
+    return (
+        "| A billion prompts with "
+        f"{many['responses']} responses each, from the measurements with {int(n):,} prompts | Hours on one CPU core |\n"
+        "|---|---|\n"
+        + "".join(f"| {what} | {float(f'{value:.2g}'):,.0f} |\n" for what, value in hours.items())
+        + f"\nThe embedded candidates take {per_prompt['embedded'] * BILLION / 1e9:,.0f} GB of Parquet with {many['dim']} dimensions in float16, "
+        f"and the pairs {per_prompt['pairs'] * BILLION / 1e9:,.0f} GB, with responses of about 60 characters.\n"
+    )
+
+
 def extract() -> str:
     """The summary in README.md, from the same results."""
     text, training, scaling = (read(name, HERE / "results") for name in ("text_to_pairs", "training", "scaling"))
@@ -236,6 +272,7 @@ def main() -> None:
         )
         (folder / f"{name}.json").write_text(output.stdout)
     put(PAGE, "benchmarks", table())
+    put(RAY, "billion", billion())
     put(README, "speed", extract())
 
 

@@ -54,7 +54,7 @@ def main(folder: Path) -> None:
         report,
         config,
         repo_id=DATASET,
-        source="35 of the 44 prompts of the sample of trl-real, `load_sample().train_test_split(0.2, seed=0)['train']`",
+        source="the sample of trl-real, a random 80% of its 44 prompts",
         license="apache-2.0",
         pretty_name="Example: the most dissimilar pairs of the trl-real sample",
         model_id=MODEL,

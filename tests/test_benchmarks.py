@@ -18,7 +18,10 @@ def run(monkeypatch):
     return module
 
 
-@pytest.mark.parametrize(("page", "block", "write"), [("PAGE", "benchmarks", "table"), ("README", "speed", "extract")])
+@pytest.mark.parametrize(
+    ("page", "block", "write"),
+    [("PAGE", "benchmarks", "table"), ("RAY", "billion", "billion"), ("README", "speed", "extract")],
+)
 def test_what_is_said_is_that_of_the_results(page, block, write, run):
     page = getattr(run, page)
     shown = page.read_text(encoding="utf-8").split(f"<!-- {block} -->\n")[1].split(f"<!-- /{block} -->\n")[0]

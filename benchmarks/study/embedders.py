@@ -26,7 +26,7 @@ from trl_real.config import SelectionConfig
 
 SHOWN = ("random", "easy", "hard", "centroid", "aepo")
 DEFAULT = "MiniLM, response"
-ROWS = {"candidates": 120, "pairs": 400}
+PROMPTS = 120
 CHARACTERS_PER_TOKEN = 3  # or more
 
 
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--data", help="Folder of both datasets; else the package's sample, for `candidates`.")
     parser.add_argument("--model", help="A causal language model. Default: `offline_lm()`.")
     parser.add_argument("--embedders", nargs="+", default=[], help="Other Sentence Transformers to compare.")
-    parser.add_argument("--rows", type=int, help="How many prompts or pairs. Default: 120 prompts, 400 pairs.")
+    parser.add_argument("--rows", type=int, help=f"How many prompts or pairs. Default: {PROMPTS} prompts, all pairs.")
     parser.add_argument("--max_length", type=int, default=48, help="Tokens of a response to embed.")
     parser.add_argument("--prompt_length", type=int, default=120, help="Characters of the prompt to embed with it.")
     parser.add_argument("--seeds", type=int, default=20)
@@ -115,7 +115,7 @@ def main() -> None:
         Path(model).name.rsplit("-", 1)[0]: model,
     }
     name, rows = load_pairs(args.data) if args.kind == "pairs" else load_candidates(args.data)
-    n = args.rows or ROWS[args.kind]
+    n = args.rows or (PROMPTS if args.kind == "candidates" else len(rows))
     part = rows.shuffle(seed=0).select(range(min(n, len(rows))))
     embedded: dict[str, Dataset] = {}
     seconds: dict[str, float] = {}

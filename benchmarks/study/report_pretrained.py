@@ -166,7 +166,7 @@ def pretrained(results: dict[str, Any]) -> str:
             what = "prompts" if kind == "candidates" else "pairs"
             parts += [
                 f"### Other embedders on {found['data']}",
-                f"All embedders read the first {settings['max_length']} tokens of each response, of {found['rows']} {what}. The embeddings of the "
+                f"All embedders read the first {settings['max_length']} tokens of each response, of {found['rows']:,} {what}. The embeddings of the "
                 f"policy are the mean of its last hidden layer. *Prompt and response* adds the last {settings['prompt_length']} characters of "
                 f"the prompt. The linear model is the one of the annotation curve, over {settings['seeds']} seeds.",
                 embedders_table(found),

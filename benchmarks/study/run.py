@@ -35,6 +35,7 @@ HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 STAGES = ("reliability", "static_tier", "annotation_curve", "rounds", "annotators", "dpo")
 LONG = ("embedders", "pretrained")
+LARGER = "sentence-transformers/all-mpnet-base-v2"
 ROUNDS = ("candidates", "five", "pairs")
 RESULTS = (
     "annotation_curve",
@@ -103,8 +104,8 @@ def main() -> None:
         },
     }
     for stage in LONG if args.data else ():
-        limit = ["--minutes", str(args.minutes)] if stage == "pretrained" else []
-        stages[stage] = {f"{stage}_{kind}": [f"{stage}.py", kind, *data, *limit] for kind in ("candidates", "pairs")}
+        options = ["--minutes", str(args.minutes)] if stage == "pretrained" else ["--embedders", LARGER]
+        stages[stage] = {f"{stage}_{kind}": [f"{stage}.py", kind, *data, *options] for kind in ("candidates", "pairs")}
     if not args.report:
         folder.mkdir(parents=True, exist_ok=True)
         spent = folder / "run.json"

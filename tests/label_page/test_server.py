@@ -3,6 +3,7 @@
 import resource
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from local_page import PASSWORDS, Client, running, unlabeled
@@ -323,7 +324,7 @@ def test_an_embedder_that_is_not_there_costs_no_decision(log, monkeypatch):
     with running(queue, PASSWORDS) as port, monkeypatch.context() as without:
         client = Client(port, "anna")
         task = client.get("api/task").json["task"]
-        without.setattr(queue, "next_task", lambda annotator: open(nowhere, encoding="utf-8"))
+        without.setattr(queue, "next_task", lambda annotator: Path(nowhere).read_bytes())
         reply = client.decide(task, "first")
         assert (reply.status, "not saved" in reply.json["error"]) == (500, False)
         assert nowhere in reply.json["error"]
