@@ -170,7 +170,10 @@ def selection_report(candidates: Any, pairs: Any, config: SelectionConfig | None
 
 @dataclasses.dataclass
 class _Counts:
-    """What a report says of some rows. `policies` are those of the conversion of given pairs. `cut` holds the responses and tokens that the embedder cut, `None` if it does not say."""
+    """
+    What a report says of some rows. `policies` are those of the conversion of given pairs. `cut` holds the responses and tokens
+    that the embedder cut, `None` if it does not say.
+    """
 
     measures: Measures = dataclasses.field(default_factory=Measures)
     pairs: int = 0

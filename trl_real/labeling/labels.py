@@ -55,7 +55,8 @@ def apply_labels(dataset: Any, labels: Any, on_skip: str = "drop", aggregate: st
             What to do with a pair without a preferred side: `"drop"` it, `"keep"` its row with nulls and a `skip_reason`
             (`"missing_label"` or `"tied_labels"`), or raise an `"error"`.
         aggregate (`str`, *optional*, defaults to `"majority"`):
-            How to combine the labels of several annotators. If two annotators disagree, both methods leave the pair tied, unless there is a third annotator.
+            How to combine the labels of several annotators. With only two annotators, both methods leave a pair tied if they
+            disagree.
 
             - `"majority"`: the side that more than half of the annotators prefer.
             - `"dawid_skene"`: estimates how often each annotator is right, from how often they agree with the others. The
