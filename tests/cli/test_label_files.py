@@ -49,7 +49,10 @@ def test_tasks_replace_no_input(pairs, capsys):
         to_label_tasks(rows, f"{name}.jsonl")
     before = Path("a.jsonl").read_bytes()
     assert main(["tasks", "--data_files", "a.jsonl", "b.jsonl", "--output_file", "./a.jsonl"]) == 1
-    assert "a.jsonl is an input, which would be replaced. Choose another `--output_file`." in capsys.readouterr().err
+    assert (
+        "a.jsonl is an input of this run, which would replace or remove a.jsonl. Choose another `output_file`"
+        in capsys.readouterr().err
+    )
     assert Path("a.jsonl").read_bytes() == before
 
 
@@ -77,7 +80,7 @@ def test_apply_writes_what_the_function_gives(pairs, capsys):
     [
         ("tasks --dataset_name pairs --format excel", 2, "invalid choice: 'excel'"),
         ("tasks --dataset_name pairs --output_file nope/tasks.json", 1, "nope/tasks.json"),
-        ("tasks --dataset_name pairs --output_file pairs/pairs.jsonl", 1, "pairs/pairs.jsonl is not replaced"),
+        ("tasks --dataset_name pairs --output_file pairs/pairs.jsonl", 1, "pairs/pairs.jsonl is an input of this run"),
         ("tasks --data_files labels.csv", 1, "Unlabeled pairs have the columns"),
         ("tasks", 1, "Give either `--dataset_name` or `--data_files`."),
         ("apply --dataset_name pairs", 1, "`--labels` is required"),

@@ -1,9 +1,9 @@
 """`trl-real tasks`: write the tasks for annotators to a file, in the format of a label tool."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..core.output_folder import check_not_inputs
 from ..labeling.formats.tools import FORMATS
 from ..labeling.tasks import to_label_tasks
 from .arguments import PairsArguments, parse
@@ -37,9 +37,7 @@ def tasks(argv: list[str]) -> None:
         tool = FORMATS[arguments.format]
         path = Path(arguments.output_file or f"tasks{tool.suffix}")
         outputs = [path, *([path.with_suffix(".xml")] if tool.config is not None else ())]
-        for given in filter(os.path.isfile, arguments.inputs):
-            if any(output.exists() and output.samefile(given) for output in outputs):
-                raise FileExistsError(f"{given} is an input, which would be replaced. Choose another `--output_file`.")
+        check_not_inputs(outputs, arguments.inputs, "output_file")
         written = to_label_tasks(arguments.load(), path, format=arguments.format)
     config = f", and the labeling interface to {path.with_suffix('.xml')}" if tool.config is not None else ""
     print(f"Written {len(written):,} tasks to {path}{config}.")

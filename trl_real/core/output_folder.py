@@ -92,14 +92,7 @@ class OutputFolder:
             `FileExistsError`: If a file is an input, was not written by a run, or was changed since.
         """
         there = [self.path / name for name in names if os.path.lexists(self.path / name)]
-        for path in inputs if there else ():
-            for file in _files(Path(path)):
-                same = [output for output in there if output.exists() and os.path.samefile(file, output)]
-                if same:
-                    raise FileExistsError(
-                        f"{file} is an input of this run, which would replace or remove {same[0]}. Choose another "
-                        "`output_dir`, or move the input."
-                    )
+        check_not_inputs(there, inputs, "output_dir")
         record = self._record()
         for path in there:
             _check_own(path, record)
@@ -202,6 +195,19 @@ def _check_own(path: Path, record: dict[str, list[str]]) -> str:
             f"{path} {why} a run of trl_real, so it is not replaced. Move it, or choose another `output_dir`."
         )
     return digest
+
+
+def check_not_inputs(outputs: list[Path], inputs: Iterable[str | Path], option: str) -> None:
+    """Raise if an output of a run is one of its inputs, or a file in one of them. `option` chooses the outputs."""
+    there = [output for output in outputs if output.exists()]
+    for path in inputs if there else ():
+        for file in _files(Path(path)):
+            same = [output for output in there if os.path.samefile(file, output)]
+            if same:
+                raise FileExistsError(
+                    f"{file} is an input of this run, which would replace or remove {same[0]}. Choose another `{option}`, or move "
+                    "the input."
+                )
 
 
 def _files(path: Path) -> Iterator[Path]:
