@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -63,21 +65,26 @@ def test_a_whole_line_without_an_end_counts(tmp_path):
     assert [line["label"] for line in read_log(path)] == ["b", "tie"]
 
 
-def test_a_disk_that_is_full_in_the_middle_of_a_line_costs_no_other_decision(tmp_path, monkeypatch):
-    """Of this process or of another one, which appends at that moment."""
+def test_a_line_that_does_not_fit_is_removed_before_another_process_appends(tmp_path, monkeypatch):
     path, write = tmp_path / "labels.jsonl", os.write
     append_decision(path, decision("a"))
-    other = (json.dumps(decision("tie", annotator="ben")) + "\n").encode()
+    before, written = path.read_bytes(), []
 
-    def half(file, line):
-        return write(file, line[: len(line) // 2]) + 0 * write(file, b"\n" + other)
+    def until_full(file, line):
+        with open(path, "rb") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(write(file, line[: len(line) // 2]))
+        return written[0]
 
     with monkeypatch.context() as full:
-        full.setattr(os, "write", half)
-        with pytest.raises(OSError, match=r"only \d+ of the \d+ bytes of a decision could be written"):
+        full.setattr(os, "write", until_full)
+        with pytest.raises(OSError, match="No space left on device"):
             append_decision(path, decision("b"))
+    assert path.read_bytes() == before
     append_decision(path, decision("b"))
-    assert [line["label"] for line in read_log(path)] == ["a", "tie", "b"]
+    assert [line["label"] for line in read_log(path)] == ["a", "b"]
 
 
 def test_times_that_datasets_has_read_are_times(tmp_path):

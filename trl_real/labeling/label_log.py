@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.columns import kind
-from ..core.files import open_log
+from ..core.files import append, open_log
 from ..core.messages import as_json
 from .plain_text import plain_text, recognizable
 
@@ -63,20 +63,21 @@ def append_decision(path: str | Path, decision: Mapping[str, Any]) -> None:
     """
     Append a decision to the label log at `path`, and return once it is saved to disk.
 
-    The line is written in a single call, so that lines of several processes do not mix. If the last line is incomplete because a
-    process was killed, it is terminated first, so that it does not corrupt the new line.
+    Processes and threads append one after the other, so that their lines do not mix, and a line that does not fit on the disk is
+    removed. If the last line is incomplete because a process was killed, it is terminated first, so that it does not corrupt the
+    new line.
     """
+    import fcntl  # which Windows does not have, where labels can still be read
+
     parse_record(decision, f"of the pair {decision.get('pair_id')!r}")
     line = (json.dumps(dict(decision)) + "\n").encode()
     file = open_log(Path(path))
     try:
+        fcntl.flock(file, fcntl.LOCK_EX)
         size = os.fstat(file).st_size
         if size and os.pread(file, 1, size - 1) != b"\n":
             line = b"\n" + line
-        written = os.write(file, line)
-        if written < len(line):  # the rest stays, because a decision of another process may follow it; readers skip it
-            raise OSError(f"{path}: only {written} of the {len(line)} bytes of a decision could be written.")
-        os.fsync(file)
+        append(file, line)
     finally:
         os.close(file)
 
