@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REPOSITORY = PROJECT["urls"]["Repository"]
 # What lies in a checkout that has been worked in, and has no place in a release.
-JUNK = (".*", "__pycache__", "*.egg-info", "build", "dist", "outputs")
+JUNK = (".*", "__pycache__", "*.egg-info", "build", "dist", "outputs", "site")
 
 
 def requirements(text):
