@@ -152,10 +152,10 @@ def main() -> None:
             print(n, "written", round(time.perf_counter() - start), "s", shutil.disk_usage(folder), file=sys.stderr)
             command = [sys.executable, __file__, "--one", parent, str(n)]
             output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            sizes[n] = json.loads(output.splitlines()[-1])
-    from machine import describe  # loads torch, which the stages are not to pay for
+            from machine import describe  # loads torch, which the stages are not to pay for
 
-    result = {"responses": RESPONSES, "dim": DIM, "share": SHARE, "cpus": 2, "machine": describe(), "sizes": sizes}
+            sizes[n] = {**json.loads(output.splitlines()[-1]), "machine": describe()}
+    result = {"responses": RESPONSES, "dim": DIM, "share": SHARE, "cpus": 2, "sizes": sizes}
     print(json.dumps(result, indent=2))
 
 

@@ -116,7 +116,7 @@ def table() -> str:
         f"{million['seconds']:.0f} s, {million['memory_mb']} MB |",
         "| Peak memory at 100,000 prompts, relative to 10,000: `real_select` from text, from a column, `select_preferences`, "
         f"a stream | {', '.join(f'{ratio:.2f}' for ratio in flat.values())} |",
-        *(many_rows(many, when(many, machine)) if many else []),
+        *(many_rows(many, machine) if many else []),
         *(f"| {case['what']} | {case['seconds']:.1f} s, {case['memory_mb']} MB |" for case in sizes["cases"].values()),
         "",
         f"![Time and memory against the number of prompts](figures/{FIGURE.name})",
@@ -159,12 +159,12 @@ def start_rows(startup: dict, when: str) -> list[str]:
     ]
 
 
-def many_rows(many: dict, when: str) -> list[str]:
+def many_rows(many: dict, machine: dict) -> list[str]:
     """The rows on Ray, one for each number of prompts."""
     stages = {"select": "select a pair each", "report": "report", "budget": f"keep {many['share']:.0%} of the pairs"}
     return [
         f"| Ray on {many['cpus']} CPUs, Parquet to Parquet, {int(n):,} prompts with {many['responses']} x {many['dim']} embeddings: "
-        f"{', '.join(stages.values())}{when} | {', '.join(f'{s:.0f}' for s in size['seconds'].values())} s, {size['memory_mb']:,} MB |"
+        f"{', '.join(stages.values())}{when(size, machine)} | {', '.join(f'{s:.0f}' for s in size['seconds'].values())} s, {size['memory_mb']:,} MB |"
         for n, size in many["sizes"].items()
     ]
 
@@ -215,7 +215,7 @@ def extract() -> str:
         f"{text['times_naive'][name]:.1f} times as fast as a plain float32 script ({text['times_naive'][same]:.1f} times in float32) and picks the same pair "
         f"for {text['same_picks_as_naive'][name]:.0%} of the prompts. It selects from a million prompts with {scaling['responses']} embedded responses each in "
         f"{million['seconds']:.0f} s with {million['memory_mb']} MB of memory, apart from memory-mapped files. A training step takes {training['step_ratio']:.2f} times as long "
-        f"as one of `DPOTrainer`, with {memory['RealDPOTrainer'] - memory['DPOTrainer']} MB more memory for the embedder. [Speed](docs/speed.md#measured) has all measurements.\n"
+        f"as one of `DPOTrainer`, with {memory['RealDPOTrainer'] - memory['DPOTrainer']} MB more memory. [Speed](docs/speed.md#measured) has all measurements.\n"
     )
 
 

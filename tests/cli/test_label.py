@@ -8,7 +8,7 @@ from local_hub import ALICE
 from local_page import Client, start_command, unlabeled
 
 from trl_real.cli import main
-from trl_real.cli.label import read_passwords
+from trl_real.cli.label import _user, read_passwords
 from trl_real.labeling.label_log import append_decision, read_log
 
 
@@ -74,6 +74,17 @@ def test_passwords_come_from_values_and_files(project):
         with pytest.raises(ValueError, match=r"`--auth`") as found:
             read_passwords(["team.txt"])
         assert str(found.value) == message
+
+
+def test_a_user_without_a_name_is_annotator(monkeypatch):
+    """As in a container whose user is in no list: `getpass` raises `KeyError` before Python 3.13, and `OSError` since."""
+    for error in (KeyError("getpwuid(): uid not found: 1234"), OSError("No username set in the environment")):
+
+        def nobody(error=error):
+            raise error
+
+        monkeypatch.setattr("getpass.getuser", nobody)
+        assert _user() == "annotator"
 
 
 def test_the_page_is_put_into_a_space(hub, monkeypatch, capsys):

@@ -9,6 +9,7 @@ import pytest
 from local_page import PASSWORDS, Client, running, unlabeled
 
 from trl_real import LabelQueue
+from trl_real.label_page.server import create_app, serve
 from trl_real.labeling.label_log import read_log
 
 
@@ -329,6 +330,15 @@ def test_an_embedder_that_is_not_there_costs_no_decision(log, monkeypatch):
         assert (reply.status, "not saved" in reply.json["error"]) == (500, False)
         assert nowhere in reply.json["error"]
     assert len(list(read_log(log))) == 106
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_the_address_is_one_to_open(host, shown, log, monkeypatch):
+    found = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: found.append(sockets[0].getsockname()[1]))
+    serve(create_app(LabelQueue(unlabeled(1), log)), host, 0, found.append)
+    url, port = found
+    assert url == f"http://{shown}:{port}"
 
 
 def test_a_response_of_5_mb_is_served(log):

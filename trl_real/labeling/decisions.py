@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .label_log import LabelRecord, LogReader, append_decision, counts_after, create_log, parse_record
+from .label_log import LabelRecord, LogReader, append_decision, counts_after, create_log
 
 
 class Decisions:
@@ -29,12 +29,7 @@ class Decisions:
 
     def follow(self) -> None:
         """Read new lines of the log, whichever process appended them."""
-        lines, anew = self._reader.read()
-        try:
-            records = [parse_record(line, f"in {self.log}") for line in lines]
-        except ValueError:
-            self._reader = LogReader(self.log)  # which reads all lines again once the log is corrected
-            raise
+        records, anew = self._reader.read()
         if anew:
             self._latest: dict[tuple[str, str], LabelRecord] = {}
             self.by_annotator: dict[str, dict[str, LabelRecord]] = {}

@@ -106,21 +106,23 @@ class LogReader:
         self._file: int | None = None
         self._offset = self._lines = 0
 
-    def read(self) -> tuple[list[dict[str, Any]], bool]:
-        """The new lines since the last call, and whether these are all lines because the file is new or was replaced."""
+    def read(self) -> tuple[list[LabelRecord], bool]:
+        """
+        The new decisions since the last call, and whether these are all decisions because the file is new or was replaced. If a
+        line is not valid, the next call reads the same lines again.
+        """
         with open(self.path, "rb") as file:
             found = os.fstat(file.fileno())
             anew = found.st_ino != self._file or found.st_size < self._offset
-            if anew:
-                self._file, self._offset, self._lines = found.st_ino, 0, 0
-            file.seek(self._offset)
+            offset, n_lines = (0, 0) if anew else (self._offset, self._lines)
+            file.seek(offset)
             data = file.read()
         ended = data[
             : data.rfind(b"\n") + 1
         ]  # an incomplete line is still being written, or was left by a killed process
         lines = split_lines(ended)[:-1]
-        records = list(_parse_lines(self.path, lines, self._lines + 1))
-        self._offset, self._lines = self._offset + len(ended), self._lines + len(lines)
+        records = [parse_record(line, f"in {self.path}") for line in _parse_lines(self.path, lines, n_lines + 1)]
+        self._file, self._offset, self._lines = found.st_ino, offset + len(ended), n_lines + len(lines)
         return records, anew
 
 
